@@ -1,0 +1,3 @@
+//! The configuration file: parsing, validation, the typed result.
+
+pub mod model;

@@ -1,0 +1,221 @@
+//! The configuration, after parsing and validation. Field by field the file documented in
+//! `docs/configuration.md`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node; never replicated.
+    pub node: Node,
+    /// The pair.
+    pub ha: Ha,
+    /// Addresses that move with the active role.
+    pub shared_addresses: Vec<SharedAddress>,
+    /// What is balanced.
+    pub virtual_services: Vec<VirtualService>,
+    /// Table sizes.
+    pub limits: Limits,
+}
+
+/// `node`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Shown to people and to the partner.
+    pub name: String,
+    /// Fixed place in the pair.
+    pub mode: Mode,
+    /// The pair's key.
+    pub key_file: PathBuf,
+    /// Passphrase shared with foreign CARP peers; absent = derived from the pair key.
+    pub carp_passphrase_file: Option<PathBuf>,
+    /// Terms and other state that survives a restart.
+    pub state_dir: PathBuf,
+    /// Where `ctl.sock` is.
+    pub run_dir: PathBuf,
+    /// Where maps and links are pinned.
+    pub bpf_dir: PathBuf,
+    /// Interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
+/// Place of a node in its pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// High availability off: this node alone, gate always open.
+    Off,
+    /// First node.
+    First,
+    /// Second node.
+    Second,
+}
+
+/// `node.interfaces[]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Logical name, the same on both nodes.
+    pub name: String,
+    /// Kernel interface.
+    pub device: String,
+    /// Own address and prefix; none = heartbeat link.
+    pub address: Option<Cidr4>,
+    /// Partner's address on the same subnet.
+    pub partner: Option<Ipv4Addr>,
+    /// Whether advertisements and HELLOs run over it.
+    pub ha_checks: bool,
+    /// Address whose reachability tells whether this link works.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// An IPv4 address with its prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cidr4 {
+    /// Address.
+    pub address: Ipv4Addr,
+    /// Prefix length, 0 to 32.
+    pub prefix: u8,
+}
+
+impl Cidr4 {
+    /// Whether `other` lies in the same subnet.
+    pub fn contains(&self, other: Ipv4Addr) -> bool {
+        let mask = u32::MAX
+            .checked_shl(32 - u32::from(self.prefix))
+            .unwrap_or(0);
+        u32::from(self.address) & mask == u32::from(other) & mask
+    }
+}
+
+impl std::fmt::Display for Cidr4 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// `ha`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ha {
+    /// vhid, 1 to 255.
+    pub virtual_id: u8,
+    /// Time between advertisements.
+    pub advertisement_interval: Duration,
+    /// How long the partner must be silent.
+    pub timeout: Duration,
+    /// Wait after start before this node may become active unheard.
+    pub initial_wait: Duration,
+    /// Which node should be active when both can.
+    pub preferred: Preferred,
+    /// What is demanded of advertisements.
+    pub carp_auth: CarpAuth,
+    /// Logical name of the interface that replication uses.
+    pub multicast_interface: String,
+    /// Replication's group.
+    pub multicast_group: Ipv4Addr,
+    /// Replication's UDP port.
+    pub multicast_port: u16,
+    /// Whether connections are replicated.
+    pub l4_connection_updates: bool,
+}
+
+/// `ha.preferred`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preferred {
+    /// Whoever is active stays active.
+    None,
+    /// The first node.
+    First,
+    /// The second node.
+    Second,
+}
+
+/// `ha.carp_auth`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarpAuth {
+    /// Only advertisements with a valid trailer count.
+    Enforce,
+    /// Trailer-less ones count until the partner has proven that it can sign.
+    Permissive,
+    /// Trailers are sent but not demanded.
+    Off,
+}
+
+/// `shared_addresses[]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedAddress {
+    /// Logical interface.
+    pub interface: String,
+    /// Address and prefix.
+    pub address: Cidr4,
+}
+
+/// `virtual_services[]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualService {
+    /// Name.
+    pub name: String,
+    /// Shared address it listens on.
+    pub address: Ipv4Addr,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// How a real server is chosen.
+    pub scheduler: Scheduler,
+    /// How real servers are checked; none = always up.
+    pub health: Option<Health>,
+    /// Real servers.
+    pub real_servers: Vec<RealServer>,
+    /// Whether mid-flow packets of unknown connections are forwarded by hash.
+    pub resteer: bool,
+}
+
+/// Transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// Maglev hash.
+    Mh,
+    /// Round robin.
+    Rr,
+}
+
+/// `virtual_services[].health`: a TCP connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Time between checks.
+    pub interval: Duration,
+    /// How long a check may take.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+}
+
+/// `virtual_services[].real_servers[]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// Address.
+    pub address: Ipv4Addr,
+    /// Port.
+    pub port: u16,
+    /// Share of new connections; 0 = draining.
+    pub weight: u32,
+}
+
+/// `limits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections the table holds.
+    pub connections: u32,
+}

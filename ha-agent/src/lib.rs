@@ -1,0 +1,12 @@
+//! The failover agent of a load-balancer pair.
+//!
+//! [`proto`] is the sans-IO core that decides; [`shell`] performs what it decides; [`datapath`] is the
+//! only way to the BPF maps; [`config`], [`status`] and [`cli`] face people.
+
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod keys;
+pub mod proto;
+pub mod shell;
+pub mod status;

@@ -1,0 +1,81 @@
+//! Records the data plane hands to the agent through ring buffers.
+
+use crate::conn::ConnKey4;
+
+/// What happened to a connection.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Entered the established table.
+    Add = 1,
+    /// Changed its [`crate::conn::ConnState`].
+    State = 2,
+    /// Left the table.
+    Delete = 3,
+}
+
+impl EventKind {
+    /// The kind with this number.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(Self::Add),
+            2 => Some(Self::State),
+            3 => Some(Self::Delete),
+            _ => None,
+        }
+    }
+}
+
+/// A record of `ha_events`: one change of one connection, self-sufficient, so that the reader never
+/// has to look the entry up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnEvent {
+    /// Precise `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// Key of the forward entry.
+    pub key: ConnKey4,
+    /// Real server, network order.
+    pub real_addr: u32,
+    /// Real server's port, network order.
+    pub real_port: u16,
+    /// [`crate::conn::Conn4::version`] after the change.
+    pub version: u16,
+    /// An [`EventKind`].
+    pub kind: u8,
+    /// The [`crate::conn::ConnState`] after the change.
+    pub state: u8,
+    /// [`crate::conn::flags`] of the forward entry.
+    pub flags: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Service id on this node.
+    pub service: u16,
+    /// Real-server id on this node.
+    pub real: u16,
+}
+
+/// Bytes of an advertisement kept in [`CarpSeen`]: the longest header (60) plus CARP (36), trailer
+/// (92) and room for a longer trailer of a later version.
+pub const CARP_SEEN_BYTES: usize = 232;
+
+/// A record of `ha_carp`: an advertisement for our vhid that passed the checks of form.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarpSeen {
+    /// Precise `CLOCK_MONOTONIC` nanoseconds at reception.
+    pub at_ns: u64,
+    /// Interface it came in on.
+    pub ifindex: u32,
+    /// Number of valid bytes in `packet`.
+    pub len: u16,
+    /// Sender's Ethernet address: evidence for alarms, never a criterion.
+    pub source_mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 4],
+    /// The packet from its IP header on.
+    pub packet: [u8; CARP_SEEN_BYTES],
+}
+
+const _: () = assert!(size_of::<ConnEvent>() == 40);
+const _: () = assert!(size_of::<CarpSeen>() == 256);

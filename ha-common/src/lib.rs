@@ -1,0 +1,73 @@
+//! What both sides of the kernel boundary share.
+//!
+//! Map keys and values, ring records, drop reasons, checksum arithmetic, the CARP wire layout and
+//! SipHash. Everything here is `no_std`, allocates nothing and never panics, so the same lines run
+//! in the XDP program, in the agent and in the tests.
+//!
+//! Conventions: structures that live in a BPF map are `#[repr(C)]`, carry their padding as named
+//! fields (the verifier refuses uninitialised bytes and garbage in padding would silently miss a
+//! lookup) and have their size asserted. Addresses and ports in them are in **network byte order**,
+//! exactly as they stand in the packet; everything else is in host order.
+#![no_std]
+
+pub mod carp;
+pub mod checksum;
+pub mod conn;
+pub mod control;
+pub mod event;
+pub mod hash;
+pub mod maps;
+pub mod reason;
+pub mod service;
+pub mod siphash;
+
+/// Version of every pinned map's layout taken together.
+///
+/// Stored in the `ha_version` map. An agent that finds pinned maps of another version refuses to
+/// touch them and says so; it never guesses.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// IPv4 protocol numbers the data plane tells apart.
+///
+/// Source: IANA "Assigned Internet Protocol Numbers".
+pub mod proto {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// CARP, which shares its number and group with VRRP.
+    pub const CARP: u8 = 112;
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    //! Plain-old-data markers for the agent's side of the maps.
+    use crate::{conn, control, event, service};
+
+    macro_rules! pod {
+        ($($type:ty),+ $(,)?) => {$(
+            // SAFETY: `repr(C)`, only integers and byte arrays, no padding (sizes are asserted
+            // where the types are defined), so every bit pattern is valid and every byte is
+            // initialised.
+            unsafe impl aya::Pod for $type {}
+        )+};
+    }
+
+    pod!(
+        conn::ConnKey4,
+        conn::Conn4,
+        conn::EmbryoKey4,
+        conn::Embryo4,
+        service::ServiceKey4,
+        service::Service,
+        service::Real4,
+        service::ReturnPath4,
+        service::LocalAddr,
+        control::Gate,
+        control::Config,
+        event::ConnEvent,
+        event::CarpSeen,
+    );
+}

@@ -1,0 +1,51 @@
+//! Names of the pinned maps and programs, and the sizes they have unless configured otherwise.
+//!
+//! At most 15 characters, prefix `ha_`: `bpftool map show name ha_conns4` finds them.
+
+/// `Hash<ConnKey4, Conn4>`: established connections, two entries each. Preallocated: it never evicts.
+pub const CONNS4: &str = "ha_conns4";
+/// `LruHash<EmbryoKey4, Embryo4>`: half-open connections.
+pub const EMBRYO4: &str = "ha_embryo4";
+/// `Hash<ServiceKey4, Service>`.
+pub const SERVICES4: &str = "ha_services4";
+/// `Array<Real4>` by real-server id.
+pub const REALS: &str = "ha_reals";
+/// `Array<u32>` of real-server ids: Maglev tables and round-robin member lists.
+pub const SLOTS: &str = "ha_slots";
+/// `PerCpuArray<u32>` by service id: whose turn it is in round robin.
+pub const TURNS: &str = "ha_turns";
+/// `Hash<ServiceKey4, ReturnPath4>`: real server and port to service.
+pub const RETURN4: &str = "ha_return4";
+/// `Hash<u32, LocalAddr>`: this node's own and shared addresses.
+pub const ADDRS4: &str = "ha_addrs4";
+/// `Array<Gate>`, one element, memory-mapped.
+pub const GATE: &str = "ha_gate";
+/// `Array<Config>`, one element.
+pub const CONFIG: &str = "ha_config";
+/// `PerCpuArray<u64>` by reason.
+pub const REASONS: &str = "ha_reasons";
+/// `RingBuf` of `ConnEvent`.
+pub const EVENTS: &str = "ha_events";
+/// `RingBuf` of `CarpSeen`.
+pub const CARP: &str = "ha_carp";
+/// `Array<u32>`, one element: the layout version of all of them.
+pub const VERSION: &str = "ha_version";
+
+/// Entries of [`CONNS4`] by default: 1,048,576 connections of two entries.
+pub const CONNS4_ENTRIES: u32 = 2 * 1_048_576;
+/// Entries of [`EMBRYO4`].
+pub const EMBRYO4_ENTRIES: u32 = 262_144;
+/// Entries of [`SERVICES4`].
+pub const SERVICES_ENTRIES: u32 = 1024;
+/// Elements of [`REALS`] and bound of every real-server id; id 0 is never given out.
+pub const REALS_ENTRIES: u32 = 4096;
+/// Elements of [`SLOTS`].
+pub const SLOTS_ENTRIES: u32 = 1 << 20;
+/// Entries of [`RETURN4`].
+pub const RETURN_ENTRIES: u32 = 8192;
+/// Entries of [`ADDRS4`].
+pub const ADDRS_ENTRIES: u32 = 1024;
+/// Bytes of [`EVENTS`].
+pub const EVENTS_BYTES: u32 = 4 << 20;
+/// Bytes of [`CARP`].
+pub const CARP_BYTES: u32 = 256 << 10;

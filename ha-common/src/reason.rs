@@ -1,0 +1,182 @@
+//! Why a packet got its verdict. Every outcome of the data plane is one [`Reason`]; every reason has
+//! a per-CPU counter, a meaning and a verdict.
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours, or the kernel's part: the stack gets it.
+    Pass,
+    /// It ends here.
+    Drop,
+    /// It leaves through the interface it came in on.
+    Transmit,
+    /// It leaves through another interface.
+    Redirect,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal => $verdict:ident;)+) => {
+        /// The outcome of one packet. Dense from 0: it indexes `ha_reasons`.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The counter's name: stable, for scripts.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// What the counter means.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc,)+),)+ }
+            }
+
+            /// What becomes of such a packet.
+            #[inline(always)]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$name => Verdict::$verdict,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not IPv4, not ARP for a shared address: the kernel's.
+    NotIp = "not_ip" => Pass;
+    /// Neither a shared address nor a known connection: the kernel's.
+    NotOurs = "not_ours" => Pass;
+    /// More than two VLAN tags: the kernel's.
+    TooManyTags = "too_many_tags" => Pass;
+    /// The frame ends inside a header of a packet for a shared address.
+    Truncated = "truncated" => Drop;
+    /// IPv4 header length or total length contradicts the frame.
+    BadIpHeader = "bad_ip_header" => Drop;
+    /// A fragment for a shared address while the gate is open: the kernel's.
+    Fragment = "fragment" => Pass;
+    /// IPv4 options on a packet for a shared address while the gate is open: the kernel's.
+    IpOptions = "ip_options" => Pass;
+    /// To a shared address but to no virtual service, gate open: the kernel's.
+    SharedAddressLocal = "shared_address_local" => Pass;
+    /// To or from a shared address while the gate is closed.
+    GateClosed = "gate_closed" => Drop;
+    /// ARP for a shared address while the gate is closed.
+    ArpGateClosed = "arp_gate_closed" => Drop;
+    /// Ours, but its time to live is used up.
+    TtlExpired = "ttl_expired" => Drop;
+
+    /// Established connection, client to real server, sent on.
+    ForwardRedirect = "forward_redirect" => Redirect;
+    /// The same, back out of the interface it came in on.
+    ForwardTransmit = "forward_transmit" => Transmit;
+    /// Established connection, rewritten; the kernel finds the neighbour.
+    ForwardKernel = "forward_kernel" => Pass;
+    /// Established connection, real server to client, sent on.
+    ReverseRedirect = "reverse_redirect" => Redirect;
+    /// The same, back out of the interface it came in on.
+    ReverseTransmit = "reverse_transmit" => Transmit;
+    /// Established connection towards the client, rewritten; the kernel finds the neighbour.
+    ReverseKernel = "reverse_kernel" => Pass;
+
+    /// A virtual service has no real server that may take the packet.
+    NoRealServer = "no_real_server" => Drop;
+    /// The connection's real server failed its health check or was removed.
+    RealServerDown = "real_server_down" => Drop;
+    /// A mid-flow packet of an unknown connection, and re-steering by hash is off.
+    UnknownConnection = "unknown_connection" => Drop;
+    /// From a real server and port that several services share, with no entry to tell which.
+    AmbiguousReturn = "ambiguous_return" => Drop;
+    /// Every candidate real server already has a connection from this client address and port.
+    PortClash = "port_clash" => Drop;
+
+    /// Advertisement for our virtual host id, handed to the election.
+    CarpDelivered = "carp_delivered" => Drop;
+    /// Protocol 112 of another group or of VRRP: the kernel's.
+    CarpForeign = "carp_foreign" => Pass;
+    /// Advertisement for our id that is too short.
+    CarpTruncated = "carp_truncated" => Drop;
+    /// Advertisement for our id that is not version 2 with auth length 7.
+    CarpBadVersion = "carp_bad_version" => Drop;
+    /// Advertisement for our id that has crossed a router.
+    CarpBadTtl = "carp_bad_ttl" => Drop;
+    /// Advertisement for our id with a wrong checksum.
+    CarpBadChecksum = "carp_bad_checksum" => Drop;
+    /// Advertisement for our id that found the ring to the election full.
+    CarpRingFull = "carp_ring_full" => Drop;
+}
+
+/// Things counted besides packets; they follow the reasons in `ha_reasons`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// Connections promoted to the established table by a completed handshake.
+    Established,
+    /// Connections rebuilt from a mid-flow packet.
+    Reconstructed,
+    /// Flows forwarded by hash without an entry because the table is (nearly) full.
+    Stateless,
+    /// Entries removed by the janitor.
+    Expired,
+    /// Connection events that found the ring full; the table no longer matches the partner's.
+    EventLost,
+    /// Half-open connections of the same client address and port replaced by a new one.
+    EmbryoReplaced,
+}
+
+impl Tally {
+    /// All tallies, in the order of their numbers.
+    pub const ALL: &'static [Self] = &[
+        Self::Established,
+        Self::Reconstructed,
+        Self::Stateless,
+        Self::Expired,
+        Self::EventLost,
+        Self::EmbryoReplaced,
+    ];
+
+    /// Index in `ha_reasons`.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        REASONS as u32 + self as u32
+    }
+
+    /// The counter's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Established => "connections_established",
+            Self::Reconstructed => "connections_reconstructed",
+            Self::Stateless => "packets_stateless",
+            Self::Expired => "connections_expired",
+            Self::EventLost => "events_lost",
+            Self::EmbryoReplaced => "half_open_replaced",
+        }
+    }
+}
+
+/// Number of reasons.
+pub const REASONS: usize = Reason::ALL.len();
+/// Elements of the counter array.
+pub const COUNTERS: usize = REASONS + Tally::ALL.len();
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn numbers_are_dense_and_names_are_unique() {
+        let mut names = BTreeSet::new();
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert!(names.insert(reason.as_str()), "{}", reason.as_str());
+            assert!(!reason.meaning().is_empty());
+        }
+        for tally in Tally::ALL {
+            assert!(names.insert(tally.as_str()));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Virtual services, real servers and addresses, as the data plane sees them.
+
+/// Where a virtual service listens. Network byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey4 {
+    /// Shared address.
+    pub addr: u32,
+    /// Port.
+    pub port: u16,
+    /// IP protocol number.
+    pub proto: u16,
+}
+
+/// How a virtual service chooses a real server for a new connection.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// Weighted Maglev hash of the client's address and port.
+    Mh = 1,
+    /// Each real server in turn.
+    Rr = 2,
+}
+
+impl Scheduler {
+    /// The scheduler with this number.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(Self::Mh),
+            2 => Some(Self::Rr),
+            _ => None,
+        }
+    }
+}
+
+/// A virtual service: value of `ha_services4`.
+///
+/// The agent builds a new Maglev table and member list in the half of `ha_slots` that is not in use
+/// and then replaces this value as a whole, so a packet sees the old choice or the new one and never
+/// a mixture.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Key of the hash that spreads clients; equal on both nodes, derived from the pair key.
+    pub hash_seed: u64,
+    /// First Maglev slot in `ha_slots`.
+    pub table_offset: u32,
+    /// Number of Maglev slots; 0 = no real server accepts new connections.
+    pub table_len: u32,
+    /// First round-robin member in `ha_slots`.
+    pub members_offset: u32,
+    /// Number of round-robin members.
+    pub members_len: u32,
+    /// Service id, local to this node; also the index of its counters and its turn in `ha_turns`.
+    pub id: u16,
+    /// A [`Scheduler`].
+    pub scheduler: u8,
+    /// Bits of [`service_flags`].
+    pub flags: u8,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Bits of [`Service::flags`].
+pub mod service_flags {
+    /// Mid-flow packets of unknown connections are dropped instead of being forwarded by hash.
+    /// Set only to measure what replication is worth.
+    pub const NO_RESTEER: u8 = 1 << 0;
+}
+
+/// State of a real server.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RealState {
+    /// The id is free.
+    Unused = 0,
+    /// Takes new connections.
+    Up = 1,
+    /// Weight 0 or leaving: existing connections live on, no new ones.
+    Draining = 2,
+    /// Failed its health check.
+    Down = 3,
+}
+
+impl RealState {
+    /// The state with this number; an unknown number counts as unused.
+    pub const fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::Up,
+            2 => Self::Draining,
+            3 => Self::Down,
+            _ => Self::Unused,
+        }
+    }
+}
+
+/// A real server of one virtual service: element of `ha_reals`, indexed by real-server id.
+///
+/// Local to the node: ids, interfaces and MACs mean nothing to the partner and are never replicated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Real4 {
+    /// Address, network order.
+    pub addr: u32,
+    /// Port, network order.
+    pub port: u16,
+    /// Grows each time the id is given to another real server.
+    pub generation: u16,
+    /// Interface that leads there; 0 = not known yet.
+    pub ifindex: u32,
+    /// Next hop's MAC; all zero = not known yet.
+    pub mac: [u8; 6],
+    /// This node's MAC on `ifindex`.
+    pub src_mac: [u8; 6],
+    /// A [`RealState`].
+    pub state: u8,
+    /// 1 if `ifindex`, `mac` and `src_mac` may be used.
+    pub hop_known: u8,
+    /// Service id this real server belongs to.
+    pub service: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of `ha_return4`: which service a packet *from* `(real server, port, protocol)` belongs to
+/// when no connection entry says so (a server that speaks first after a failover).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReturnPath4 {
+    /// Shared address to translate to, network order.
+    pub vip: u32,
+    /// Shared port, network order.
+    pub vport: u16,
+    /// Real-server id.
+    pub real: u16,
+    /// Generation of the id.
+    pub real_generation: u16,
+    /// Service id.
+    pub service: u16,
+    /// 1 if two services use this real server and port: the packet cannot be attributed.
+    pub ambiguous: u32,
+}
+
+/// Value of `ha_addrs4`: what an IPv4 address is to this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalAddr {
+    /// One of [`addr_kind`].
+    pub kind: u32,
+}
+
+/// Values of [`LocalAddr::kind`].
+pub mod addr_kind {
+    /// This node's own address: its traffic is the kernel's.
+    pub const OWN: u32 = 1;
+    /// A shared address: answered only while the gate is open.
+    pub const SHARED: u32 = 2;
+}
+
+const _: () = assert!(size_of::<ServiceKey4>() == 8);
+const _: () = assert!(size_of::<Service>() == 32);
+const _: () = assert!(size_of::<Real4>() == 32);
+const _: () = assert!(size_of::<ReturnPath4>() == 16);
+const _: () = assert!(size_of::<LocalAddr>() == 4);

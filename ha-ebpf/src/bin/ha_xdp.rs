@@ -1,0 +1,3 @@
+//! BPF program.
+
+fn main() {}

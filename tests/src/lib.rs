@@ -1,0 +1,1 @@
+//! Rig, simulator and demonstration.
