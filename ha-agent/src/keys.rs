@@ -221,7 +221,8 @@ impl PairKeys {
             .map_err(io)?;
         writeln!(
             file,
-            "# Key of the pair: copy to both nodes, keep it at mode 0600.\n1 {hex}"
+            "# Key of the pair: copy to both nodes, keep it at mode 0600.\n1 {}",
+            hex.as_str()
         )
         .and_then(|()| file.sync_all())
         .map_err(io)
