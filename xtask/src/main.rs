@@ -1,3 +1,74 @@
-//! Entry point.
+//! Commands that build, test and show the workspace: `cargo xtask --help`.
 
-fn main() {}
+mod build;
+mod setup;
+mod stamp;
+mod testing;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Build, test and demonstrate the pair.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find or install everything the build and the tests need; does nothing the second time.
+    Setup,
+    /// Build the BPF objects, with BTF and a stamp, into `target/bpf`.
+    BuildEbpf,
+    /// Build the BPF objects and the agent (release).
+    Build,
+    /// Run a pair in network namespaces, break it, and show what its clients noticed.
+    ///
+    /// Options are those of the demonstration itself: `cargo xtask demo --help`.
+    #[command(disable_help_flag = true)]
+    Demo(Passthrough),
+    /// Run the tests: host, kernel fixtures, simulation, namespaces, interoperation.
+    Test(testing::TestArgs),
+    /// Check what a compiler does not: formatting, lints, layering, generated documents.
+    Tidy(testing::TidyArgs),
+    /// Run many seeds of the simulator (release build).
+    Sim {
+        /// First seed.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// How many seeds.
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Passthrough {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup => setup::setup(),
+        Verb::BuildEbpf => build::build_ebpf(),
+        Verb::Build => build::build(),
+        Verb::Demo(Passthrough { args }) => return exit(build::demo(&args)),
+        Verb::Test(args) => testing::test(&args),
+        Verb::Tidy(args) => testing::tidy(&args),
+        Verb::Sim { seed, seeds } => testing::sim(seed, seeds),
+    };
+    exit(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        workspace::say(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

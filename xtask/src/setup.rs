@@ -1,0 +1,71 @@
+//! `cargo xtask setup`: what the build and the tests need, found or installed.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::toolchain::{self, Compiler};
+use crate::workspace::{find, output, run, say};
+
+/// A program the tests call, and the Debian package that has it.
+const TOOLS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("bpftool", "bpftool"),
+    ("tcpdump", "tcpdump"),
+    ("ucarp", "ucarp"),
+    ("cc", "gcc"),
+];
+
+/// Finds or installs everything. Idempotent; quick when nothing is missing.
+pub(crate) fn setup() -> Result<()> {
+    let mut packages: Vec<String> = TOOLS
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| (*package).to_owned())
+        .collect();
+    if Compiler::find().is_err() {
+        packages.extend(["rustc-web", "cargo-web", "rust-web-src"].map(str::to_owned));
+    }
+    install(&packages)?;
+
+    // The LLVM that matches is known only once the compiler is there.
+    let compiler = Compiler::find()?;
+    if toolchain::find_linker(compiler.llvm).is_none() {
+        let development = format!("llvm-{}-dev", compiler.llvm);
+        if !fs::exists(format!("/usr/lib/llvm-{}/include/llvm-c", compiler.llvm))? {
+            install(&[development])?;
+        }
+        toolchain::install_linker(compiler.llvm)?;
+    }
+    say("setup: everything is there");
+    Ok(())
+}
+
+fn install(packages: &[String]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    let by_hand = format!("apt-get update && apt-get install --no-install-recommends -y {list}");
+    if find("apt-get").is_none() {
+        bail!(
+            "missing: {list} (these are Debian's package names); install them and run this again"
+        );
+    }
+    if output(Command::new("id").arg("-u"))?.trim() != "0" {
+        bail!("missing: {list}; as root run\n  {by_hand}");
+    }
+    say(&format!("setup: installing {list}"));
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq");
+        command
+    };
+    run(apt().arg("update"))?;
+    run(apt()
+        .args(["install", "--no-install-recommends", "-y"])
+        .args(packages)
+        .stdout(std::io::stderr()))
+}
