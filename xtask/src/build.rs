@@ -22,18 +22,20 @@ pub(crate) fn build_ebpf() -> Result<()> {
     {
         return Ok(());
     }
-    let (compiler, linker) =
-        match Compiler::find().map(|compiler| (toolchain::find_linker(compiler.llvm), compiler)) {
-            Ok((Some(linker), compiler)) => (compiler, linker),
-            // Something is missing: `setup` installs it or says what to type.
-            Ok((None, _)) | Err(_) => {
-                setup::setup()?;
-                let compiler = Compiler::find()?;
-                let linker = toolchain::find_linker(compiler.llvm)
-                    .context("bpf-linker is missing although setup went through")?;
-                (compiler, linker)
-            }
-        };
+    let found = Compiler::find().ok().and_then(|compiler| {
+        let linker = toolchain::find_linker(compiler.llvm)?;
+        Some((compiler, linker))
+    });
+    let (compiler, linker) = if let Some(found) = found {
+        found
+    } else {
+        // Installs what is missing or says what to type.
+        setup::setup()?;
+        let compiler = Compiler::find()?;
+        let linker = toolchain::find_linker(compiler.llvm)
+            .context("bpf-linker is missing although setup went through")?;
+        (compiler, linker)
+    };
     say("building the BPF objects");
     let flags = [
         r#"--cfg=bpf_target_arch="x86_64""#,

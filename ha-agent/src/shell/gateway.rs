@@ -1,0 +1,109 @@
+//! Whether the gateway of a link answers: a pure probe schedule over ARP.
+//!
+//! ARP rather than ICMP, because every host on the subnet must answer it and no firewall on the way
+//! forbids it.
+
+use std::time::Duration;
+
+use crate::proto::time::Instant;
+
+/// Probes are not sent more often than this, however short the advertisement interval.
+const FASTEST: Duration = Duration::from_millis(10);
+/// Nor less often than this: a gateway that died should be known before anybody complains.
+const SLOWEST: Duration = Duration::from_secs(1);
+
+/// Probe state of one link's gateway.
+#[derive(Debug)]
+pub struct GatewayProbe {
+    interval: Duration,
+    patience: Duration,
+    next: Instant,
+    last_reply: Instant,
+    reachable: bool,
+}
+
+impl GatewayProbe {
+    /// A probe that asks about once an advertisement interval and gives up after two thirds of the
+    /// takeover timeout, so that a node that lost its network yields before its partner would have to
+    /// guess. Starts out believing the gateway is there.
+    pub fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
+        let interval = interval.clamp(FASTEST, SLOWEST);
+        Self {
+            interval,
+            patience: (timeout * 2 / 3).max(3 * interval),
+            next: now,
+            last_reply: now,
+            reachable: true,
+        }
+    }
+
+    /// When [`Self::due`] wants to be called.
+    pub fn poll_timeout(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether a request is due now; schedules the next one.
+    pub fn due(&mut self, now: Instant) -> bool {
+        if now < self.next {
+            return false;
+        }
+        // After a stall the answers of the meantime may still be in the queue: begin to count anew.
+        if now.since(self.next) > self.patience {
+            self.last_reply = now;
+        }
+        self.next = now + self.interval;
+        true
+    }
+
+    /// The gateway answered.
+    pub fn replied(&mut self, now: Instant) {
+        self.last_reply = now;
+    }
+
+    /// The verdict, if it changed since the last call.
+    pub fn change(&mut self, now: Instant) -> Option<bool> {
+        let reachable = now.since(self.last_reply) < self.patience;
+        (reachable != self.reachable).then(|| {
+            self.reachable = reachable;
+            reachable
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn silence_is_noticed_within_two_thirds_of_the_timeout() {
+        let mut probe = GatewayProbe::new(100 * MS, 300 * MS, at(0));
+        assert!(probe.due(at(0)));
+        probe.replied(at(1));
+        assert_eq!(probe.change(at(250)), None);
+        assert_eq!(probe.change(at(301)), Some(false));
+        probe.replied(at(302));
+        assert_eq!(probe.change(at(303)), Some(true));
+    }
+
+    #[test]
+    fn a_stall_is_not_held_against_the_gateway() {
+        let mut probe = GatewayProbe::new(100 * MS, 300 * MS, at(0));
+        assert!(probe.due(at(0)));
+        assert!(probe.due(at(5_000)));
+        assert_eq!(probe.change(at(5_000)), None);
+    }
+
+    #[test]
+    fn schedule_is_bounded() {
+        let mut probe = GatewayProbe::new(MS, 3 * MS, at(0));
+        assert!(probe.due(at(0)));
+        assert!(!probe.due(at(9)));
+        assert!(probe.due(at(10)));
+    }
+}
