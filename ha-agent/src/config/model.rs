@@ -97,7 +97,7 @@ impl std::fmt::Display for Cidr4 {
 /// `ha`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ha {
-    /// vhid, 1 to 255.
+    /// vhid, 1 to 255; 0 only if high availability is off and nothing gives one.
     pub virtual_id: u8,
     /// Time between advertisements.
     pub advertisement_interval: Duration,
@@ -109,13 +109,13 @@ pub struct Ha {
     pub preferred: Preferred,
     /// What is demanded of advertisements.
     pub carp_auth: CarpAuth,
-    /// Logical name of the interface that replication uses.
+    /// Logical name of the interface that replication uses; empty if there is none to use.
     pub multicast_interface: String,
     /// Replication's group.
     pub multicast_group: Ipv4Addr,
     /// Replication's UDP port.
     pub multicast_port: u16,
-    /// Whether connections are replicated.
+    /// Whether connections are replicated; never if high availability is off.
     pub l4_connection_updates: bool,
 }
 
@@ -178,6 +178,16 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl Protocol {
+    /// As written in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// Scheduler.

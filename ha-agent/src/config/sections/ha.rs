@@ -1,0 +1,239 @@
+//! Section `ha`.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::super::diagnostic::Span;
+use super::super::model::{CarpAuth, Ha, Mode, Node, Preferred, SharedAddress};
+use super::super::values::{self, Parsed, Scalar};
+use super::super::walk::{Field, Section, Walk};
+
+/// Bounds of `advertisement_interval`: CARP carries whole seconds in one byte and 1/256 s in another.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(4), Duration::from_secs(255));
+/// Bounds of `timeout`: the trailer carries microseconds in 32 bits, about 71 minutes.
+const TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
+/// Longest `initial_wait`.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// Longest `pacify.window`.
+const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
+const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(9);
+const GROUP_DEFAULT: Ipv4Addr = Ipv4Addr::new(239, 255, 69, 73);
+const PORT_DEFAULT: u16 = 6974;
+
+pub(crate) struct HaDraft {
+    /// Where the section is, or what stands for it.
+    pub(crate) span: Span,
+    pub(crate) virtual_id: Field<u8>,
+    interval: Field<Duration>,
+    timeout: Field<Duration>,
+    initial_wait: Field<Duration>,
+    preferred: Field<Preferred>,
+    carp_auth: Field<CarpAuth>,
+    pub(crate) multicast_interface: Field<String>,
+    pub(crate) multicast_group: Field<Ipv4Addr>,
+    multicast_port: Field<u16>,
+    pub(crate) connection_updates: Field<bool>,
+}
+
+pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
+    const KEYS: &[&str] = &[
+        "virtual_id",
+        "advertisement_interval",
+        "timeout",
+        "initial_wait",
+        "preferred",
+        "virtual_mac",
+        "carp_auth",
+        "transport",
+        "multicast_interface",
+        "multicast_group",
+        "multicast_port",
+        "update_interface",
+        "update_port",
+        "pacify",
+        "l4_connection_updates",
+        "persistence_updates",
+    ];
+    const PREFERRED: &[(&str, Option<Preferred>)] = &[
+        ("none", Some(Preferred::None)),
+        ("first", Some(Preferred::First)),
+        ("second", Some(Preferred::Second)),
+    ];
+    const AUTH: &[(&str, Option<CarpAuth>)] = &[
+        ("enforce", Some(CarpAuth::Enforce)),
+        ("permissive", Some(CarpAuth::Permissive)),
+        ("off", Some(CarpAuth::Off)),
+    ];
+    let section = match walk.map(top, "ha") {
+        Field::Given(at) => walk.section(at.value, "`ha`", KEYS),
+        Field::Absent | Field::Bad => None,
+    };
+    let Some(section) = section else {
+        return HaDraft::absent(top.place("ha"));
+    };
+    not_yet_supported(walk, &section);
+    let s = &section;
+    let draft = HaDraft {
+        span: section.span,
+        virtual_id: walk.value(s, "virtual_id", |v| values::number(v, 1, 255)),
+        interval: walk.value(s, "advertisement_interval", |v| {
+            values::duration(v, INTERVAL.0, INTERVAL.1)
+        }),
+        timeout: walk.value(s, "timeout", |v| values::duration(v, TIMEOUT.0, TIMEOUT.1)),
+        initial_wait: walk.value(s, "initial_wait", |v| {
+            values::duration(v, Duration::ZERO, WAIT_MAX)
+        }),
+        preferred: walk.value(s, "preferred", |v| {
+            values::choice(v, "preferred", PREFERRED)
+        }),
+        carp_auth: walk.value(s, "carp_auth", |v| values::choice(v, "carp_auth", AUTH)),
+        multicast_interface: walk.value(s, "multicast_interface", values::name),
+        multicast_group: walk.value(s, "multicast_group", values::group),
+        multicast_port: walk.value(s, "multicast_port", |v| values::number(v, 1, u16::MAX)),
+        connection_updates: walk.value(s, "l4_connection_updates", values::boolean),
+    };
+    draft.check_timing(walk);
+    draft
+}
+
+/// Keys of the full configuration that this version cannot act on. What they can be set to without
+/// meaning anything is accepted.
+fn not_yet_supported(walk: &mut Walk<'_>, section: &Section<'_>) {
+    const TRANSPORTS: &[(&str, Option<()>)] = &[
+        ("auto", Some(())),
+        ("multicast", Some(())),
+        ("unicast", None),
+    ];
+    walk.value(section, "transport", |v| {
+        values::choice(v, "transport", TRANSPORTS)
+    });
+    walk.value(section, "virtual_mac", |v| only_false(v, "virtual_mac"));
+    walk.value(section, "persistence_updates", |v| {
+        only_false(v, "persistence_updates")
+    });
+    walk.value(section, "update_interface", |v| {
+        values::name(v)?;
+        refuse::<()>("update_interface")
+    });
+    walk.value(section, "update_port", |v| {
+        values::number::<u16>(v, 1, u16::MAX)?;
+        refuse::<()>("update_port")
+    });
+    if let Field::Given(at) = walk.map(section, "pacify")
+        && let Some(pacify) = walk.section(at.value, "`pacify`", &["restarts", "window"])
+    {
+        walk.value(&pacify, "restarts", |v| {
+            match values::number::<u32>(v, 0, 1000)? {
+                0 => Ok(()),
+                n => Err(values::not_yet(
+                    &format!("restarts: {n}"),
+                    "write `restarts: 0` or remove `pacify`",
+                )),
+            }
+        });
+        walk.value(&pacify, "window", |v| {
+            values::duration(v, WINDOW.0, WINDOW.1)
+        });
+    }
+}
+
+fn only_false(scalar: Scalar<'_>, key: &str) -> Parsed<()> {
+    if values::boolean(scalar)? {
+        let remedy = format!("write `{key}: false` or remove the key");
+        return Err(values::not_yet(&format!("{key}: true"), &remedy));
+    }
+    Ok(())
+}
+
+fn refuse<T>(key: &str) -> Parsed<T> {
+    Err(values::not_yet(key, "remove the key"))
+}
+
+impl HaDraft {
+    fn absent(span: Span) -> Self {
+        Self {
+            span,
+            virtual_id: Field::Absent,
+            interval: Field::Absent,
+            timeout: Field::Absent,
+            initial_wait: Field::Absent,
+            preferred: Field::Absent,
+            carp_auth: Field::Absent,
+            multicast_interface: Field::Absent,
+            multicast_group: Field::Absent,
+            multicast_port: Field::Absent,
+            connection_updates: Field::Absent,
+        }
+    }
+
+    fn check_timing(&self, walk: &mut Walk<'_>) {
+        /// Below this, a busy host's own stalls look like the partner's death.
+        const SHORT: Duration = Duration::from_millis(100);
+        let (Some(interval), Some(timeout)) = (
+            self.interval.or_default(INTERVAL_DEFAULT),
+            self.timeout.or_default(TIMEOUT_DEFAULT),
+        ) else {
+            return;
+        };
+        let place = self.timeout.given().map(|at| at.span);
+        let place = place.or(self.interval.given().map(|at| at.span));
+        let Some(place) = place else { return };
+        if timeout <= 2 * interval {
+            walk.error(
+                place,
+                format!(
+                    "a timeout of {} is not more than twice the advertisement interval of {}, so \
+                     one lost packet could cause a takeover",
+                    values::pretty(timeout),
+                    values::pretty(interval)
+                ),
+                format!(
+                    "write `timeout: {}` or more, or a shorter interval",
+                    values::pretty(3 * interval)
+                ),
+            );
+        } else if timeout < SHORT {
+            walk.warn(
+                place,
+                format!(
+                    "a busy host can stall for longer than {}, which then looks like its death",
+                    values::pretty(timeout)
+                ),
+                "use 100ms or more unless you have measured that these hosts never stall",
+            );
+        }
+    }
+
+    /// Whether connections are to be replicated; unknown if the value was refused.
+    pub(crate) fn replicates(&self) -> Option<bool> {
+        self.connection_updates.or_default(true)
+    }
+
+    pub(super) fn build(self, node: &Node, shared: &[SharedAddress]) -> Option<Ha> {
+        let first = shared.first().map(|s| s.address.address.octets());
+        Some(Ha {
+            virtual_id: self.virtual_id.or(|| first.map_or(0, |[.., last]| last))?,
+            advertisement_interval: self.interval.or(|| INTERVAL_DEFAULT)?,
+            timeout: self.timeout.or(|| TIMEOUT_DEFAULT)?,
+            initial_wait: self.initial_wait.or(|| Duration::ZERO)?,
+            preferred: self.preferred.or(|| Preferred::None)?,
+            carp_auth: self.carp_auth.or(|| CarpAuth::Enforce)?,
+            multicast_interface: self
+                .multicast_interface
+                .or(|| default_multicast_interface(node))?,
+            multicast_group: self.multicast_group.or(|| GROUP_DEFAULT)?,
+            multicast_port: self.multicast_port.or(|| PORT_DEFAULT)?,
+            l4_connection_updates: self.connection_updates.or(|| true)? && node.mode != Mode::Off,
+        })
+    }
+}
+
+/// The last interface with an address and HA checks: by custom the one behind the production links.
+fn default_multicast_interface(node: &Node) -> String {
+    node.interfaces
+        .iter()
+        .rfind(|i| i.ha_checks && i.address.is_some())
+        .map(|i| i.name.clone())
+        .unwrap_or_default()
+}

@@ -1,0 +1,147 @@
+//! The sections of the file, each read into a draft: its values as far as they could be read, with
+//! their places, so that the rules between sections can be checked although some values are bad.
+
+pub(crate) mod ha;
+pub(crate) mod node;
+pub(crate) mod services;
+
+use std::net::Ipv4Addr;
+
+use super::model::{Cidr4, Config, Limits, SharedAddress};
+use super::tree::NodeId;
+use super::values;
+use super::walk::{Field, Items, Section, Walk};
+use ha::HaDraft;
+use node::{InterfaceDraft, NodeDraft};
+use services::ServiceDraft;
+
+/// Version of the file's format.
+const VERSION: u32 = 1;
+/// Connections the table holds unless configured otherwise.
+const CONNECTIONS: u32 = ha_common::maps::CONNS4_ENTRIES / 2;
+/// Bounds of `limits.connections`: the upper one is 4 GiB of kernel memory.
+const CONNECTIONS_RANGE: (u32, u32) = (1024, 16 << 20);
+
+/// A whole file.
+pub(crate) struct Draft {
+    pub(crate) node: Option<NodeDraft>,
+    pub(crate) ha: HaDraft,
+    pub(crate) shared: Items<SharedDraft>,
+    pub(crate) services: Items<ServiceDraft>,
+    connections: Field<u32>,
+}
+
+/// `shared_addresses[]`.
+pub(crate) struct SharedDraft {
+    pub(crate) interface: Field<String>,
+    pub(crate) address: Field<Cidr4>,
+}
+
+impl Draft {
+    pub(crate) fn read(walk: &mut Walk<'_>, root: NodeId) -> Option<Self> {
+        const KEYS: &[&str] = &[
+            "version",
+            "node",
+            "ha",
+            "shared_addresses",
+            "virtual_services",
+            "limits",
+        ];
+        let top = walk.section(root, "the file", KEYS)?;
+        walk.required(&top, "version", "1", |v| {
+            values::number(v, VERSION, VERSION)
+        });
+        let node = match walk.map(&top, "node") {
+            Field::Given(at) => node::read(walk, at.value),
+            Field::Absent => {
+                walk.missing(
+                    &top,
+                    "node",
+                    "{ name: lb1, mode: first, interfaces: [...] }",
+                );
+                None
+            }
+            Field::Bad => None,
+        };
+        let ha = ha::read(walk, &top);
+        let shared = walk.items(&top, "shared_addresses", shared);
+        let services = walk.items(&top, "virtual_services", services::read);
+        let connections = limits(walk, &top);
+        Some(Self {
+            node,
+            ha,
+            shared,
+            services,
+            connections,
+        })
+    }
+
+    /// The configuration; `None` if any value was refused.
+    pub(crate) fn build(self) -> Option<Config> {
+        let shared_addresses = self
+            .shared
+            .list
+            .into_iter()
+            .map(|shared| {
+                Some(SharedAddress {
+                    interface: shared.interface.or(String::new)?,
+                    address: shared.address.given()?.value,
+                })
+            })
+            .collect::<Option<Vec<_>>>()?;
+        let node = self.node?.build()?;
+        Some(Config {
+            ha: self.ha.build(&node, &shared_addresses)?,
+            node,
+            shared_addresses,
+            virtual_services: self
+                .services
+                .list
+                .into_iter()
+                .map(ServiceDraft::build)
+                .collect::<Option<Vec<_>>>()?,
+            limits: Limits {
+                connections: self.connections.or(|| CONNECTIONS)?,
+            },
+        })
+    }
+
+    /// The interfaces that could be read.
+    pub(crate) fn interfaces(&self) -> impl DoubleEndedIterator<Item = &InterfaceDraft> {
+        self.node.iter().flat_map(|node| &node.interfaces.list)
+    }
+
+    /// Every address known to belong to one of the two nodes themselves, with whose it is.
+    pub(crate) fn own_addresses(&self) -> Vec<(Ipv4Addr, String)> {
+        let mut own = Vec::new();
+        for interface in self.interfaces() {
+            let name = interface.name.value().map_or("?", String::as_str);
+            if let Some(cidr) = interface.address.value() {
+                own.push((cidr.address, format!("this node's own address on {name}")));
+            }
+            if let Some(partner) = interface.partner.value() {
+                own.push((*partner, format!("the partner's own address on {name}")));
+            }
+        }
+        own
+    }
+}
+
+fn shared(walk: &mut Walk<'_>, id: NodeId) -> Option<SharedDraft> {
+    let section = walk.section(id, "this shared address", &["interface", "address"])?;
+    Some(SharedDraft {
+        interface: walk.required(&section, "interface", "front", values::name),
+        address: walk.required(&section, "address", "10.0.0.100/24", values::cidr),
+    })
+}
+
+fn limits(walk: &mut Walk<'_>, top: &Section<'_>) -> Field<u32> {
+    let Field::Given(at) = walk.map(top, "limits") else {
+        return Field::Absent;
+    };
+    let (low, high) = CONNECTIONS_RANGE;
+    match walk.section(at.value, "limits", &["connections"]) {
+        Some(section) => walk.value(&section, "connections", |v| values::number(v, low, high)),
+        None => Field::Bad,
+    }
+}

@@ -1,0 +1,468 @@
+//! Single values: text to what it means, or what is wrong with it and what to write instead.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use super::diagnostic::quote;
+use super::model::Cidr4;
+
+/// Longest name of anything; names go into log lines and tables.
+const NAME_MAX: usize = 63;
+/// Longest name of a kernel interface: `IFNAMSIZ` less the terminator (linux/if.h).
+const DEVICE_MAX: usize = 15;
+/// Longest path, `PATH_MAX` less the terminator (linux/limits.h).
+const PATH_MAX: usize = 4095;
+
+/// A scalar as it stands in the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scalar<'a> {
+    pub(crate) text: &'a str,
+    /// Written without quotes.
+    pub(crate) plain: bool,
+}
+
+/// Why a value is refused.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) what: String,
+    pub(crate) remedy: String,
+}
+
+pub(crate) type Parsed<T> = Result<T, Fault>;
+
+impl Fault {
+    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// `null`, `~` or nothing at all.
+pub(crate) fn is_null(scalar: Scalar<'_>) -> bool {
+    scalar.plain && matches!(scalar.text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// Any text that can be shown in one line.
+pub(crate) fn name(scalar: Scalar<'_>) -> Parsed<String> {
+    let text = scalar.text;
+    let fits = (1..=NAME_MAX).contains(&text.len());
+    let clean = text
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if fits && clean {
+        Ok(text.to_owned())
+    } else {
+        Err(Fault::new(
+            format!("{} is not a name", quote(text)),
+            format!("use 1 to {NAME_MAX} letters, digits, `-`, `_` and `.`"),
+        ))
+    }
+}
+
+/// A kernel interface's name.
+pub(crate) fn device(scalar: Scalar<'_>) -> Parsed<String> {
+    let text = scalar.text;
+    let fits = (1..=DEVICE_MAX).contains(&text.len());
+    // What the kernel accepts: dev_valid_name() in net/core/dev.c.
+    let clean = !text
+        .contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+        && text != "."
+        && text != "..";
+    if fits && clean {
+        Ok(text.to_owned())
+    } else {
+        Err(Fault::new(
+            format!("{} cannot be the name of a network interface", quote(text)),
+            "write a name that `ip link` shows, for example `eth0`",
+        ))
+    }
+}
+
+/// An absolute path.
+pub(crate) fn path(scalar: Scalar<'_>) -> Parsed<PathBuf> {
+    let text = scalar.text;
+    if text.starts_with('/') && text.len() <= PATH_MAX && !text.contains('\0') {
+        Ok(PathBuf::from(text))
+    } else {
+        Err(Fault::new(
+            format!("{} is not an absolute path", quote(text)),
+            "write the path from `/` on",
+        ))
+    }
+}
+
+/// `true` or `false`.
+pub(crate) fn boolean(scalar: Scalar<'_>) -> Parsed<bool> {
+    match (scalar.plain, scalar.text) {
+        (true, "true" | "True" | "TRUE") => Ok(true),
+        (true, "false" | "False" | "FALSE") => Ok(false),
+        _ => Err(Fault::new(
+            format!("{} is neither true nor false", quote(scalar.text)),
+            "write `true` or `false`, without quotes",
+        )),
+    }
+}
+
+/// A whole number within bounds.
+pub(crate) fn number<T>(scalar: Scalar<'_>, low: T, high: T) -> Parsed<T>
+where
+    T: TryFrom<u64> + PartialOrd + Display + Copy,
+{
+    let remedy = || format!("write a whole number from {low} to {high}, without quotes");
+    let digits = scalar.plain && scalar.text.bytes().all(|b| b.is_ascii_digit());
+    let value = if digits {
+        scalar.text.parse::<u64>().ok()
+    } else {
+        None
+    };
+    let Some(value) = value else {
+        return Err(Fault::new(
+            format!("{} is not a whole number", quote(scalar.text)),
+            remedy(),
+        ));
+    };
+    match T::try_from(value) {
+        Ok(value) if value >= low && value <= high => Ok(value),
+        _ => Err(Fault::new(format!("{value} is out of range"), remedy())),
+    }
+}
+
+/// A duration with its unit, within bounds.
+pub(crate) fn duration(scalar: Scalar<'_>, low: Duration, high: Duration) -> Parsed<Duration> {
+    let text = scalar.text;
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(unit_at);
+    let value = digits.parse::<u64>().ok().and_then(|n| match unit {
+        "us" => Some(Duration::from_micros(n)),
+        "ms" => Some(Duration::from_millis(n)),
+        "s" => Some(Duration::from_secs(n)),
+        "m" => n.checked_mul(60).map(Duration::from_secs),
+        "h" => n.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    });
+    let Some(value) = value else {
+        let remedy = if unit.is_empty() && !digits.is_empty() && digits.len() < 6 {
+            format!("add the unit: `{digits}s` or `{digits}ms`")
+        } else {
+            "write a whole number and a unit: us, ms, s, m or h, for example `500ms`".to_owned()
+        };
+        return Err(Fault::new(
+            format!("{} is not a duration", quote(text)),
+            remedy,
+        ));
+    };
+    if value < low || value > high {
+        return Err(Fault::new(
+            format!("{} is out of range", quote(text)),
+            format!("write a duration from {} to {}", pretty(low), pretty(high)),
+        ));
+    }
+    Ok(value)
+}
+
+/// A duration as one would write it in the file.
+pub(crate) fn pretty(duration: Duration) -> String {
+    let micros = duration.as_micros();
+    if micros.is_multiple_of(1_000_000) {
+        format!("{}s", micros / 1_000_000)
+    } else if micros.is_multiple_of(1000) {
+        format!("{}ms", micros / 1000)
+    } else {
+        format!("{micros}us")
+    }
+}
+
+/// An IPv4 address a host can have.
+pub(crate) fn address(scalar: Scalar<'_>) -> Parsed<Ipv4Addr> {
+    let text = scalar.text;
+    if let Some((bare, _)) = text.split_once('/')
+        && bare.parse::<IpAddr>().is_ok()
+    {
+        return Err(Fault::new(
+            format!("{} has a prefix length", quote(text)),
+            format!("write the address alone: `{bare}`"),
+        ));
+    }
+    unicast(ipv4(text, "10.0.0.1")?)
+}
+
+/// A host address with the prefix length of its subnet.
+pub(crate) fn cidr(scalar: Scalar<'_>) -> Parsed<Cidr4> {
+    let text = scalar.text;
+    let Some((address, prefix)) = text.split_once('/') else {
+        let address = ipv4(text, "10.0.0.1/24")?;
+        return Err(Fault::new(
+            format!("{} has no prefix length", quote(text)),
+            format!("write for example `{address}/24`"),
+        ));
+    };
+    let address = unicast(ipv4(address, "10.0.0.1/24")?)?;
+    let prefix = match prefix.parse::<u8>() {
+        Ok(prefix) if prefix <= 32 && !prefix_is_sloppy(text) => prefix,
+        _ => {
+            return Err(Fault::new(
+                format!("{} has no valid prefix length", quote(text)),
+                format!("write a number from 1 to 32 after the `/`, for example `{address}/24`"),
+            ));
+        }
+    };
+    let cidr = Cidr4 { address, prefix };
+    let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    let host = u32::from(address) & hosts;
+    if prefix == 0 {
+        return Err(Fault::new(
+            "a prefix length of 0 puts the whole Internet on this link",
+            format!("write the subnet's own, for example `{address}/24`"),
+        ));
+    }
+    if prefix < 31 && (host == 0 || host == hosts) {
+        let which = if host == 0 { "network" } else { "broadcast" };
+        return Err(Fault::new(
+            format!("{cidr} is the {which} address of its subnet"),
+            "write the address of a host in it",
+        ));
+    }
+    Ok(cidr)
+}
+
+/// `+24`, `024`: accepted by number parsing, not by other tools.
+fn prefix_is_sloppy(text: &str) -> bool {
+    text.rsplit('/')
+        .next()
+        .is_none_or(|p| p.starts_with('+') || (p.len() > 1 && p.starts_with('0')))
+}
+
+/// A multicast group that can be routed within a site.
+pub(crate) fn group(scalar: Scalar<'_>) -> Parsed<Ipv4Addr> {
+    let group = ipv4(scalar.text, "239.255.69.73")?;
+    if !group.is_multicast() {
+        return Err(Fault::new(
+            format!("{group} is not a multicast group"),
+            "write a group from 239.0.0.0/8 (administratively scoped, RFC 2365)",
+        ));
+    }
+    // 224.0.0.0/24 is reserved for routing protocols (RFC 5771 section 4); switches flood it.
+    if group.octets().starts_with(&[224, 0, 0]) {
+        return Err(Fault::new(
+            format!("{group} is reserved for routing protocols"),
+            "write a group from 239.0.0.0/8 (administratively scoped, RFC 2365)",
+        ));
+    }
+    Ok(group)
+}
+
+fn ipv4(text: &str, example: &str) -> Parsed<Ipv4Addr> {
+    let bare = text.split('/').next().unwrap_or_default();
+    match IpAddr::from_str(bare) {
+        Ok(IpAddr::V4(address)) => Ok(address),
+        Ok(IpAddr::V6(_)) => Err(Fault::new(
+            format!("{}: IPv6 is not yet supported", quote(text)),
+            format!("write an IPv4 address, for example `{example}`"),
+        )),
+        Err(_not_an_address) => Err(Fault::new(
+            format!("{} is not an IPv4 address", quote(text)),
+            format!("write for example `{example}`"),
+        )),
+    }
+}
+
+fn unicast(address: Ipv4Addr) -> Parsed<Ipv4Addr> {
+    let kind = if address.is_loopback() {
+        "a loopback address"
+    } else if address.is_multicast() {
+        "a multicast group"
+    } else if address.is_broadcast() {
+        "the broadcast address"
+    } else if address.octets().first() == Some(&0) {
+        "not the address of a host"
+    } else {
+        return Ok(address);
+    };
+    Err(Fault::new(
+        format!("{address} is {kind}"),
+        "write the address of a host",
+    ))
+}
+
+/// One of some words. Words that mean `None` are known but not yet supported.
+pub(crate) fn choice<T: Copy>(
+    scalar: Scalar<'_>,
+    key: &str,
+    choices: &[(&str, Option<T>)],
+) -> Parsed<T> {
+    let words: Vec<String> = choices
+        .iter()
+        .filter(|(_, meaning)| meaning.is_some())
+        .map(|(word, _)| format!("`{word}`"))
+        .collect();
+    let remedy = format!("write {}", words.join(" or "));
+    match choices.iter().find(|(word, _)| *word == scalar.text) {
+        Some((_, Some(meaning))) => Ok(*meaning),
+        Some((word, None)) => Err(not_yet(&format!("{key}: {word}"), &remedy)),
+        None => Err(Fault::new(
+            format!("{} is not a {key} there is", quote(scalar.text)),
+            remedy,
+        )),
+    }
+}
+
+/// A thing of the full configuration that this version cannot do.
+pub(crate) fn not_yet(what: &str, remedy: &str) -> Fault {
+    Fault::new(format!("`{what}` is not yet supported"), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(text: &str) -> Scalar<'_> {
+        Scalar { text, plain: true }
+    }
+
+    fn quoted(text: &str) -> Scalar<'_> {
+        Scalar { text, plain: false }
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(number::<u16>(plain("80"), 1, 65535).unwrap(), 80);
+        for bad in [
+            "",
+            "-1",
+            "+1",
+            "8 0",
+            "0x50",
+            "65536",
+            "0",
+            "99999999999999999999",
+        ] {
+            assert!(number::<u16>(plain(bad), 1, 65535).is_err(), "{bad:?}");
+        }
+        assert!(number::<u16>(quoted("80"), 1, 65535).is_err());
+    }
+
+    #[test]
+    fn durations() {
+        let parse = |text| duration(plain(text), Duration::ZERO, Duration::from_secs(3600));
+        assert_eq!(parse("100ms").unwrap(), Duration::from_millis(100));
+        assert_eq!(parse("5m").unwrap(), Duration::from_secs(300));
+        assert_eq!(parse("0s").unwrap(), Duration::ZERO);
+        assert!(parse("9").unwrap_err().remedy.contains("`9s`"));
+        for bad in [
+            "",
+            "s",
+            "1 s",
+            "1.5s",
+            "-1s",
+            "1d",
+            "2h",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(pretty(Duration::from_micros(1500)), "1500us");
+        assert_eq!(pretty(Duration::from_millis(1500)), "1500ms");
+    }
+
+    #[test]
+    fn booleans_are_not_words() {
+        assert!(boolean(plain("true")).unwrap());
+        for bad in ["yes", "on", "1", ""] {
+            assert!(boolean(plain(bad)).is_err());
+        }
+        assert!(boolean(quoted("true")).is_err());
+    }
+
+    #[test]
+    fn addresses() {
+        assert!(address(plain("10.0.0.1")).is_ok());
+        assert!(
+            address(plain("10.0.0.1/24"))
+                .unwrap_err()
+                .remedy
+                .contains("`10.0.0.1`")
+        );
+        assert!(
+            address(plain("fd00::1"))
+                .unwrap_err()
+                .what
+                .contains("not yet supported")
+        );
+        for bad in [
+            "",
+            "10.0.0",
+            "010.0.0.1",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "0.0.0.0",
+            "host",
+        ] {
+            assert!(address(plain(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn subnets() {
+        assert!(cidr(plain("10.0.0.1/24")).is_ok());
+        assert!(cidr(plain("10.0.0.0/31")).is_ok());
+        assert!(cidr(plain("10.0.0.1/32")).is_ok());
+        assert!(
+            cidr(plain("10.0.0.1"))
+                .unwrap_err()
+                .remedy
+                .contains("10.0.0.1/24")
+        );
+        assert!(
+            cidr(plain("10.0.0.0/24"))
+                .unwrap_err()
+                .what
+                .contains("network address")
+        );
+        assert!(
+            cidr(plain("10.0.0.255/24"))
+                .unwrap_err()
+                .what
+                .contains("broadcast")
+        );
+        for bad in [
+            "10.0.0.1/0",
+            "10.0.0.1/33",
+            "10.0.0.1/",
+            "10.0.0.1/+24",
+            "10.0.0.1/024",
+            "10.0.0.1/24/24",
+            "fd00::1/64",
+        ] {
+            assert!(cidr(plain(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn groups() {
+        assert!(group(plain("239.255.69.73")).is_ok());
+        assert!(group(plain("224.0.0.240")).is_err());
+        assert!(group(plain("10.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn names() {
+        assert!(device(plain("eth0.100")).is_ok());
+        for bad in ["", "..", "eth0/1", "eth 0", "a234567890123456"] {
+            assert!(device(plain(bad)).is_err(), "{bad:?}");
+        }
+        assert!(name(plain("web-1.prod_a")).is_ok());
+        for bad in ["", "a b", "a\u{1b}[2J", &"x".repeat(64)] {
+            assert!(name(plain(bad)).is_err(), "{bad:?}");
+        }
+        assert!(path(plain("relative")).is_err());
+    }
+}
