@@ -151,7 +151,7 @@ impl Source {
 
     /// Makes problems showable: in the order of the file, without repetitions, and not endlessly.
     pub(crate) fn diagnose(&self, mut problems: Vec<Problem>) -> Vec<Diagnostic> {
-        problems.sort_by(|a, b| (a.span.start, a.severity).cmp(&(b.span.start, b.severity)));
+        problems.sort_by_key(|problem| (problem.span.start, problem.severity));
         problems.dedup();
         let starts: Vec<usize> = std::iter::once(0)
             .chain(self.text.match_indices('\n').map(|(at, _)| at + 1))

@@ -62,8 +62,7 @@ pub(crate) enum Step<'a> {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Loaded, Vec<Diagnostic>> {
-        let bytes = read(path).map_err(|diagnostic| vec![diagnostic])?;
-        Self::parse(path, bytes)
+        Self::parse(path, read(path)?)
     }
 
     /// Checks the content of a file; `path` only names it in messages.
@@ -125,15 +124,14 @@ fn interpret(text: &str) -> (Option<Config>, Vec<Problem>) {
     (draft.and_then(Draft::build), walk.into_problems())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
+fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
     let refused = |error: &io::Error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "check the path; deploy/ha-agent.yaml is an example to copy",
-            io::ErrorKind::PermissionDenied => "run as a user who may read it, or change its mode",
-            io::ErrorKind::IsADirectory => "name the file, not its directory",
-            _ => "check the path and the disk",
+        let remedy = if error.kind() == io::ErrorKind::PermissionDenied {
+            "run as a user who may read it, or change its mode"
+        } else {
+            "check the path; deploy/ha-agent.yaml is an example to copy"
         };
-        Diagnostic::of_file(path, error.to_string(), remedy)
+        vec![Diagnostic::of_file(path, error.to_string(), remedy)]
     };
     let file = File::open(path).map_err(|error| refused(&error))?;
     let mut bytes = Vec::new();
@@ -141,11 +139,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
         .read_to_end(&mut bytes)
         .map_err(|error| refused(&error))?;
     if bytes.len() as u64 > SIZE_MAX {
-        return Err(Diagnostic::of_file(
+        return Err(vec![Diagnostic::of_file(
             path,
             format!("larger than {} MiB", SIZE_MAX >> 20),
             "name a configuration file",
-        ));
+        )]);
     }
     Ok(bytes)
 }

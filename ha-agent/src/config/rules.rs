@@ -60,12 +60,12 @@ fn interfaces(node: &NodeDraft, walk: &mut Walk<'_>) {
         addresses.once(walk, partner, "an interface has the address");
         on_its_subnet(interface, walk);
         if paired(node) == Some(true)
-            && interface.address.given().is_some()
+            && let Some(address) = interface.address.given()
             && interface.checks()
             && interface.partner.is_absent()
         {
             walk.error(
-                interface.span,
+                address.span,
                 "HA checks run over this interface but the partner's address on it is not given",
                 "add `partner:` with the address the other node has here",
             );
@@ -297,7 +297,7 @@ fn shared_addresses(draft: &Draft, walk: &mut Walk<'_>) {
             );
         }
         if let (Some(own), Some(at)) = (interface.address.value(), &address) {
-            in_subnet(own, at, &name.value, walk);
+            in_subnet(*own, at, &name.value, walk);
         }
         if let (Some(gateway), Some(at)) = (interface.gateway.value(), &address)
             && *gateway == at.value
@@ -314,7 +314,7 @@ fn shared_addresses(draft: &Draft, walk: &mut Walk<'_>) {
     }
 }
 
-fn in_subnet(own: &Cidr4, at: &At<Ipv4Addr>, name: &str, walk: &mut Walk<'_>) {
+fn in_subnet(own: Cidr4, at: &At<Ipv4Addr>, name: &str, walk: &mut Walk<'_>) {
     if !own.contains(at.value) {
         walk.error(
             at.span,

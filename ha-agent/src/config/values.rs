@@ -350,9 +350,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        let parse = |text| duration(plain(text), Duration::ZERO, Duration::from_secs(3600));
+        let parse = |text| duration(plain(text), Duration::ZERO, Duration::from_hours(1));
         assert_eq!(parse("100ms").unwrap(), Duration::from_millis(100));
-        assert_eq!(parse("5m").unwrap(), Duration::from_secs(300));
+        assert_eq!(parse("5m").unwrap(), Duration::from_mins(5));
         assert_eq!(parse("0s").unwrap(), Duration::ZERO);
         assert!(parse("9").unwrap_err().remedy.contains("`9s`"));
         for bad in [

@@ -11,11 +11,11 @@ use super::super::walk::{Field, Section, Walk};
 /// Bounds of `advertisement_interval`: CARP carries whole seconds in one byte and 1/256 s in another.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(4), Duration::from_secs(255));
 /// Bounds of `timeout`: the trailer carries microseconds in 32 bits, about 71 minutes.
-const TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
+const TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(1));
 /// Longest `initial_wait`.
-const WAIT_MAX: Duration = Duration::from_secs(3600);
+const WAIT_MAX: Duration = Duration::from_hours(1);
 /// Longest `pacify.window`.
-const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
+const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24));
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(9);
 const GROUP_DEFAULT: Ipv4Addr = Ipv4Addr::new(239, 255, 69, 73);
@@ -176,9 +176,10 @@ impl HaDraft {
         ) else {
             return;
         };
-        let place = self.timeout.given().map(|at| at.span);
-        let place = place.or(self.interval.given().map(|at| at.span));
-        let Some(place) = place else { return };
+        let Some(place) = self.timeout.given().or_else(|| self.interval.given()) else {
+            return;
+        };
+        let place = place.span;
         if timeout <= 2 * interval {
             walk.error(
                 place,

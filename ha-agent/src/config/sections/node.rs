@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use super::super::diagnostic::Span;
 use super::super::model::{Cidr4, Interface, Mode, Node};
 use super::super::tree::NodeId;
 use super::super::values::{self, Fault, Parsed, Scalar};
@@ -27,7 +26,6 @@ pub(crate) struct NodeDraft {
 
 /// `node.interfaces[]`.
 pub(crate) struct InterfaceDraft {
-    pub(crate) span: Span,
     pub(crate) name: Field<String>,
     pub(crate) device: Field<String>,
     pub(crate) address: Field<Cidr4>,
@@ -106,7 +104,6 @@ fn interface(walk: &mut Walk<'_>, id: NodeId) -> Option<InterfaceDraft> {
     ];
     let section = walk.section(id, "this interface", KEYS)?;
     Some(InterfaceDraft {
-        span: section.span,
         name: walk.required(&section, "name", "front", values::name),
         device: walk.required(&section, "device", "eth0", values::device),
         address: walk.value(&section, "address", values::cidr),

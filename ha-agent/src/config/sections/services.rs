@@ -9,7 +9,7 @@ use super::super::values;
 use super::super::walk::{At, Field, Items, Section, Walk};
 
 /// Bounds of `health.interval` and `health.timeout`.
-const CHECK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
+const CHECK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(1));
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 const RISE_DEFAULT: u32 = 2;
@@ -80,7 +80,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<ServiceDraft> {
     if let Field::Given(at) = walk.map(s, "persistence") {
         if let Some(persistence) = walk.section(at.value, "`persistence`", &["timeout"]) {
             walk.value(&persistence, "timeout", |v| {
-                values::duration(v, Duration::from_secs(1), Duration::from_secs(86_400))
+                values::duration(v, Duration::from_secs(1), Duration::from_hours(24))
             });
         }
         walk.error(
