@@ -1,1 +1,157 @@
-//! Replication.
+//! Replication: the standby's connection table follows the active node's.
+//!
+//! ```text
+//! active   ring of the data plane ─ Local ─ Shadow ─ Sender ── sealed packets ─┐
+//! standby  live map ─ Apply ─ Shadow ─ Receiver ── order, gaps, sweep ─────────┘
+//! ```
+//!
+//! One ordered stream per session carries changes and full transfers alike, so that a transfer needs
+//! no locking against live traffic: a later packet is a later truth. Packets that are lost are asked
+//! for again; what can no longer be repeated is replaced by a full transfer. Both ends keep a keyed sum
+//! over what the stream has said, and the heartbeat names it for an exact sequence number, so that
+//! equality of the tables is checked, not assumed.
+//!
+//! A *session* is one node in one role: a salt of 16 random bytes, the key derived from it and the
+//! pair key, and the counters under that key. A receiver believes in a session only once the session has
+//! echoed the receiver's own fresh challenge, so recordings of earlier sessions are worth nothing.
+//!
+//! [`Sync`] is a sans-IO machine: it reads no clock and owns no socket. Deliberately absent: ageing
+//! (the standby never expires what it was told), resolution of records to real-server ids (local to a
+//! node), and any effect of a packet before its seal was opened.
+
+mod context;
+mod counters;
+mod limits;
+mod machine;
+mod order;
+mod receiver;
+mod record;
+mod seal;
+mod sender;
+mod shadow;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::proto::time::Instant;
+
+pub use counters::{Counters, SyncRole, SyncSnapshot, TransferProgress};
+pub use machine::Sync;
+pub use record::{Change, Record};
+
+/// What never changes while the agent runs.
+#[derive(Clone, Debug)]
+pub struct SyncConfig {
+    /// 1 on the first node, 2 on the second: tells the partner's packets from our own reflections.
+    pub node_id: u8,
+    /// Number of the pair (its virtual id), so that two pairs on one segment ignore each other.
+    pub cluster: u16,
+    /// Largest UDP payload sent: path MTU less 28 bytes for IPv4 and UDP.
+    pub mtu_payload: usize,
+    /// Connections held; further ones are counted and not replicated.
+    pub max_entries: usize,
+    /// How long a record may wait for others to share its packet.
+    pub flush_after: Duration,
+    /// Shortest time between two packets that are not full: the first record after a pause leaves at
+    /// once, the following ones share packets.
+    pub flush_spacing: Duration,
+    /// Silence after which the partner counts as gone.
+    pub peer_timeout: Duration,
+    /// Packets a second that a full transfer may add to the stream.
+    pub transfer_rate: u32,
+    /// Packets a second that may be repeated on request.
+    pub repair_rate: u32,
+    /// Packets kept for repetition.
+    pub retain_packets: usize,
+    /// Bytes kept for repetition.
+    pub retain_bytes: usize,
+}
+
+impl SyncConfig {
+    /// The usual values for this node of this pair.
+    pub const fn new(node_id: u8, cluster: u16) -> Self {
+        Self {
+            node_id,
+            cluster,
+            mtu_payload: 1472,
+            max_entries: 1 << 20,
+            flush_after: Duration::from_micros(250),
+            flush_spacing: Duration::from_micros(200),
+            peer_timeout: Duration::from_secs(1),
+            transfer_rate: 20_000,
+            repair_rate: 20_000,
+            retain_packets: 8192,
+            retain_bytes: 16 << 20,
+        }
+    }
+}
+
+/// 16 bytes from the operating system's generator, drawn anew for every session: two sessions with one
+/// salt would repeat nonces under one key.
+pub type Salt = [u8; 16];
+
+/// What the shell tells the machine.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The data plane changed a connection. Only an active node is told; a standby counts and ignores it.
+    Local {
+        /// The change.
+        change: Change,
+        /// When the data plane made it. Decides between changes of one connection that arrive out of
+        /// order, and the replication lag counts from here.
+        at: Instant,
+    },
+    /// The ring buffer is empty for now: do not wait for more records.
+    Flush,
+    /// A UDP payload from the replication socket.
+    Packet {
+        /// The payload, of any length and content.
+        bytes: &'a [u8],
+    },
+    /// The election decided. A repeated role with the same term is ignored; otherwise a new session
+    /// starts.
+    Role {
+        /// Whether this node is active (sends) or anything else (receives).
+        active: bool,
+        /// The election's term.
+        term: u64,
+        /// Fresh random bytes.
+        salt: Salt,
+    },
+    /// Entries found in the data plane's map at start. Until a full transfer confirms them they count
+    /// as stale; on a promotion without a partner they are the table.
+    Load(Vec<Record>),
+    /// The configuration generation to name in packets.
+    Generation(u64),
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The multicast group (the partner's address where multicast is not used).
+    Group,
+    /// The partner's own address.
+    Partner,
+}
+
+/// What the machine asks the shell to do, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a UDP payload.
+    Send {
+        /// Where to.
+        to: Destination,
+        /// The payload, at most [`SyncConfig::mtu_payload`] long.
+        bytes: Vec<u8>,
+    },
+    /// Change the standby's live map.
+    Apply(Change),
+    /// Whether this node holds the whole table: an active node always; a standby once a full
+    /// transfer is applied and swept, the partner is heard and nothing has been missing for long. An
+    /// active node's death makes its standby unready after [`SyncConfig::peer_timeout`]; that must
+    /// never keep it from taking over.
+    Ready(bool),
+}

@@ -1,0 +1,295 @@
+//! The machine: takes inputs, keeps the role, drops what must not be believed.
+
+use super::context::Context;
+use super::counters::{SyncRole, SyncSnapshot};
+use super::receiver::Receiver;
+use super::record::{Change, Record};
+use super::seal::{Incoming, SessionKey};
+use super::sender::Sender;
+use super::wire::{Header, HeaderError, Kind};
+use super::{Action, Input, Salt, SyncConfig};
+use crate::keys::PairKeys;
+use crate::proto::rng::Rng;
+use crate::proto::time::Instant;
+
+/// Replication of one node.
+///
+/// Call [`Self::handle_input`] for everything that happens, [`Self::handle_timeout`] when
+/// [`Self::poll_timeout`] is reached (earlier or later does no harm), and perform the actions each of
+/// them appends.
+pub struct Sync {
+    context: Context,
+    role: Role,
+    /// Plain text of the packet at hand; kept so that packets cost no allocation.
+    scratch: Vec<u8>,
+}
+
+enum Role {
+    Active(Sender),
+    Standby(Receiver),
+}
+
+impl Role {
+    fn partner_key(&self) -> Option<&SessionKey> {
+        match self {
+            Self::Active(sender) => sender.partner_key(),
+            Self::Standby(receiver) => receiver.partner_key(),
+        }
+    }
+}
+
+impl Sync {
+    /// A standby with an empty table. `salt` comes from the operating system's generator, and so
+    /// does the seed of `rng`.
+    pub fn new(config: SyncConfig, keys: PairKeys, salt: Salt, rng: Rng, now: Instant) -> Self {
+        let mut context = Context::new(config, keys, rng, now);
+        context.start_session(salt);
+        let receiver = Receiver::new(&mut context, now);
+        Self {
+            context,
+            role: Role::Standby(receiver),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Action>) {
+        self.context.now = now;
+        match input {
+            Input::Local { change, at } => self.local(now, change, at, out),
+            Input::Flush => {
+                if let Role::Active(sender) = &mut self.role {
+                    sender.flush(&mut self.context, now, out);
+                }
+            }
+            Input::Packet { bytes } => self.packet(now, bytes, out),
+            Input::Role { active, term, salt } => self.change_role(now, active, term, salt, out),
+            Input::Load(records) => self.load(now, &records, out),
+            Input::Generation(generation) => self.context.generation = generation,
+        }
+    }
+
+    /// A point in time that [`Self::poll_timeout`] named has come.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.context.now = now;
+        match &mut self.role {
+            Role::Active(sender) => sender.handle_timeout(&mut self.context, now, out),
+            Role::Standby(receiver) => receiver.handle_timeout(&mut self.context, now, out),
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next. It may lie in the past.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.role {
+            Role::Active(sender) => sender.poll_timeout(&self.context),
+            Role::Standby(receiver) => receiver.poll_timeout(&self.context),
+        }
+    }
+
+    /// What operators see.
+    pub fn snapshot(&self) -> SyncSnapshot {
+        let context = &self.context;
+        let counters = context.counters;
+        let base = SyncSnapshot {
+            role: SyncRole::Standby,
+            ready: false,
+            partner_heard: false,
+            term: context.term,
+            partner_generation: context.partner_generation,
+            entries: context.shadow.len() as u64,
+            lag_us_p50: None,
+            lag_us_p99: None,
+            outstanding: 0,
+            transfer: None,
+            sent: counters.sent_records,
+            applied: counters.applied,
+            repaired: counters.repeated_packets + counters.repaired,
+            dropped: counters.local_table_full + counters.table_full,
+            counters,
+        };
+        match &self.role {
+            Role::Active(sender) => SyncSnapshot {
+                role: SyncRole::Active,
+                ready: sender.partner_ready(),
+                partner_heard: sender.is_current(),
+                lag_us_p50: context.lag.percentile(50),
+                lag_us_p99: context.lag.percentile(99),
+                outstanding: sender.outstanding(context),
+                transfer: sender.progress(context),
+                ..base
+            },
+            Role::Standby(receiver) => SyncSnapshot {
+                ready: receiver.is_ready(),
+                partner_heard: receiver.is_heard(context, context.now),
+                outstanding: receiver.outstanding(),
+                transfer: receiver.progress(context),
+                ..base
+            },
+        }
+    }
+
+    fn local(&mut self, now: Instant, change: Change, at: Instant, out: &mut Vec<Action>) {
+        match &mut self.role {
+            Role::Active(sender) => sender.local(&mut self.context, now, change, at, out),
+            Role::Standby(_) => self.context.counters.local_while_standby += 1,
+        }
+    }
+
+    fn load(&mut self, now: Instant, records: &[Record], out: &mut Vec<Action>) {
+        // Older than any event, so that events decide.
+        let at = Instant::from_nanos(0);
+        for record in records {
+            match &mut self.role {
+                Role::Active(sender) => {
+                    sender.local(&mut self.context, now, Change::Put(*record), at, out);
+                }
+                Role::Standby(_) => {
+                    let shadow = &mut self.context.shadow;
+                    if shadow.find(&record.key).is_none() && shadow.insert(*record, at).is_none() {
+                        self.context.counters.table_full += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    fn change_role(
+        &mut self,
+        now: Instant,
+        active: bool,
+        term: u64,
+        salt: Salt,
+        out: &mut Vec<Action>,
+    ) {
+        let context = &mut self.context;
+        let news = term > context.term;
+        context.term = context.term.max(term);
+        match &mut self.role {
+            Role::Active(sender) => {
+                if active && !news {
+                    return;
+                }
+                // The last changes still leave under the old term's session.
+                sender.send_pending(context, now, out);
+            }
+            Role::Standby(receiver) => {
+                if !active {
+                    receiver.term(context, now, out);
+                    return;
+                }
+                let receiver = std::mem::replace(receiver, Receiver::new(context, now));
+                receiver.salvage(context, now, out);
+            }
+        }
+        context.start_session(salt);
+        self.role = if active {
+            Role::Active(Sender::new(context, now))
+        } else {
+            Role::Standby(Receiver::new(context, now))
+        };
+        out.push(Action::Ready(active));
+        self.handle_timeout(now, out);
+    }
+
+    fn packet(&mut self, now: Instant, bytes: &[u8], out: &mut Vec<Action>) {
+        let Some(packet) = self.screen(bytes) else {
+            return;
+        };
+        let header = packet.header;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let key = self.role.partner_key().filter(|key| key.matches(&header));
+        let followed = key.is_some();
+        let mut stranger = None;
+        let opened = match key {
+            Some(key) => {
+                let opened = key.open(&packet, &mut scratch);
+                self.context.counters.auth_failed += u64::from(!opened);
+                opened
+            }
+            None if header.kind == Kind::Data => {
+                self.context.counters.unconfirmed_session += 1;
+                if let Role::Standby(receiver) = &mut self.role {
+                    receiver.provoked(now);
+                }
+                false
+            }
+            None => {
+                stranger = self.context.open_stranger(now, &packet, &mut scratch);
+                stranger.is_some()
+            }
+        };
+        if opened {
+            self.dispatch(now, &header, &scratch, stranger, followed, out);
+        }
+        self.scratch = scratch;
+    }
+
+    /// What the clear header rules out.
+    fn screen<'a>(&mut self, bytes: &'a [u8]) -> Option<Incoming<'a>> {
+        let counters = &mut self.context.counters;
+        let config = &self.context.config;
+        let (header, aad, sealed) = match Header::split(bytes) {
+            Ok(parts) => parts,
+            Err(HeaderError::Malformed) => {
+                counters.malformed += 1;
+                return None;
+            }
+            Err(HeaderError::Version) => {
+                counters.other_version += 1;
+                return None;
+            }
+        };
+        if header.cluster != config.cluster {
+            counters.other_cluster += 1;
+            return None;
+        }
+        if header.node == config.node_id {
+            counters.reflected += 1;
+            return None;
+        }
+        let for_active = matches!(header.kind, Kind::Hello | Kind::Nack);
+        if for_active != matches!(self.role, Role::Active(_)) {
+            counters.other_role += 1;
+            return None;
+        }
+        Some(Incoming {
+            header,
+            aad,
+            sealed,
+        })
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        body: &[u8],
+        stranger: Option<SessionKey>,
+        followed: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let context = &mut self.context;
+        match (&mut self.role, header.kind) {
+            (Role::Active(sender), Kind::Hello) => {
+                sender.hello(context, now, header, body, stranger, out);
+            }
+            (Role::Active(sender), Kind::Nack) if followed => {
+                sender.nack(context, now, header, body, out);
+            }
+            (Role::Active(_), _) => context.counters.unconfirmed_session += 1,
+            (Role::Standby(_), _) if header.term < context.term => {
+                context.counters.stale_term += 1;
+            }
+            (Role::Standby(receiver), Kind::Data) => {
+                receiver.data(context, now, header, body, out);
+            }
+            (Role::Standby(receiver), Kind::Heartbeat) => {
+                receiver.heartbeat(context, now, header, body, followed, out);
+            }
+            (Role::Standby(receiver), Kind::Welcome) => {
+                receiver.welcome(context, now, header, body, stranger, out);
+            }
+            (Role::Standby(_), Kind::Hello | Kind::Nack) => context.counters.other_role += 1,
+        }
+    }
+}

@@ -1,0 +1,628 @@
+//! The standby's end: packets of the stream become changes of the live map.
+//!
+//! ```text
+//!            welcome with our challenge          Begin                    End, sums equal         swept
+//! no stream ───────────────────────────▶ Waiting ─────▶ Filling ─────────────────────▶ Sweeping ───────▶ Whole
+//!                                           ▲                                                            │
+//!                                           └── packets lost for good, sums differ, unreadable record ◀──┘
+//! ```
+//!
+//! Until the first stream's transfer is complete the table is foreign: kept, because most of it is
+//! right, but no claim is made about it. Changes are applied in every state.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::context::Context;
+use super::counters::TransferProgress;
+use super::limits::ReplayWindow;
+use super::order::{Arrival, Gap, Order};
+use super::record::{Change, Item, Record};
+use super::seal::SessionKey;
+use super::sender::admit;
+use super::wire::{Header, Hello, Kind, Position, Reader, Welcome, encode_nack};
+use super::{Action, Destination};
+use crate::proto::time::Instant;
+
+/// Acknowledge at the latest this long after a packet of the stream ...
+const ACK_AFTER: Duration = Duration::from_millis(10);
+/// ... or this many packets: an eighth of what a full transfer sends ahead.
+const ACK_PACKETS: u32 = 64;
+/// A packet that is missing for this long makes the standby unready ...
+const STUCK_UNREADY: Duration = Duration::from_millis(500);
+/// ... and for this long makes it ask for a full transfer.
+const STUCK_LOST: Duration = Duration::from_secs(2);
+/// First hello of a search for the active node; later ones come less often.
+const SEARCH_FIRST: Duration = Duration::from_millis(5);
+/// Shortest time between hellos that packets of unknown sessions provoke.
+const PROVOKED_PAUSE: Duration = Duration::from_millis(5);
+/// Wait before the second full transfer in a row that did not make the tables equal.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest such wait.
+const RETRY_SLOWEST: Duration = Duration::from_secs(30);
+/// Slots swept at once, and the pause after.
+const SWEEP_SLOTS: u32 = 8192;
+const SWEEP_PAUSE: Duration = Duration::from_micros(100);
+/// Hellos remembered to measure the round trip.
+const HELLOS_REMEMBERED: usize = 16;
+
+/// The receiving role.
+pub(super) struct Receiver {
+    /// What a session must echo to be believed; redrawn whenever one has.
+    challenge: u64,
+    stream: Option<Stream>,
+    hello_due: Instant,
+    hello_last: Option<Instant>,
+    /// Pause before the next hello while no stream is followed.
+    search: Duration,
+    /// Recent hellos and when they left.
+    hellos: VecDeque<(u64, Instant)>,
+    ready: bool,
+}
+
+/// The sender's session that is followed.
+struct Stream {
+    key: SessionKey,
+    term: u64,
+    token: u64,
+    window: ReplayWindow,
+    order: Order,
+    state: State,
+    /// When the full transfer that is needed may be asked for; `None` if none is needed.
+    wanted: Option<Instant>,
+    /// Wait before asking again after a transfer that did not help.
+    penalty: Duration,
+    heard: Instant,
+    /// The sender's stream says everything it knows.
+    current: bool,
+    /// Connections the sender holds.
+    total: u64,
+    /// Packets since the last hello.
+    unacknowledged: u32,
+    sample: Option<Sample>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Filling { id: u64 },
+    Sweeping { cursor: u32, due: Instant },
+    Whole,
+}
+
+/// The packet whose delivery the sender measures.
+#[derive(Clone, Copy)]
+struct Sample {
+    seq: u64,
+    at: Instant,
+    /// It filled a gap, so it is the one that waited longest.
+    repaired: bool,
+}
+
+impl Receiver {
+    pub(super) fn new(context: &mut Context, now: Instant) -> Self {
+        Self {
+            challenge: context.rng.next_u64(),
+            stream: None,
+            hello_due: now,
+            hello_last: None,
+            search: SEARCH_FIRST,
+            hellos: VecDeque::with_capacity(HELLOS_REMEMBERED),
+            ready: false,
+        }
+    }
+
+    /// The key of the session that is followed.
+    pub(super) fn partner_key(&self) -> Option<&SessionKey> {
+        self.stream.as_ref().map(|stream| &stream.key)
+    }
+
+    /// The election knows a term: sessions of earlier ones are over.
+    pub(super) fn term(&mut self, context: &Context, now: Instant, out: &mut Vec<Action>) {
+        if self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.term < context.term)
+        {
+            self.stream = None;
+            self.search = SEARCH_FIRST;
+            self.hello_due = now;
+            self.update_ready(context, now, out);
+        }
+    }
+
+    /// Promotion: what is there behind gaps is applied, since nobody is left to fill them.
+    pub(super) fn salvage(self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        let Some(Stream { key, order, .. }) = self.stream else {
+            return;
+        };
+        for body in order.into_held() {
+            context.counters.salvaged += 1;
+            let mut reader = Reader::new(&body);
+            while let Some(Ok(item)) = Item::decode(&mut reader) {
+                if let Item::Change(change) = item {
+                    apply(context, &key, now, &change, out);
+                }
+            }
+        }
+    }
+
+    /// A packet of a session that is not followed arrived: the active node may be a new one.
+    pub(super) fn provoked(&mut self, now: Instant) {
+        let earliest = self.hello_last.map_or(now, |last| last + PROVOKED_PAUSE);
+        self.hello_due = self.hello_due.min(earliest.max(now));
+    }
+
+    /// A genuine packet of the stream.
+    pub(super) fn data(
+        &mut self,
+        context: &mut Context,
+        now: Instant,
+        header: &Header,
+        body: &[u8],
+        out: &mut Vec<Action>,
+    ) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        stream.heard = now;
+        context.partner_generation = Some(header.generation);
+        context.counters.received_packets += 1;
+        let (arrival, missing) = stream.order.arrive(now, header.seq, body);
+        context.counters.missing += missing;
+        let gap = match arrival {
+            Arrival::Next(gap) | Arrival::Kept(gap) => gap,
+            Arrival::Duplicate => {
+                context.counters.duplicates += 1;
+                return;
+            }
+            Arrival::Beyond => {
+                context.counters.beyond_window += 1;
+                return;
+            }
+        };
+        match gap {
+            Gap::None => {}
+            Gap::Reordered => context.counters.reordered += 1,
+            Gap::Requested => context.counters.repaired += 1,
+        }
+        if let Arrival::Next(gap) = arrival {
+            stream.deliver(context, now, body, out);
+            let repaired = gap != Gap::None;
+            while let Some(held) = stream.order.pop() {
+                stream.deliver(context, now, &held, out);
+            }
+            if repaired || stream.sample.is_none_or(|sample| !sample.repaired) {
+                stream.sample = Some(Sample {
+                    seq: header.seq,
+                    at: now,
+                    repaired,
+                });
+            }
+            stream.unacknowledged += 1;
+            if stream.unacknowledged >= ACK_PACKETS {
+                self.send_hello(context, now, out);
+            }
+        }
+        self.hello_due = self.hello_due.min(now + ACK_AFTER);
+        self.update_ready(context, now, out);
+    }
+
+    /// A genuine heartbeat; `followed` if of the session that is followed.
+    pub(super) fn heartbeat(
+        &mut self,
+        context: &mut Context,
+        now: Instant,
+        header: &Header,
+        body: &[u8],
+        followed: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(stream) = self.stream.as_mut().filter(|_stream| followed) else {
+            context.counters.unconfirmed_session += 1;
+            self.provoked(now);
+            return;
+        };
+        if !admit(&mut stream.window, header.seq, context) {
+            return;
+        }
+        let Some(position) = Position::decode(body) else {
+            context.counters.bad_body += 1;
+            return;
+        };
+        context.partner_generation = Some(header.generation);
+        self.position(context, now, &position);
+        self.update_ready(context, now, out);
+    }
+
+    /// A genuine welcome; `stranger` is its session's key if it is not the one followed.
+    pub(super) fn welcome(
+        &mut self,
+        context: &mut Context,
+        now: Instant,
+        header: &Header,
+        body: &[u8],
+        stranger: Option<SessionKey>,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(welcome) = Welcome::decode(body) else {
+            context.counters.bad_body += 1;
+            return;
+        };
+        if welcome.challenge != self.challenge || welcome.listener != context.session_id() {
+            context.counters.wrong_challenge += 1;
+            return;
+        }
+        match (stranger, &mut self.stream) {
+            (Some(key), _) => {
+                context.term = context.term.max(header.term);
+                self.stream = Some(Stream::new(key, header, &welcome, now));
+            }
+            (None, Some(stream)) => {
+                if !admit(&mut stream.window, header.seq, context) {
+                    return;
+                }
+                stream.token = welcome.token;
+            }
+            (None, None) => return,
+        }
+        self.challenge = context.rng.next_u64();
+        context.partner_generation = Some(header.generation);
+        self.position(context, now, &welcome.position);
+        self.send_hello(context, now, out);
+        self.update_ready(context, now, out);
+    }
+
+    /// Where the sender's stream stands.
+    fn position(&mut self, context: &mut Context, now: Instant, position: &Position) {
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        stream.heard = now;
+        stream.current = position.current;
+        stream.total = position.total;
+        let echoed = self.hellos.iter().find(|(seq, _at)| *seq == position.hello);
+        if let Some((_seq, sent)) = echoed {
+            let held = Duration::from_nanos(position.hello_age);
+            stream
+                .order
+                .round_trip(now.since(*sent).saturating_sub(held));
+        }
+        if stream.order.next() < position.tail && stream.wanted.is_none() {
+            stream.want(now);
+            self.hello_due = now;
+        }
+        // What was said before a full transfer began is of no use to one that needs it.
+        if stream.wanted.is_some()
+            && position.begin >= position.tail
+            && position.begin > stream.order.next()
+        {
+            context.counters.skipped += stream.order.skip_to(position.begin);
+            stream.state = State::Waiting;
+        }
+        context.counters.missing += stream.order.exists(now, position.head);
+        if stream.order.missing() > 0 {
+            self.hello_due = self.hello_due.min(now + ACK_AFTER);
+        }
+        stream.compare(context, now, position);
+    }
+
+    fn send_hello(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        let mut hello = Hello {
+            challenge: self.challenge,
+            ready: self.ready,
+            ..Hello::default()
+        };
+        if let Some(stream) = &mut self.stream {
+            hello.stream = stream.key.id;
+            hello.token = stream.token;
+            hello.next = stream.order.next();
+            hello.wants_transfer = stream.wanted.is_some_and(|since| since <= now);
+            if let Some(sample) = stream.sample.take() {
+                hello.sample = sample.seq;
+                hello.sample_age = Context::age(now, sample.at);
+            }
+            stream.unacknowledged = 0;
+        }
+        let mut body = Vec::new();
+        hello.encode(&mut body);
+        let seq = context.send_control(Kind::Hello, &body, Destination::Partner, out);
+        if self.hellos.len() == HELLOS_REMEMBERED {
+            self.hellos.pop_front();
+        }
+        self.hellos.push_back((seq, now));
+        self.hello_last = Some(now);
+        let period = context.hello_period();
+        self.hello_due = now
+            + if self.stream.is_some() {
+                period
+            } else {
+                let pause = self.search.min(period);
+                self.search = pause * 2;
+                pause
+            };
+    }
+
+    fn update_ready(&mut self, context: &Context, now: Instant, out: &mut Vec<Action>) {
+        let ready = self
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.ready_until(context))
+            .is_some_and(|until| now < until);
+        if ready != self.ready {
+            self.ready = ready;
+            out.push(Action::Ready(ready));
+            self.hello_due = now;
+        }
+    }
+
+    pub(super) fn handle_timeout(
+        &mut self,
+        context: &mut Context,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if let Some(stream) = &mut self.stream {
+            if stream.order.due().is_some_and(|due| due <= now) {
+                stream.ask_again(context, now, out);
+            }
+            let stuck = stream.order.stuck_since();
+            if stuck.is_some_and(|since| now.since(since) >= STUCK_LOST) && stream.wanted.is_none()
+            {
+                stream.want(now);
+                self.hello_due = now;
+            }
+            stream.sweep(context, now, out);
+        }
+        self.update_ready(context, now, out);
+        if self.hello_due <= now {
+            self.send_hello(context, now, out);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self, context: &Context) -> Option<Instant> {
+        let stream = self.stream.as_ref();
+        let sweep = stream.and_then(|stream| match stream.state {
+            State::Sweeping { due, .. } => Some(due),
+            State::Waiting | State::Filling { .. } | State::Whole => None,
+        });
+        let unready = stream
+            .filter(|_stream| self.ready)
+            .and_then(|stream| stream.ready_until(context));
+        let lost = stream
+            .filter(|stream| stream.wanted.is_none())
+            .and_then(|stream| stream.order.stuck_since())
+            .map(|since| since + STUCK_LOST);
+        let request = stream.and_then(|stream| stream.order.due());
+        [Some(self.hello_due), sweep, unready, lost, request]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) const fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub(super) fn is_heard(&self, context: &Context, now: Instant) -> bool {
+        self.stream
+            .as_ref()
+            .is_some_and(|stream| now.since(stream.heard) < context.config.peer_timeout)
+    }
+
+    pub(super) fn outstanding(&self) -> u64 {
+        self.stream
+            .as_ref()
+            .map_or(0, |stream| stream.order.missing())
+    }
+
+    pub(super) fn progress(&self, context: &Context) -> Option<TransferProgress> {
+        let stream = self.stream.as_ref()?;
+        let done = match stream.state {
+            State::Waiting => 0,
+            State::Filling { .. } | State::Sweeping { .. } => context.shadow.said().0,
+            State::Whole => return None,
+        };
+        Some(TransferProgress {
+            done,
+            total: stream.total,
+        })
+    }
+}
+
+impl Stream {
+    fn new(key: SessionKey, header: &Header, welcome: &Welcome, now: Instant) -> Self {
+        Self {
+            key,
+            term: header.term,
+            token: welcome.token,
+            window: ReplayWindow::starting_at(header.seq),
+            order: Order::new(welcome.position.head + 1),
+            state: State::Waiting,
+            wanted: Some(now),
+            penalty: Duration::ZERO,
+            heard: now,
+            current: false,
+            total: 0,
+            unacknowledged: 0,
+            sample: None,
+        }
+    }
+
+    /// A full transfer is needed; if the last one did not help, not before a while.
+    fn want(&mut self, now: Instant) {
+        self.wanted = Some(now + self.penalty);
+        self.penalty = (self.penalty * 2).clamp(RETRY_FIRST, RETRY_SLOWEST);
+        self.state = State::Waiting;
+    }
+
+    fn deliver(&mut self, context: &mut Context, now: Instant, body: &[u8], out: &mut Vec<Action>) {
+        context.counters.received_bytes += body.len() as u64;
+        let mut reader = Reader::new(body);
+        while let Some(item) = Item::decode(&mut reader) {
+            context.counters.received_records += 1;
+            match item {
+                Ok(Item::Change(change)) => apply(context, &self.key, now, &change, out),
+                Ok(Item::Begin { id }) => {
+                    context.shadow.begin_generation();
+                    self.state = State::Filling { id };
+                    self.wanted = None;
+                }
+                Ok(Item::End { id, count, digest }) => {
+                    if self.state == (State::Filling { id }) {
+                        self.end(context, now, (count, digest));
+                    }
+                }
+                Err(_unreadable) => {
+                    context.counters.unreadable_records += 1;
+                    self.want(now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, context: &mut Context, now: Instant, sums: (u64, u64)) {
+        context.counters.transfers_received += 1;
+        context.counters.digests_compared += 1;
+        if context.shadow.said() == sums {
+            self.state = State::Sweeping {
+                cursor: 0,
+                due: now,
+            };
+        } else {
+            context.counters.digests_differed += 1;
+            self.want(now);
+        }
+    }
+
+    /// Compares the tables if everything the position covers, and nothing more, is applied.
+    fn compare(&mut self, context: &mut Context, now: Instant, position: &Position) {
+        let comparable = matches!(self.state, State::Whole | State::Sweeping { .. })
+            && position.current
+            && !position.transferring
+            && position.head + 1 == self.order.next();
+        #[cfg(test)]
+        let comparable = comparable && !context.sabotage.no_digests;
+        if !comparable {
+            return;
+        }
+        context.counters.digests_compared += 1;
+        if context.shadow.said() == (position.count, position.digest) {
+            self.penalty = Duration::ZERO;
+        } else {
+            context.counters.digests_differed += 1;
+            self.want(now);
+        }
+    }
+
+    /// Removes some of what the full transfer did not confirm.
+    fn sweep(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        let State::Sweeping { cursor, due } = self.state else {
+            return;
+        };
+        if due > now {
+            return;
+        }
+        let slots = context.shadow.slots();
+        let stop = cursor.saturating_add(SWEEP_SLOTS).min(slots);
+        for slot in cursor..stop {
+            let shadow = &mut context.shadow;
+            let stale = shadow.get(slot).is_some_and(|entry| !shadow.is_said(entry));
+            if stale && let Some(entry) = shadow.remove(slot) {
+                context.counters.swept += 1;
+                context.counters.applied += 1;
+                out.push(Action::Apply(Change::Delete(entry.record.key)));
+            }
+        }
+        self.state = if stop == slots {
+            State::Whole
+        } else {
+            State::Sweeping {
+                cursor: stop,
+                due: now + SWEEP_PAUSE,
+            }
+        };
+    }
+
+    fn ask_again(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        let ranges = self.order.requests(now);
+        #[cfg(test)]
+        if context.sabotage.no_nacks {
+            return;
+        }
+        if ranges.is_empty() {
+            return;
+        }
+        context.counters.nacks += 1;
+        let mut body = Vec::new();
+        encode_nack(self.key.id, &ranges, &mut body);
+        context.send_control(Kind::Nack, &body, Destination::Partner, out);
+    }
+
+    /// Until when this node holds the whole table if nothing more is heard; `None` if it does not.
+    fn ready_until(&self, context: &Context) -> Option<Instant> {
+        if self.state != State::Whole || !self.current || self.wanted.is_some() {
+            return None;
+        }
+        let silent = self.heard + context.config.peer_timeout;
+        let stuck = self.order.stuck_since().map(|since| since + STUCK_UNREADY);
+        Some(stuck.map_or(silent, |stuck| silent.min(stuck)))
+    }
+}
+
+/// Takes over a change, and passes it on if it is news.
+fn apply(
+    context: &mut Context,
+    key: &SessionKey,
+    now: Instant,
+    change: &Change,
+    out: &mut Vec<Action>,
+) {
+    match change {
+        Change::Put(record) => put(context, key, now, record, out),
+        Change::Delete(key) => {
+            let removed = context
+                .shadow
+                .find(key)
+                .and_then(|slot| context.shadow.remove(slot));
+            let Some(entry) = removed else {
+                return;
+            };
+            if context.shadow.is_said(&entry) {
+                context.shadow.unsay(entry.sum());
+            }
+            context.counters.applied += 1;
+            out.push(Action::Apply(*change));
+        }
+    }
+}
+
+fn put(
+    context: &mut Context,
+    key: &SessionKey,
+    now: Instant,
+    record: &Record,
+    out: &mut Vec<Action>,
+) {
+    let slot = context.shadow.find(&record.key);
+    let known = slot.and_then(|slot| context.shadow.get_mut(slot));
+    let news = match known {
+        Some(entry) => {
+            let news = entry.record != *record;
+            entry.record = *record;
+            entry.at = now;
+            news
+        }
+        None => true,
+    };
+    let Some(slot) = slot.or_else(|| context.shadow.insert(*record, now)) else {
+        context.counters.table_full += 1;
+        return;
+    };
+    context.shadow.say(slot, key.sum(record));
+    if news {
+        context.counters.applied += 1;
+        out.push(Action::Apply(Change::Put(*record)));
+    }
+}
