@@ -1,0 +1,370 @@
+//! The replication thread: runs [`Sync`] between the data plane's event ring, the replication socket
+//! and the standby's live map.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aya::maps::{MapData, RingBuf};
+use ha_common::conn::ConnKey4;
+use ha_common::event::{ConnEvent, EventKind};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::clock;
+use super::election::{RoleTerm, offer};
+use super::wake::{self, Wake};
+use crate::datapath::{Datapath, remove_connections};
+use crate::proto::sync::{Action, Change, Destination, Input, Record, Sync, SyncSnapshot};
+use crate::proto::time::Instant;
+use crate::services::ServiceTable;
+
+/// Commands that may wait.
+const QUEUE: usize = 64;
+/// Events or packets handled before the other source gets its turn.
+const BURST: usize = 4096;
+/// How often the published snapshot is renewed.
+const PUBLISH: Duration = Duration::from_millis(100);
+/// Receive buffer asked for: a full transfer at full rate for a tenth of a second.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Entries written to the live map at once.
+const BATCH: usize = 256;
+
+/// Addresses of the replication channel.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    /// Own address on the replication interface.
+    pub own: Ipv4Addr,
+    /// Partner's address there.
+    pub partner: Ipv4Addr,
+    /// Group.
+    pub group: Ipv4Addr,
+    /// UDP port, ours and the partner's.
+    pub port: u16,
+    /// Kernel index of the interface.
+    pub ifindex: u32,
+    /// Kernel name of the interface.
+    pub device: String,
+}
+
+impl Channel {
+    /// Opens the socket: multicast without loop and beyond no router, bound to the interface.
+    pub fn open(&self) -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind_device(Some(self.device.as_bytes()))?;
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.port).into())?;
+        socket.join_multicast_v4_n(
+            &self.group,
+            &socket2::InterfaceIndexOrAddress::Index(self.ifindex),
+        )?;
+        socket.set_multicast_if_v4(&self.own)?;
+        socket.set_multicast_loop_v4(false)?;
+        socket.set_multicast_ttl_v4(1)?;
+        // More than the system's limit needs a privilege; less only means more repairs under load.
+        if socket.set_recv_buffer_size(RECEIVE_BUFFER).is_err() {
+            tracing::debug!("receive buffer of the replication socket stays at its default");
+        }
+        Ok(socket.into())
+    }
+}
+
+/// What the rest of the agent tells the replication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Role(RoleTerm),
+    Generation(u64),
+    Stop,
+}
+
+/// What others may read at any time.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The machine's own account.
+    pub sync: SyncSnapshot,
+    /// Changes that the live map did not take.
+    pub apply_errors: u64,
+    /// Packets that could not be sent.
+    pub send_errors: u64,
+    /// Events that could not be understood.
+    pub bad_events: u64,
+}
+
+/// The way to the replication thread.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: SyncSender<Command>,
+    wake: Wake,
+    published: Arc<ArcSwap<Published>>,
+}
+
+impl Handle {
+    /// Tells the role. Never blocks: called from the election thread.
+    pub fn role(&self, role: RoleTerm) -> bool {
+        self.send(Command::Role(role))
+    }
+
+    /// Tells the configuration generation.
+    pub fn generation(&self, generation: u64) -> bool {
+        self.send(Command::Generation(generation))
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) -> bool {
+        self.send(Command::Stop)
+    }
+
+    /// The newest snapshot, at most a tenth of a second old.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.load_full()
+    }
+
+    fn send(&self, command: Command) -> bool {
+        let sent = offer(&self.commands, command);
+        self.wake.signal();
+        sent
+    }
+}
+
+/// Everything the thread is built from.
+pub struct Parts {
+    /// The machine.
+    pub sync: Sync,
+    /// The socket of [`Channel::open`], and the channel.
+    pub socket: UdpSocket,
+    /// Addresses to send to.
+    pub channel: Channel,
+    /// Connection events from XDP.
+    pub ring: RingBuf<MapData>,
+    /// The live map.
+    pub datapath: Arc<dyn Datapath>,
+    /// Turns records into entries of this node.
+    pub services: Arc<Mutex<ServiceTable>>,
+    /// Called when the standby's table becomes complete or ceases to be.
+    pub ready: Box<dyn Fn(bool) + Send>,
+}
+
+/// Starts the thread.
+pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
+    let (commands, queue) = sync_channel(QUEUE);
+    let wake = Wake::new()?;
+    let published = Arc::new(ArcSwap::from_pointee(Published {
+        sync: parts.sync.snapshot(clock::now()),
+        apply_errors: 0,
+        send_errors: 0,
+        bad_events: 0,
+    }));
+    let handle = Handle { commands, wake: wake.clone(), published: Arc::clone(&published) };
+    let worker = Worker {
+        parts,
+        queue,
+        wake,
+        published,
+        next_publish: Instant::default(),
+        apply_errors: 0,
+        send_errors: 0,
+        bad_events: 0,
+        pending: Vec::with_capacity(BATCH),
+        stopped: false,
+    };
+    let thread = thread::Builder::new().name("replication".to_owned()).spawn(move || worker.run())?;
+    Ok((handle, thread))
+}
+
+struct Worker {
+    parts: Parts,
+    queue: Receiver<Command>,
+    wake: Wake,
+    published: Arc<ArcSwap<Published>>,
+    next_publish: Instant,
+    apply_errors: u64,
+    send_errors: u64,
+    bad_events: u64,
+    pending: Vec<Record>,
+    stopped: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut actions = Vec::new();
+        while !self.stopped {
+            self.sleep();
+            self.receive_commands(&mut actions);
+            self.receive_events(&mut actions);
+            self.receive_packets(&mut actions);
+            let now = clock::now();
+            if self.parts.sync.poll_timeout().is_some_and(|due| due <= now) {
+                self.parts.sync.handle_timeout(now, &mut actions);
+            }
+            self.perform(&mut actions);
+            self.publish();
+        }
+    }
+
+    fn sleep(&self) {
+        let now = clock::now();
+        let deadline = [self.parts.sync.poll_timeout(), Some(self.next_publish)].into_iter().flatten().min();
+        let fds = [self.wake.as_fd(), self.parts.ring.as_fd(), self.parts.socket.as_fd()];
+        if wake::sleep(&fds, now, deadline).is_err() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.wake.clear();
+    }
+
+    fn receive_commands(&mut self, actions: &mut Vec<Action>) {
+        for _ in 0..QUEUE {
+            let Ok(command) = self.queue.try_recv() else { break };
+            let input = match command {
+                Command::Role(RoleTerm { active, term }) => {
+                    let mut salt = [0u8; 16];
+                    if aws_lc_rs::rand::fill(&mut salt).is_err() {
+                        // Without randomness there is no safe key: stay silent rather than unsafe.
+                        tracing::error!("no random bytes from the system: replication stays off");
+                        self.stopped = true;
+                        return;
+                    }
+                    Input::Role { active, term, salt }
+                }
+                Command::Generation(generation) => Input::Generation(generation),
+                Command::Stop => {
+                    self.stopped = true;
+                    return;
+                }
+            };
+            self.parts.sync.handle_input(clock::now(), input, actions);
+        }
+    }
+
+    fn receive_events(&mut self, actions: &mut Vec<Action>) {
+        let mut any = false;
+        for _ in 0..BURST {
+            let Some(item) = self.parts.ring.next() else { break };
+            any = true;
+            let event = parse_event(&item);
+            drop(item);
+            let Some((change, at)) = event else {
+                self.bad_events += 1;
+                continue;
+            };
+            self.parts.sync.handle_input(clock::now(), Input::Local { change, at }, actions);
+        }
+        if any {
+            self.parts.sync.handle_input(clock::now(), Input::Flush, actions);
+            self.perform(actions);
+        }
+    }
+
+    fn receive_packets(&mut self, actions: &mut Vec<Action>) {
+        let mut buffer = [0u8; 9216];
+        for _ in 0..BURST {
+            let Ok((length, _)) = self.parts.socket.recv_from(&mut buffer) else { break };
+            let bytes = buffer.get(..length).unwrap_or_default();
+            self.parts.sync.handle_input(clock::now(), Input::Packet { bytes }, actions);
+            if actions.len() >= BATCH {
+                self.perform(actions);
+            }
+        }
+    }
+
+    fn perform(&mut self, actions: &mut Vec<Action>) {
+        for action in actions.drain(..) {
+            match action {
+                Action::Send { to, bytes } => {
+                    let address = match to {
+                        Destination::Group => self.parts.channel.group,
+                        Destination::Partner => self.parts.channel.partner,
+                    };
+                    let to = SocketAddrV4::new(address, self.parts.channel.port);
+                    self.send_errors += u64::from(self.parts.socket.send_to(&bytes, to).is_err());
+                }
+                Action::Apply(Change::Put(record)) => {
+                    self.pending.push(record);
+                    if self.pending.len() >= BATCH {
+                        self.store();
+                    }
+                }
+                Action::Apply(Change::Delete(key)) => {
+                    self.store();
+                    self.remove(&key);
+                }
+                Action::Ready(ready) => {
+                    self.store();
+                    (self.parts.ready)(ready);
+                }
+            }
+        }
+        self.store();
+    }
+
+    /// Writes the pending records into the live map, both directions of each.
+    fn store(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let now = clock::now().as_nanos();
+        let mut entries = Vec::with_capacity(2 * self.pending.len());
+        {
+            let Ok(mut services) = self.parts.services.lock() else { return };
+            for record in self.pending.drain(..) {
+                if let Some((forward, reverse)) = services.entries(&record, now) {
+                    // As the data plane does it: reverse first, so that no packet finds half a pair.
+                    entries.push(reverse);
+                    entries.push(forward);
+                } else {
+                    self.apply_errors += 1;
+                }
+            }
+        }
+        if let Err(error) = self.parts.datapath.put_conns(&entries) {
+            self.apply_errors += 1;
+            tracing::debug!(%error, "replicated connections not stored");
+        }
+    }
+
+    fn remove(&mut self, key: &ConnKey4) {
+        if let Err(error) = remove_connections(&*self.parts.datapath, &[*key]) {
+            self.apply_errors += 1;
+            tracing::debug!(%error, "replicated deletion not applied");
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = clock::now();
+        if now < self.next_publish {
+            return;
+        }
+        self.next_publish = now + PUBLISH;
+        self.published.store(Arc::new(Published {
+            sync: self.parts.sync.snapshot(now),
+            apply_errors: self.apply_errors,
+            send_errors: self.send_errors,
+            bad_events: self.bad_events,
+        }));
+    }
+}
+
+/// Reads a record of the event ring.
+fn parse_event(record: &[u8]) -> Option<(Change, Instant)> {
+    if record.len() < size_of::<ConnEvent>() {
+        return None;
+    }
+    // SAFETY: the record is at least as long as the type, which consists of integers only, so any
+    // bytes are a valid value; the read does not need alignment.
+    let event: ConnEvent = unsafe { record.as_ptr().cast::<ConnEvent>().read_unaligned() };
+    let change = match EventKind::from_u8(event.kind)? {
+        EventKind::Add | EventKind::State => Change::Put(Record {
+            key: event.key,
+            real_addr: event.real_addr,
+            real_port: event.real_port,
+            state: event.state,
+            flags: event.flags,
+            version: event.version,
+        }),
+        EventKind::Delete => Change::Delete(event.key),
+    };
+    Some((change, Instant::from_nanos(event.at_ns)))
+}
