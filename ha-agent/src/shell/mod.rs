@@ -4,4 +4,8 @@ mod announce;
 mod clock;
 mod frame;
 mod gateway;
+pub mod netlink;
 mod packet_socket;
+mod realtime;
+mod terms;
+mod wake;
