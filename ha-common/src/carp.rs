@@ -10,7 +10,7 @@ pub const VERSION_TYPE: u8 = 0x21;
 /// The version nibble.
 pub const VERSION: u8 = 2;
 /// Value of the auth-length byte: counter and digest are seven 32-bit words. It tells CARP from a
-/// VRRPv2 packet, where the byte counts addresses.
+/// `VRRPv2` packet, where the byte counts addresses.
 pub const AUTH_LEN: u8 = 7;
 /// TTL every implementation sends and requires.
 pub const TTL: u8 = 255;

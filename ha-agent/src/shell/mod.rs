@@ -1,11 +1,11 @@
 //! The thin shell around the core: performs what the machines ask for.
 
-mod announce;
-mod clock;
-mod frame;
-mod gateway;
+pub mod announce;
+pub mod clock;
+pub mod frame;
+pub mod gateway;
 pub mod netlink;
-mod packet_socket;
-mod realtime;
-mod terms;
-mod wake;
+pub mod packet_socket;
+pub mod realtime;
+pub mod terms;
+pub mod wake;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use futures_util::channel::mpsc::UnboundedReceiver;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
@@ -17,9 +17,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
-use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
-};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 
 use super::frame::Mac;
 use crate::config::model::Cidr4;
@@ -81,7 +79,7 @@ pub struct Netlink {
 }
 
 /// The stream of [`Change`]s.
-pub struct Changes(UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub struct Changes(BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
 
 impl Netlink {
     /// Connects, within a tokio runtime.
@@ -89,12 +87,17 @@ impl Netlink {
         let groups = [MulticastGroup::Link, MulticastGroup::Neigh];
         let (connection, handle, messages) = new_multicast_connection(&groups)?;
         tokio::spawn(connection);
-        Ok((Self { handle }, Changes(messages)))
+        Ok((Self { handle }, Changes(messages.boxed())))
     }
 
     /// The interface of this name; `None` if there is none.
     pub async fn link(&self, device: &str) -> io::Result<Option<LinkInfo>> {
-        let mut links = self.handle.link().get().match_name(device.to_owned()).execute();
+        let mut links = self
+            .handle
+            .link()
+            .get()
+            .match_name(device.to_owned())
+            .execute();
         match links.try_next().await {
             Ok(message) => Ok(message.as_ref().map(link_info)),
             Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
@@ -126,7 +129,10 @@ impl Netlink {
             let mut cache = CacheInfo::default();
             cache.ifa_valid = u32::try_from(seconds).unwrap_or(u32::MAX);
             cache.ifa_preferred = cache.ifa_valid;
-            request.message_mut().attributes.push(AddressAttribute::CacheInfo(cache));
+            request
+                .message_mut()
+                .attributes
+                .push(AddressAttribute::CacheInfo(cache));
         }
         request.execute().await.map_err(|error| failed(&error))
     }
@@ -147,14 +153,13 @@ impl Netlink {
 
     /// The kernel's way to an address; `None` if there is none.
     pub async fn route(&self, destination: Ipv4Addr) -> io::Result<Option<Route>> {
-        let message =
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination, 32).build();
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(destination, 32)
+            .build();
         let mut routes = Box::pin(self.handle.route().get(message).execute());
         let found = match routes.try_next().await {
             Ok(found) => found,
-            Err(error)
-                if matches!(errno(&error), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) =>
-            {
+            Err(error) if matches!(errno(&error), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
                 None
             }
             Err(error) => return Err(failed(&error)),
@@ -184,8 +189,12 @@ impl Netlink {
 
     async fn address_messages(&self, ifindex: u32) -> io::Result<Vec<AddressMessage>> {
         let mut found = Vec::new();
-        let mut messages =
-            self.handle.address().get().set_link_index_filter(ifindex).execute();
+        let mut messages = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(ifindex)
+            .execute();
         while let Some(message) = messages.try_next().await.map_err(|error| failed(&error))? {
             if message.header.index == ifindex && message.header.family == AddressFamily::Inet {
                 found.push(message);
@@ -200,11 +209,15 @@ impl Changes {
     pub async fn next(&mut self) -> Option<Change> {
         loop {
             let (message, _) = self.0.next().await?;
-            let NetlinkPayload::InnerMessage(inner) = message.payload else { continue };
+            let NetlinkPayload::InnerMessage(inner) = message.payload else {
+                continue;
+            };
             let change = if let RouteNetlinkMessage::NewLink(link) = &inner {
                 Some(Change::Link(link_info(link)))
             } else if let RouteNetlinkMessage::DelLink(link) = &inner {
-                Some(Change::LinkGone { ifindex: link.header.index })
+                Some(Change::LinkGone {
+                    ifindex: link.header.index,
+                })
             } else if let RouteNetlinkMessage::NewNeighbour(message) = &inner {
                 neighbour(message).map(Change::Neighbour)
             } else if let RouteNetlinkMessage::DelNeighbour(message) = &inner {
@@ -259,7 +272,10 @@ fn attached(xdp: &[LinkXdp]) -> Option<Attached> {
 fn cidr(message: &AddressMessage) -> Option<Cidr4> {
     message.attributes.iter().find_map(|attribute| {
         if let AddressAttribute::Local(IpAddr::V4(address)) = attribute {
-            Some(Cidr4 { address: *address, prefix: message.header.prefix_len })
+            Some(Cidr4 {
+                address: *address,
+                prefix: message.header.prefix_len,
+            })
         } else {
             None
         }
@@ -277,8 +293,12 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         }
     }
     // In these states the kernel has no valid address to send to.
-    let unresolved = [NeighbourState::None, NeighbourState::Incomplete, NeighbourState::Failed]
-        .contains(&message.header.state);
+    let unresolved = [
+        NeighbourState::None,
+        NeighbourState::Incomplete,
+        NeighbourState::Failed,
+    ]
+    .contains(&message.header.state);
     Some(Neighbour {
         ifindex: message.header.ifindex,
         address: address?,
@@ -295,5 +315,8 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
 }
 
 fn failed(error: &rtnetlink::Error) -> io::Error {
-    errno(error).map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+    errno(error).map_or_else(
+        || io::Error::other(error.to_string()),
+        io::Error::from_raw_os_error,
+    )
 }

@@ -14,16 +14,24 @@ pub fn make_punctual() -> Vec<(&'static str, io::Error)> {
             refused.push((what, io::Error::last_os_error()));
         }
     };
-    let parameters = libc::sched_param { sched_priority: FIFO_PRIORITY };
+    let parameters = libc::sched_param {
+        sched_priority: FIFO_PRIORITY,
+    };
     // SAFETY: the parameters are live; 0 is the calling thread.
     check("real-time scheduling", unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters)
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const parameters,
+        )
     });
     // SAFETY: no pointers. ONFAULT: only what is touched is pinned, not the whole address space.
     check("locked memory", unsafe {
         libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
     });
     // SAFETY: no pointers. One nanosecond is the least slack there is.
-    check("timer slack", unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) });
+    check("timer slack", unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1)
+    });
     refused
 }

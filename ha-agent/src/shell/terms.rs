@@ -19,7 +19,9 @@ impl TermStore {
     /// In this directory, which is made if it does not exist.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(state_dir)?;
-        Ok(Self { path: state_dir.join(FILE) })
+        Ok(Self {
+            path: state_dir.join(FILE),
+        })
     }
 
     /// The highest reserved term; 0 if there is no reservation yet.

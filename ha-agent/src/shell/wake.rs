@@ -46,9 +46,13 @@ impl AsFd for Wake {
 
 /// Sleeps until one of the descriptors is readable or the deadline has come.
 pub fn sleep(fds: &[BorrowedFd<'_>], now: Instant, deadline: Option<Instant>) -> io::Result<()> {
-    let wait = deadline.map_or(LONGEST, |deadline| deadline.since(now)).min(LONGEST);
-    let mut polled: Vec<PollFd<'_>> =
-        fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let wait = deadline
+        .map_or(LONGEST, |deadline| deadline.since(now))
+        .min(LONGEST);
+    let mut polled: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
     match ppoll(&mut polled, Some(TimeSpec::from_duration(wait)), None) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
