@@ -1,1 +1,6 @@
 //! Rig, simulator and demonstration.
+
+pub mod clock;
+pub mod demo;
+pub mod rig;
+pub mod traffic;

@@ -1,0 +1,251 @@
+//! Captures at switch ports, with the kernel's time stamps, and the check of every checksum.
+//!
+//! A packet socket sees what a port lets through: frames from the node after the port's XDP program,
+//! frames to the node after its egress program. All stamps come from one clock, so frames at
+//! different ports can be ordered.
+
+use std::fmt::Write as _;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use nix::net::if_::if_nametoindex;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    ControlMessageOwned, LinkAddr, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
+
+use super::netns::Netns;
+use crate::clock::realtime_to_monotonic;
+
+/// The longest frame of a link with an MTU of 1500 is 1518 bytes with a VLAN tag.
+const SNAP: usize = 2048;
+/// Room for bursts while the reading thread is not scheduled.
+const BUFFER: usize = 64 << 20;
+
+/// A captured frame.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// When the kernel saw it, `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// The switch port.
+    pub port: Arc<str>,
+    /// Whether the node behind the port sent it (else it was sent to the node).
+    pub from_node: bool,
+    /// From the Ethernet header on.
+    pub bytes: Box<[u8]>,
+}
+
+/// A running capture on some ports.
+#[derive(Debug)]
+pub struct Capture {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<Vec<Frame>>>>,
+}
+
+impl Capture {
+    /// Starts capturing on ports of the switch in `netns`.
+    pub fn start(netns: &Netns, ports: &[&str]) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for port in ports {
+            let socket = netns.run(|| open(port))?;
+            let (port, stop) = (Arc::from(*port), Arc::clone(&stop));
+            threads.push(
+                thread::Builder::new()
+                    .name(format!("capture-{port}"))
+                    .spawn(move || read(&socket, &port, &stop))?,
+            );
+        }
+        Ok(Self { stop, threads })
+    }
+
+    /// Ends the capture; all frames in the order in which the kernel saw them. A capture with
+    /// holes proves nothing, so lost frames are an error.
+    pub fn finish(self) -> Result<Vec<Frame>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut frames = Vec::new();
+        for thread in self.threads {
+            frames.extend(
+                thread
+                    .join()
+                    .map_err(|_panic| anyhow!("capture panicked"))??,
+            );
+        }
+        frames.sort_by_key(|frame| frame.at_ns);
+        Ok(frames)
+    }
+}
+
+fn open(port: &str) -> Result<OwnedFd> {
+    let index = i32::try_from(if_nametoindex(port)?)?;
+    // Bound only afterwards, so that no frame of another port slips in between.
+    let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None)?;
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET)?,
+        sll_protocol: u16::try_from(libc::ETH_P_ALL)?.to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&address))?;
+    // SAFETY: `address` is a valid `sockaddr_ll` of the given length.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    nix::errno::Errno::result(result).with_context(|| format!("cannot capture on {port}"))?;
+    Ok(socket.into())
+}
+
+fn read(socket: &OwnedFd, port: &Arc<str>, stop: &AtomicBool) -> Result<Vec<Frame>> {
+    let to_monotonic = realtime_to_monotonic();
+    let mut frames = Vec::new();
+    let mut buffer = [0u8; SNAP];
+    let mut control = nix::cmsg_space!(libc::timespec);
+    loop {
+        let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ready, PollTimeout::from(20u8))? == 0 {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            continue;
+        }
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<SockaddrStorage>(
+            socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::empty(),
+        )?;
+        let at = message.cmsgs()?.find_map(|message| {
+            let ControlMessageOwned::ScmTimestampns(time) = message else {
+                return None;
+            };
+            let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
+            let rest = u64::try_from(time.tv_nsec()).unwrap_or_default();
+            Some(seconds * 1_000_000_000 + rest)
+        });
+        let outgoing = message
+            .address
+            .as_ref()
+            .and_then(SockaddrStorage::as_link_addr)
+            .is_some_and(is_outgoing);
+        let length = message.bytes;
+        frames.push(Frame {
+            at_ns: at
+                .context("a frame without a time stamp")?
+                .wrapping_add(to_monotonic),
+            port: Arc::clone(port),
+            from_node: !outgoing,
+            bytes: buffer.get(..length).unwrap_or_default().into(),
+        });
+    }
+    let dropped = dropped(socket)?;
+    if dropped > 0 {
+        bail!("the capture on {port} lost {dropped} frames");
+    }
+    Ok(frames)
+}
+
+fn is_outgoing(address: &LinkAddr) -> bool {
+    let address: &libc::sockaddr_ll = address.as_ref();
+    address.sll_pkttype == libc::PACKET_OUTGOING
+}
+
+/// Frames the kernel had no room for.
+fn dropped(socket: &OwnedFd) -> Result<u32> {
+    let mut statistics = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = libc::socklen_t::try_from(size_of_val(&statistics))?;
+    // SAFETY: `statistics` has room for `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(statistics.tp_drops)
+}
+
+/// What of a frame the tests look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Source address.
+    pub source: std::net::Ipv4Addr,
+    /// Destination address.
+    pub destination: std::net::Ipv4Addr,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl Frame {
+    /// Addresses and protocol if it is IPv4.
+    pub fn flow(&self) -> Option<Flow> {
+        let packet = SlicedPacket::from_ethernet(&self.bytes).ok()?;
+        let Some(NetSlice::Ipv4(ip)) = packet.net else {
+            return None;
+        };
+        Some(Flow {
+            source: ip.header().source_addr(),
+            destination: ip.header().destination_addr(),
+            protocol: ip.header().protocol().0,
+        })
+    }
+
+    /// What is wrong with its IPv4, TCP or UDP checksum; `None` if nothing is.
+    pub fn checksum_fault(&self) -> Option<String> {
+        let packet = match SlicedPacket::from_ethernet(&self.bytes) {
+            Ok(packet) => packet,
+            Err(error) => return Some(error.to_string()),
+        };
+        let Some(NetSlice::Ipv4(ip)) = packet.net else {
+            return None;
+        };
+        let header = ip.header().to_header();
+        let mut fault = String::new();
+        let mut compare = |what: &str, found: u16, right: Option<u16>| {
+            if right != Some(found) {
+                // Writing to a string cannot fail.
+                let _infallible = write!(
+                    fault,
+                    "{what} checksum {found:04x} instead of {right:04x?}; "
+                );
+            }
+        };
+        compare(
+            "IPv4",
+            header.header_checksum,
+            Some(header.calc_header_checksum()),
+        );
+        match packet.transport {
+            Some(TransportSlice::Tcp(tcp)) => compare(
+                "TCP",
+                tcp.checksum(),
+                tcp.calc_checksum_ipv4(header.source, header.destination)
+                    .ok(),
+            ),
+            // A zero means that the sender computed none (RFC 768).
+            Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => compare(
+                "UDP",
+                udp.checksum(),
+                udp.to_header()
+                    .calc_checksum_ipv4_raw(header.source, header.destination, udp.payload())
+                    .ok(),
+            ),
+            _ => {}
+        }
+        (!fault.is_empty()).then_some(fault)
+    }
+}

@@ -1,0 +1,168 @@
+//! The configuration files of a pair in the rig.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+/// Port of both services, TCP and UDP, at the shared address.
+pub const SERVICE_PORT: u16 = 80;
+/// Port of the real servers.
+pub const SERVER_PORT: u16 = 8080;
+/// The shared address clients use.
+pub const SHARED_FRONT: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 100);
+/// The shared address that is the real servers' router.
+pub const SHARED_BACK: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 1);
+/// The client's address, which is also the gateway the nodes check on the front link.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 254);
+/// Virtual host id of the pair.
+pub const VHID: u8 = 77;
+
+/// How a real server is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scheduler {
+    /// Maglev: the hash of the client decides, the same on both nodes.
+    Mh,
+    /// Round robin: only the connection table knows.
+    Rr,
+}
+
+/// A real server as the services see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// Number from 1: rs1, rs2, rs3.
+    pub number: u8,
+    /// Share of new connections; 0 = draining.
+    pub weight: u32,
+}
+
+impl RealServer {
+    /// Its address on the back network.
+    pub fn address(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 2, 20 + self.number)
+    }
+}
+
+/// What both nodes' files have in common.
+#[derive(Clone, Debug)]
+pub struct PairConfig {
+    /// Time between advertisements.
+    pub interval: Duration,
+    /// How long the partner must be silent.
+    pub timeout: Duration,
+    /// Scheduler of both services.
+    pub scheduler: Scheduler,
+    /// Whether connections are replicated.
+    pub replication: bool,
+    /// Whether there is a heartbeat cable besides the two networks.
+    pub cable: bool,
+    /// Real servers of both services.
+    pub servers: Vec<RealServer>,
+}
+
+impl Default for PairConfig {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_millis(300),
+            scheduler: Scheduler::Mh,
+            replication: true,
+            cable: false,
+            servers: vec![
+                RealServer {
+                    number: 1,
+                    weight: 1,
+                },
+                RealServer {
+                    number: 2,
+                    weight: 1,
+                },
+            ],
+        }
+    }
+}
+
+/// Address of node 1 or 2 on the front network.
+pub fn front(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 1, 10 + node)
+}
+
+/// Address of node 1 or 2 on the back network.
+pub fn back(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 2, 10 + node)
+}
+
+/// The configuration file of node 1 or 2, whose files are below `dir`.
+pub fn file(pair: &PairConfig, node: u8, dir: &Path) -> String {
+    let partner = 3 - node;
+    let mode = if node == 1 { "first" } else { "second" };
+    let dir = dir.display();
+    let mut text = format!(
+        "version: 1
+node:
+  name: lb{node}
+  mode: {mode}
+  key_file: {dir}/pair.key
+  state_dir: {dir}/state
+  run_dir: {dir}/run
+  bpf_dir: {dir}/bpf/ha-agent
+  interfaces:
+    - {{ name: front, device: front, address: {}/24, partner: {}, ha_checks: true, gateway: {CLIENT} }}
+    - {{ name: back, device: back, address: {}/24, partner: {}, ha_checks: true }}
+",
+        front(node),
+        front(partner),
+        back(node),
+        back(partner),
+    );
+    let mut add = |line: String| {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "{line}");
+    };
+    if pair.cable {
+        add("    - { name: cable, device: cable, ha_checks: true }".to_owned());
+    }
+    add(format!(
+        "ha:
+  virtual_id: {VHID}
+  advertisement_interval: {}
+  timeout: {}
+  multicast_interface: back
+  l4_connection_updates: {}
+shared_addresses:
+  - {{ interface: front, address: {SHARED_FRONT}/24 }}
+  - {{ interface: back, address: {SHARED_BACK}/24 }}
+virtual_services:",
+        duration(pair.interval),
+        duration(pair.timeout),
+        pair.replication,
+    ));
+    let scheduler = match pair.scheduler {
+        Scheduler::Mh => "mh",
+        Scheduler::Rr => "rr",
+    };
+    for (name, protocol) in [("web", "tcp"), ("probe", "udp")] {
+        add(format!(
+            "  - name: {name}
+    address: {SHARED_FRONT}
+    port: {SERVICE_PORT}
+    protocol: {protocol}
+    forwarding: nat
+    scheduler: {scheduler}
+    health: {{ type: tcp, interval: 1s, timeout: 500ms, rise: 1, fall: 3 }}
+    real_servers:"
+        ));
+        for server in &pair.servers {
+            add(format!(
+                "      - {{ address: {}, port: {SERVER_PORT}, weight: {} }}",
+                server.address(),
+                server.weight
+            ));
+        }
+    }
+    text
+}
+
+fn duration(value: Duration) -> String {
+    format!("{}ms", value.as_millis())
+}

@@ -1,0 +1,18 @@
+//! The rig: hosts in network namespaces, a switch whose ports can be cut, real agents in between.
+//!
+//! Everything a [`Run`] makes is removed when it is dropped, on a panic and on Ctrl-C, and what a
+//! killed one left is removed by the next.
+
+pub mod capture;
+pub mod config;
+pub mod link;
+pub mod locate;
+pub mod netns;
+pub mod pair;
+pub mod process;
+pub mod stalls;
+pub mod switch;
+
+mod run;
+
+pub use run::{Run, remove_kept};

@@ -1,0 +1,411 @@
+//! The whole picture: a client, a switch, two load balancers, three real servers.
+//!
+//! ```text
+//!  client ──┐ front            back ┌── rs1
+//!           ├───────── lb1 ─────────┼── rs2
+//!           ├───────── lb2 ─────────┼── rs3 (not in the services at first)
+//!                       ╎ cable (optional: lb1 to lb2 only)
+//! ```
+//!
+//! Every line is a port of one switch. Interfaces inside the hosts are called after the bridge they
+//! lead to.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use ha_agent::keys::PairKeys;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::config::{self, CLIENT, PairConfig, RealServer, SERVER_PORT, SHARED_BACK};
+use super::netns::Netns;
+use super::process::Process;
+use super::switch::{Cut, Port, Switch};
+use super::{Run, locate};
+use crate::clock::now_ns;
+
+/// Real servers that exist, whether or not the services use them.
+pub const SERVERS: u8 = 3;
+/// How long a pair may take from its start until the standby is ready.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// One load balancer.
+#[derive(Debug)]
+pub struct Node {
+    /// 1 or 2.
+    pub number: u8,
+    /// The host.
+    pub netns: Netns,
+    /// Its port on the front network.
+    pub front: Port,
+    /// Its port on the back network.
+    pub back: Port,
+    /// Its end of the heartbeat cable.
+    pub cable: Option<Port>,
+    /// The running agent.
+    pub agent: Option<Process>,
+    dir: PathBuf,
+}
+
+/// A client, two load balancers and real servers around a switch.
+#[derive(Debug)]
+pub struct Pair {
+    /// What both nodes' configuration files say.
+    pub config: PairConfig,
+    /// lb1 and lb2.
+    pub nodes: [Node; 2],
+    /// The client's host.
+    pub client: Netns,
+    /// The switch.
+    pub switch: Switch,
+    servers: Vec<Process>,
+    // Last, so that everything else is gone when it removes the rest.
+    run: Run,
+}
+
+impl Pair {
+    /// Builds the network and starts the real servers; the agents are started by
+    /// [`Node::start`].
+    pub fn build(config: PairConfig) -> Result<Self> {
+        let run = Run::start()?;
+        let pins = run.mount_bpf("switch")?;
+        let mut switch = Switch::new(run.namespace("switch")?);
+        for bridge in ["front", "back", "cable"] {
+            switch.bridge(bridge)?;
+        }
+
+        let client = run.namespace("client")?;
+        switch.connect("front", "client", &client, "front")?;
+        client.ip(&format!("addr add {CLIENT}/24 dev front"))?;
+        // A client of thousands of connections to one address and port needs the ports.
+        client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+
+        let mut servers = Vec::new();
+        for number in 1..=SERVERS {
+            servers.push(start_server(&run, &switch, number)?);
+        }
+
+        let key = run.dir().join("pair.key");
+        PairKeys::generate(&key)?;
+        let mut node = |number| Node::build(&run, &mut switch, number, &config, &pins, &key);
+        let nodes = [node(1)?, node(2)?];
+        Ok(Self {
+            config,
+            nodes,
+            client,
+            switch,
+            servers,
+            run,
+        })
+    }
+
+    /// Starts both agents and waits until the pair is whole.
+    pub fn start(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.start()?;
+        }
+        self.wait_whole()
+    }
+
+    /// Waits until one node is active, the other is standby, and the standby can take over without
+    /// loss.
+    pub fn wait_whole(&mut self) -> Result<()> {
+        let end = now_ns() + u64::try_from(SETTLE.as_nanos())?;
+        loop {
+            let roles = self.roles();
+            let whole = matches!(
+                roles.each_ref().map(String::as_str),
+                ["active", "standby"] | ["standby", "active"]
+            ) && self.nodes.iter().all(|node| self.is_ready(node));
+            if whole {
+                return Ok(());
+            }
+            for node in &mut self.nodes {
+                if let Some(agent) = &mut node.agent
+                    && let Some(status) = agent.ended()?
+                {
+                    bail!(
+                        "the agent of lb{} ended ({status}):\n{}",
+                        node.number,
+                        tail(&agent.log())
+                    );
+                }
+            }
+            if now_ns() > end {
+                let logs: Vec<_> = self.nodes.iter().map(Node::log_tail).collect();
+                bail!(
+                    "the pair is not whole after {SETTLE:?} (roles {roles:?}):\n{}",
+                    logs.join("\n")
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The roles of both nodes; a node that does not answer has role "".
+    pub fn roles(&self) -> [String; 2] {
+        self.nodes.each_ref().map(Node::role)
+    }
+
+    /// Index of the active node.
+    pub fn active(&self) -> Result<usize> {
+        let roles = self.roles();
+        let found: Vec<_> = (0..2)
+            .filter(|i| roles.get(*i).is_some_and(|r| r == "active"))
+            .collect();
+        match found.as_slice() {
+            [one] => Ok(*one),
+            _ => bail!(
+                "not one active node: lb1 {:?}, lb2 {:?}",
+                roles[0],
+                roles[1]
+            ),
+        }
+    }
+
+    /// The active node and the other one.
+    pub fn active_and_standby(&mut self) -> Result<(&mut Node, &mut Node)> {
+        let active = self.active()?;
+        let [first, second] = &mut self.nodes;
+        Ok(if active == 0 {
+            (first, second)
+        } else {
+            (second, first)
+        })
+    }
+
+    fn is_ready(&self, node: &Node) -> bool {
+        let Ok(status) = node.status() else {
+            return false;
+        };
+        let ready = status
+            .pointer("/replication/ready")
+            .and_then(Value::as_bool);
+        (ready == Some(true) || !self.config.replication) && services_up(&status)
+    }
+
+    /// Replaces the real servers of both services on both nodes: writes both files and tells both
+    /// agents to read them.
+    pub fn change_servers(&mut self, servers: Vec<RealServer>) -> Result<()> {
+        self.config.servers = servers;
+        for node in &self.nodes {
+            node.write_config(&self.config)?;
+        }
+        for node in &self.nodes {
+            node.command(&["reload"])?;
+        }
+        Ok(())
+    }
+
+    /// Leaves everything running when this program ends; returns the run's directory.
+    pub fn keep(mut self) -> Result<PathBuf> {
+        self.run.keep()?;
+        let agents = self.nodes.iter_mut().filter_map(|node| node.agent.take());
+        for process in agents.chain(self.servers.drain(..)) {
+            process.release();
+        }
+        Ok(self.run.dir().to_owned())
+    }
+}
+
+/// Whether every real server with a weight passes its checks; a status without services cannot
+/// tell.
+fn services_up(status: &Value) -> bool {
+    let servers = status
+        .pointer("/services")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|service| service.get("real_servers")?.as_array())
+        .flatten();
+    servers
+        .filter_map(|server| server.get("state")?.as_str())
+        .all(|state| state != "down")
+}
+
+fn start_server(run: &Run, switch: &Switch, number: u8) -> Result<Process> {
+    let host = format!("rs{number}");
+    let address = RealServer { number, weight: 1 }.address();
+    let netns = run.namespace(&host)?;
+    switch.connect("back", &host, &netns, "back")?;
+    netns.ip(&format!(
+        "addr add {address}/24 dev back\nroute add default via {SHARED_BACK}"
+    ))?;
+    netns.sysctl("net/core/somaxconn", "16384")?;
+    netns.sysctl("net/ipv4/tcp_max_syn_backlog", "16384")?;
+    let mut command = Command::new(locate::program("ha-demo")?);
+    command
+        .arg("serve")
+        .args(["--server", &number.to_string()])
+        .args(["--listen", &format!("{address}:{SERVER_PORT}")]);
+    let log = run.host_dir(&host)?.join("log");
+    Process::start(&host, &netns, &mut command, &log)
+}
+
+impl Node {
+    fn build(
+        run: &Run,
+        switch: &mut Switch,
+        number: u8,
+        config: &PairConfig,
+        pins: &Path,
+        key: &Path,
+    ) -> Result<Self> {
+        let host = format!("lb{number}");
+        let netns = run.namespace(&host)?;
+        let front = switch.connect_node("front", &host, &netns, "front", pins)?;
+        let back = switch.connect_node("back", &host, &netns, "back", pins)?;
+        let cable = if config.cable {
+            Some(switch.connect_node("cable", &host, &netns, "cable", pins)?)
+        } else {
+            None
+        };
+        netns.ip(&format!(
+            "addr add {}/24 dev front\naddr add {}/24 dev back",
+            config::front(number),
+            config::back(number)
+        ))?;
+        run.mount_bpf(&host)?;
+        let dir = run.host_dir(&host)?;
+        for below in ["state", "run"] {
+            fs::create_dir_all(dir.join(below))?;
+        }
+        fs::copy(key, dir.join("pair.key"))?;
+        let node = Self {
+            number,
+            netns,
+            front,
+            back,
+            cable,
+            agent: None,
+            dir,
+        };
+        node.write_config(config)?;
+        Ok(node)
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("ha-agent.yaml")
+    }
+
+    /// Where its maps are pinned.
+    pub fn bpf_dir(&self) -> PathBuf {
+        self.dir.join("bpf/ha-agent")
+    }
+
+    /// Writes its configuration file anew.
+    pub fn write_config(&self, config: &PairConfig) -> Result<()> {
+        let text = config::file(config, self.number, &self.dir);
+        fs::write(self.config_file(), text).context("cannot write the configuration")
+    }
+
+    /// Starts its agent.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = Command::new(locate::program("ha-agent")?);
+        command.arg("run").arg("-f").arg(self.config_file());
+        let name = format!("agent of lb{}", self.number);
+        let log = self.dir.join("agent.log");
+        self.agent = Some(Process::start(&name, &self.netns, &mut command, &log)?);
+        Ok(())
+    }
+
+    /// Runs a command of the agent's command line against this node.
+    pub fn command(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(locate::program("ha-agent")?);
+        command.args(args).arg("-f").arg(self.config_file());
+        self.netns.output(&mut command)
+    }
+
+    /// What `ha-agent status` says.
+    pub fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.command(&["status", "--json"])?)?)
+    }
+
+    /// Its role; "" if it does not answer.
+    pub fn role(&self) -> String {
+        self.status()
+            .ok()
+            .and_then(|status| Some(status.get("role")?.as_str()?.to_owned()))
+            .unwrap_or_default()
+    }
+
+    /// Waits until it has this role; returns when that was seen.
+    pub fn wait_role(&self, role: &str, timeout: Duration) -> Result<u64> {
+        let end = now_ns() + u64::try_from(timeout.as_nanos())?;
+        loop {
+            let found = self.role();
+            let now = now_ns();
+            if found == role {
+                return Ok(now);
+            }
+            if now > end {
+                bail!(
+                    "lb{} is {found:?}, not {role}, after {timeout:?}:\n{}",
+                    self.number,
+                    self.log_tail()
+                );
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All its ports.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        [&self.front, &self.back].into_iter().chain(&self.cable)
+    }
+
+    /// Cuts or heals all its ports.
+    pub fn cut(&self, cut: Cut) {
+        for port in self.ports() {
+            port.cut(cut);
+        }
+    }
+
+    /// Signals its agent.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.agent
+            .as_ref()
+            .context("the agent is not running")?
+            .signal(signal)
+    }
+
+    /// Kills its agent and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.agent
+            .as_mut()
+            .context("the agent is not running")?
+            .kill()?;
+        self.agent = None;
+        Ok(())
+    }
+
+    /// Whether the kernel has an IPv4 address of its own on some interface.
+    pub fn has_address(&self, address: Ipv4Addr) -> Result<bool> {
+        let mut command = Command::new("ip");
+        command.args(["-4", "-oneline", "address", "show"]);
+        let wanted = format!(" {address}/");
+        Ok(self.netns.output(&mut command)?.contains(&wanted))
+    }
+
+    /// What its agent logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        format!("--- lb{}\n{}", self.number, tail(&self.log()))
+    }
+}
+
+/// The last lines of a log.
+fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    let from = lines.len().saturating_sub(30);
+    lines.get(from..).unwrap_or_default().join("\n")
+}

@@ -1,0 +1,445 @@
+//! The client: thousands of TCP connections through the shared address with checked payload on
+//! each, in one thread.
+//!
+//! It first opens the standing connections, then new ones at a rate (and faster in a burst around
+//! the fault), all of which stay open and go on talking. It keeps a record of each; what they mean is
+//! decided in [`super::report`].
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddrV4, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use socket2::{Domain, Socket, Type};
+
+use super::pattern::{self, Stream, WELCOME_LEN};
+use crate::clock::now_ns;
+use crate::rig::netns::Netns;
+
+/// Bytes of one request.
+const REQUEST: u64 = 32;
+/// A connection with this much unanswered sends no more until it is answered.
+const UNANSWERED_MAX: u64 = 64 << 10;
+/// Requests a second over all connections: what two cores carry beside the pair itself. With many
+/// connections each of them speaks less often.
+const REQUESTS_PER_SECOND: u64 = 12_000;
+/// Least time between two requests of a connection.
+const REQUEST_EVERY_NS: u64 = 100_000_000;
+/// How often the loop looks for work that is due.
+const TICK: Duration = Duration::from_micros(500);
+const TIMER: u64 = u64::MAX;
+
+/// What the client is told and what it tells, shared with the thread that steers it.
+#[derive(Debug, Default)]
+pub struct Control {
+    /// Connections to open in all, as fast as [`Control::rate`] allows.
+    target: AtomicUsize,
+    /// New connections a second; 0 = open none.
+    rate: AtomicU64,
+    /// When the fault was injected; 0 = not yet.
+    fault_ns: AtomicU64,
+    stop: AtomicBool,
+    established: AtomicUsize,
+    failed: AtomicUsize,
+    newest_ns: AtomicU64,
+}
+
+impl Control {
+    /// Opens connections at this rate until there are `target` in all.
+    pub fn open(&self, target: usize, rate: u64) {
+        self.target.store(target, Ordering::SeqCst);
+        self.rate.store(rate, Ordering::SeqCst);
+    }
+
+    /// Tells when the fault was injected. No more connections are opened.
+    pub fn fault_at(&self, ns: u64) {
+        self.fault_ns.store(ns, Ordering::SeqCst);
+    }
+
+    /// How many connections were established so far.
+    pub fn established(&self) -> usize {
+        self.established.load(Ordering::SeqCst)
+    }
+
+    /// How many connections were broken so far.
+    pub fn failed(&self) -> usize {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    /// When the newest connection was established.
+    pub fn newest_ns(&self) -> u64 {
+        self.newest_ns.load(Ordering::SeqCst)
+    }
+}
+
+/// How a connection ended, if it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// A reset, or an end the client did not ask for.
+    Reset,
+    /// A byte that is not the right one.
+    Corrupted,
+    /// The client's kernel gave up.
+    TimedOut,
+}
+
+/// What happened to one connection. Times are `CLOCK_MONOTONIC` nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// When its SYN was sent.
+    pub opened_ns: u64,
+    /// When the client saw it established.
+    pub established_ns: Option<u64>,
+    /// The server that answered.
+    pub server: Option<u32>,
+    /// When checked payload last arrived.
+    pub last_good_ns: Option<u64>,
+    /// When checked payload arrived that answers bytes sent after the fault, for the first time.
+    pub recovered_ns: Option<u64>,
+    /// How and when it broke.
+    pub broken: Option<(Break, u64)>,
+}
+
+/// The running client.
+#[derive(Debug)]
+pub struct Client {
+    control: Arc<Control>,
+    thread: JoinHandle<Result<Vec<Record>>>,
+}
+
+impl Client {
+    /// Starts a client in `netns` that talks to `target`.
+    pub fn start(netns: &Netns, target: SocketAddrV4) -> Result<Self> {
+        super::raise_descriptor_limit()?;
+        let control = Arc::new(Control::default());
+        let (shared, netns) = (Arc::clone(&control), netns.clone());
+        let thread = thread::Builder::new()
+            .name("client".to_owned())
+            .spawn(move || {
+                netns.enter()?;
+                Loop::new(target, shared)?.run()
+            })?;
+        Ok(Self { control, thread })
+    }
+
+    /// To steer it.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Whether its thread has ended, which it does by itself only on an error.
+    pub fn ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends it and returns the records of all connections it opened.
+    pub fn finish(self) -> Result<Vec<Record>> {
+        self.control.stop.store(true, Ordering::SeqCst);
+        self.thread
+            .join()
+            .map_err(|_panic| anyhow!("the client panicked"))?
+    }
+}
+
+struct Connection {
+    stream: Option<TcpStream>,
+    number: u64,
+    phase: Phase,
+    /// Bytes that should have been sent by now.
+    due: u64,
+    sent: u64,
+    received: u64,
+    /// Answers beyond this many bytes answer what was sent after the fault.
+    fault_mark: Option<u64>,
+    record: Record,
+}
+
+enum Phase {
+    Connecting,
+    Welcome([u8; WELCOME_LEN], usize),
+    Talking(Stream),
+}
+
+struct Loop {
+    target: SocketAddrV4,
+    control: Arc<Control>,
+    epoll: Epoll,
+    connections: Vec<Connection>,
+    /// Who speaks next, and when.
+    queue: VecDeque<(u64, usize)>,
+    /// Random, so that connections of two runs differ.
+    run: u64,
+    fault_seen: bool,
+    open_from_ns: u64,
+    opened_at_rate: u64,
+    rate: u64,
+}
+
+impl Loop {
+    fn new(target: SocketAddrV4, control: Arc<Control>) -> Result<Self> {
+        Ok(Self {
+            target,
+            control,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            connections: Vec::new(),
+            queue: VecDeque::new(),
+            run: now_ns() << 20,
+            fault_seen: false,
+            open_from_ns: 0,
+            opened_at_rate: 0,
+            rate: 0,
+        })
+    }
+
+    fn run(mut self) -> Result<Vec<Record>> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+        timer.set(
+            Expiration::Interval(TimeSpec::from_duration(TICK)),
+            TimerSetTimeFlags::empty(),
+        )?;
+        self.epoll
+            .add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
+        let mut events = vec![EpollEvent::empty(); 256];
+        while !self.control.stop.load(Ordering::SeqCst) {
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.notice_fault();
+            for event in events.iter().take(count) {
+                if event.data() == TIMER {
+                    timer.wait()?;
+                    self.open_due()?;
+                    self.speak_due();
+                } else {
+                    self.ready(event.data() as usize)?;
+                }
+            }
+        }
+        Ok(self.connections.into_iter().map(|c| c.record).collect())
+    }
+
+    /// Once the fault is injected, only answers to bytes sent from here on count as recovery.
+    fn notice_fault(&mut self) {
+        if !self.fault_seen && self.control.fault_ns.load(Ordering::SeqCst) != 0 {
+            self.fault_seen = true;
+            for connection in &mut self.connections {
+                connection.fault_mark = Some(connection.sent);
+            }
+        }
+    }
+
+    /// Opens as many connections as the rate asks for by now; what a stall made late is made up.
+    fn open_due(&mut self) -> Result<()> {
+        let now = now_ns();
+        let rate = self.control.rate.load(Ordering::SeqCst);
+        if rate != self.rate {
+            self.rate = rate;
+            self.open_from_ns = now;
+            self.opened_at_rate = 0;
+        }
+        let target = self.control.target.load(Ordering::SeqCst);
+        let due = u128::from(now - self.open_from_ns) * u128::from(rate) / 1_000_000_000;
+        while u128::from(self.opened_at_rate) < due
+            && self.connections.len() < target
+            && !self.fault_seen
+        {
+            self.open()?;
+            self.opened_at_rate += 1;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<()> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        let token = self.connections.len();
+        let opened_ns = now_ns();
+        match socket.connect(&self.target.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+                return Err(anyhow!(error).context("the client cannot open a connection"));
+            }
+            _ => {}
+        }
+        let stream = TcpStream::from(socket);
+        self.epoll
+            .add(&stream, EpollEvent::new(EpollFlags::EPOLLOUT, token as u64))?;
+        self.connections.push(Connection {
+            stream: Some(stream),
+            number: self.run + token as u64,
+            phase: Phase::Connecting,
+            due: 0,
+            sent: 0,
+            received: 0,
+            fault_mark: None,
+            record: Record {
+                opened_ns,
+                ..Record::default()
+            },
+        });
+        Ok(())
+    }
+
+    /// Each connection in turn sends a request.
+    fn speak_due(&mut self) {
+        let now = now_ns();
+        let every =
+            REQUEST_EVERY_NS.max(self.queue.len() as u64 * 1_000_000_000 / REQUESTS_PER_SECOND);
+        while let Some((at, token)) = self.queue.front().copied()
+            && at <= now
+        {
+            self.queue.pop_front();
+            let Some(connection) = self.connections.get_mut(token) else {
+                continue;
+            };
+            if connection.due - connection.received < UNANSWERED_MAX {
+                connection.due += REQUEST;
+            }
+            connection.send(&self.control);
+            if connection.stream.is_some() {
+                self.queue.push_back((now + every, token));
+            }
+        }
+    }
+
+    fn ready(&mut self, token: usize) -> Result<()> {
+        let Some(connection) = self.connections.get_mut(token) else {
+            return Ok(());
+        };
+        let Some(stream) = &connection.stream else {
+            return Ok(());
+        };
+        if !matches!(connection.phase, Phase::Connecting) {
+            connection.receive(&self.control);
+            return Ok(());
+        }
+        if let Some(error) = stream.take_error()? {
+            connection.fail(&error, &self.control);
+            return Ok(());
+        }
+        let now = now_ns();
+        connection.record.established_ns = Some(now);
+        self.control.newest_ns.store(now, Ordering::SeqCst);
+        self.control.established.fetch_add(1, Ordering::SeqCst);
+        self.epoll.modify(
+            stream,
+            &mut EpollEvent::new(EpollFlags::EPOLLIN, token as u64),
+        )?;
+        connection.phase = Phase::Welcome([0; WELCOME_LEN], 0);
+        connection.greet(&self.control);
+        self.queue.push_back((now, token));
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn greet(&mut self, control: &Control) {
+        let hello = pattern::hello(self.number);
+        let result = self.stream.as_mut().map(|stream| stream.write(&hello));
+        // A fresh connection's buffer has room for the first 16 bytes.
+        if let Some(Err(error)) = result {
+            self.fail(&error, control);
+        }
+    }
+
+    /// Sends what is due.
+    fn send(&mut self, control: &Control) {
+        let stream_bytes = pattern::to_server(self.number);
+        while self.sent < self.due {
+            let Some(stream) = &mut self.stream else {
+                return;
+            };
+            let mut buffer = [0u8; 512];
+            let owed = buffer.len().min((self.due - self.sent) as usize);
+            let bytes = buffer.get_mut(..owed).unwrap_or_default();
+            stream_bytes.fill(self.sent, bytes);
+            match stream.write(bytes) {
+                Ok(count) => self.sent += count as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return self.fail(&error, control),
+            }
+        }
+    }
+
+    fn receive(&mut self, control: &Control) {
+        let mut buffer = [0u8; 4096];
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        match stream.read(&mut buffer) {
+            // The server never closes first.
+            Ok(0) => self.end(Break::Reset, control),
+            Ok(count) => {
+                if !self.check(buffer.get(..count).unwrap_or_default()) {
+                    self.end(Break::Corrupted, control);
+                }
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => self.fail(&error, control),
+        }
+    }
+
+    fn check(&mut self, mut bytes: &[u8]) -> bool {
+        if let Phase::Welcome(welcome, filled) = &mut self.phase {
+            let room = welcome.get_mut(*filled..).unwrap_or_default();
+            let count = room.len().min(bytes.len());
+            let (head, rest) = bytes.split_at(count);
+            room.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+            *filled += count;
+            bytes = rest;
+            if *filled == WELCOME_LEN {
+                let Some(server) = pattern::parse_welcome(*welcome) else {
+                    return false;
+                };
+                self.record.server = Some(server);
+                self.phase = Phase::Talking(pattern::to_client(self.number, server));
+            }
+        }
+        if bytes.is_empty() {
+            return true;
+        }
+        let Phase::Talking(stream) = self.phase else {
+            return false;
+        };
+        if !stream.matches(self.received, bytes) {
+            return false;
+        }
+        self.received += bytes.len() as u64;
+        let now = now_ns();
+        self.record.last_good_ns = Some(now);
+        if self.record.recovered_ns.is_none()
+            && self.fault_mark.is_some_and(|mark| self.received > mark)
+        {
+            self.record.recovered_ns = Some(now);
+        }
+        true
+    }
+
+    fn fail(&mut self, error: &std::io::Error, control: &Control) {
+        self.end(
+            if error.kind() == ErrorKind::TimedOut {
+                Break::TimedOut
+            } else {
+                Break::Reset
+            },
+            control,
+        );
+    }
+
+    fn end(&mut self, how: Break, control: &Control) {
+        // Closing takes the socket out of the epoll set.
+        self.stream = None;
+        self.record.broken = Some((how, now_ns()));
+        control.failed.fetch_add(1, Ordering::SeqCst);
+    }
+}

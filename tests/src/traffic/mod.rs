@@ -1,0 +1,21 @@
+//! Checked traffic: what a client would notice of a failover.
+//!
+//! Every byte of a connection is known in advance from the connection's number, the direction, the
+//! server that answered first, and the position. So a byte that is lost, doubled, altered, of another
+//! connection or of another server is noticed by whichever end it reaches.
+
+pub mod client;
+pub mod pattern;
+pub mod report;
+pub mod server;
+pub mod udp;
+
+use anyhow::Result;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Lets this process open as many sockets as the system allows it.
+pub(crate) fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(())
+}
