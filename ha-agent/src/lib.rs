@@ -8,5 +8,6 @@ pub mod config;
 pub mod datapath;
 pub mod keys;
 pub mod proto;
+pub mod services;
 pub mod shell;
 pub mod status;

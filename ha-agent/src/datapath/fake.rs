@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+use ha_common::conn::{Conn4, ConnKey4, flags};
 use ha_common::control::Config;
 use ha_common::maps;
 use ha_common::reason::{COUNTERS, Tally};
 use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
-use super::{Cursor, Datapath, DatapathError, Scan};
+use super::{Cursor, Datapath, DatapathError, Scan, idle_timeout_ns};
 
 /// Buckets a scan of the connection table walks through.
 const BUCKETS: u32 = 256;
@@ -91,21 +91,6 @@ impl State {
         let last = reverse.map_or(conn.last_seen_ns, |r| r.last_seen_ns.max(conn.last_seen_ns));
         let timeout = idle_timeout_ns(&self.config, key, conn.state);
         self.now_ns.saturating_sub(last) >= timeout
-    }
-}
-
-/// Idle time after which a connection may be deleted, as the janitor program computes it.
-pub(crate) fn idle_timeout_ns(config: &Config, key: &ConnKey4, state: u8) -> u64 {
-    match ConnState::from_u8(state) {
-        Some(ConnState::ClientClosing | ConnState::ServerClosing) => config.closing_timeout_ns,
-        Some(ConnState::TimeWait | ConnState::Closed) => config.closed_timeout_ns,
-        Some(ConnState::Established) | None => {
-            if key.proto == u32::from(ha_common::proto::UDP) {
-                config.udp_timeout_ns
-            } else {
-                config.tcp_timeout_ns
-            }
-        }
     }
 }
 

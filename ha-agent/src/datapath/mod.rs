@@ -18,9 +18,12 @@ pub mod load;
 pub mod sys;
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::conn::{Conn4, ConnKey4, ConnState};
 use ha_common::control::Config;
+use ha_common::proto;
 use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
 /// Most keys [`Datapath::expire`] hands to the kernel in one run of the janitor program.
@@ -154,4 +157,78 @@ pub fn remove_connections(
         }
     }
     datapath.remove_conns(&keys)
+}
+
+/// Idle time after which an established TCP connection is forgotten (as long as IPVS waits).
+pub const TCP_TIMEOUT: Duration = Duration::from_secs(900);
+/// The same once one end has closed.
+pub const CLOSING_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same once both ends have closed, or after a reset.
+pub const CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for UDP.
+pub const UDP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Settings of a data plane without replication, with the usual idle times.
+pub fn default_config(vhid: u8) -> Config {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    Config {
+        vhid: u32::from(vhid),
+        table_full: 0,
+        emit_events: 0,
+        pad: 0,
+        tcp_timeout_ns: nanos(TCP_TIMEOUT),
+        closing_timeout_ns: nanos(CLOSING_TIMEOUT),
+        closed_timeout_ns: nanos(CLOSED_TIMEOUT),
+        udp_timeout_ns: nanos(UDP_TIMEOUT),
+    }
+}
+
+/// Idle time after which a connection may be deleted, as the janitor program computes it.
+pub(crate) fn idle_timeout_ns(config: &Config, key: &ConnKey4, state: u8) -> u64 {
+    if key.proto != u32::from(proto::TCP) {
+        return config.udp_timeout_ns;
+    }
+    match ConnState::from_u8(state) {
+        Some(ConnState::ClientClosing | ConnState::ServerClosing) => config.closing_timeout_ns,
+        Some(ConnState::TimeWait | ConnState::Closed) => config.closed_timeout_ns,
+        Some(ConnState::Established) | None => config.tcp_timeout_ns,
+    }
+}
+
+/// A data plane together with its settings, which several parts of the agent change.
+pub struct Settings {
+    datapath: Arc<dyn Datapath>,
+    config: Mutex<Config>,
+}
+
+impl Settings {
+    /// Stores the first settings.
+    pub fn new(datapath: Arc<dyn Datapath>, config: Config) -> Result<Self, DatapathError> {
+        datapath.set_config(&config)?;
+        Ok(Self {
+            datapath,
+            config: Mutex::new(config),
+        })
+    }
+
+    /// The data plane.
+    pub fn datapath(&self) -> &dyn Datapath {
+        &*self.datapath
+    }
+
+    /// The settings as they are.
+    pub fn get(&self) -> Config {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes some of them.
+    pub fn update(&self, change: impl FnOnce(&mut Config)) -> Result<(), DatapathError> {
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = *config;
+        change(&mut changed);
+        self.datapath.set_config(&changed)?;
+        *config = changed;
+        drop(config);
+        Ok(())
+    }
 }

@@ -1,0 +1,417 @@
+//! Walks the connection table: finds what may expire, counts what is there.
+//!
+//! A pass reads the table piece by piece, at leisure. What looks idle is handed to the kernel's janitor
+//! program, which looks again and deletes both directions ([`Datapath::expire`]); a pass never
+//! deletes by what it read. Only an active node lets connections expire: on a standby no packets
+//! move, so every entry would look idle; there the partner's deletions arrive by replication. For the
+//! same reason no connection is older than the moment at which this node became active.
+//!
+//! The walk takes a small share of one CPU whatever the size of the table; it hurries when the table
+//! is nearly full.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::maps;
+use ha_common::reason::Tally;
+
+use super::ServiceTable;
+use crate::datapath::{Cursor, Datapath, DatapathError, Settings, idle_timeout_ns};
+use crate::proto::time::Instant;
+use crate::shell::clock;
+
+/// Entries read at a time: about a millisecond of work.
+const PIECE: usize = 2048;
+/// Part of the time that a walk works rather than sleeps: 1 / this.
+const SHARE: u32 = 40;
+/// The same while the table is nearly full.
+const SHARE_FULL: u32 = 4;
+/// Shortest time from the start of one pass to the start of the next.
+const PASS_MIN: Duration = Duration::from_secs(1);
+/// Longest sleep between two pieces, so that the end of the thread is not delayed.
+const SLEEP_MAX: Duration = Duration::from_millis(200);
+/// From this share of its entries on the table counts as nearly full, in percent.
+const FULL_PERCENT: u64 = 90;
+/// Below this share it does not any more.
+const RELAXED_PERCENT: u64 = 85;
+
+/// What a pass over the whole table has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Entries of both directions.
+    pub entries: u64,
+    /// Connections, that is forward entries.
+    pub connections: u64,
+    /// Connections by real-server id.
+    pub by_real: Vec<u64>,
+    /// Connections that expired during the pass.
+    pub expired: u64,
+}
+
+/// A walk through the connection table, one piece at a time.
+#[derive(Debug, Default)]
+pub struct Walk {
+    cursor: Cursor,
+    census: Census,
+    idle: Vec<ConnKey4>,
+}
+
+impl Walk {
+    /// Reads one piece; the census is returned at the end of the table, after which the walk starts
+    /// again. Connections expire if the node is active, and then not before they have been idle since
+    /// `active_since`.
+    pub fn step(
+        &mut self,
+        now: Instant,
+        active_since: Option<Instant>,
+        settings: &Settings,
+    ) -> Result<Option<Census>, DatapathError> {
+        let datapath = settings.datapath();
+        let scan = datapath.scan_conns(self.cursor, PIECE)?;
+        let config = settings.get();
+        self.idle.clear();
+        for (key, conn) in &scan.entries {
+            self.count(conn);
+            if let Some(since) = active_since {
+                let moved = conn.last_seen_ns.max(since.as_nanos());
+                if now.as_nanos().saturating_sub(moved) >= idle_timeout_ns(&config, key, conn.state) {
+                    self.idle.push(*key);
+                }
+            }
+        }
+        self.census.expired += datapath.expire(&self.idle)? as u64;
+        self.cursor = scan.next.unwrap_or_default();
+        Ok(scan.next.is_none().then(|| std::mem::take(&mut self.census)))
+    }
+
+    fn count(&mut self, conn: &Conn4) {
+        self.census.entries += 1;
+        if conn.is_reverse() {
+            return;
+        }
+        self.census.connections += 1;
+        if self.census.by_real.is_empty() {
+            self.census.by_real = vec![0; maps::REALS_ENTRIES as usize];
+        }
+        if let Some(count) = self.census.by_real.get_mut(usize::from(conn.real)) {
+            *count += 1;
+        }
+    }
+}
+
+/// Whether the table is nearly full, judged between two passes by what the data plane has counted
+/// since.
+#[derive(Debug)]
+struct Fullness {
+    max: u64,
+    /// Entries found by the last pass, and connections made until then.
+    base: u64,
+    made: u64,
+    full: bool,
+}
+
+impl Fullness {
+    const fn new(max: u64) -> Self {
+        Self { max, base: 0, made: 0, full: false }
+    }
+
+    /// Connections made so far. Those replicated to a standby are not among them, but a standby
+    /// makes none itself.
+    fn made(counters: &[u64]) -> u64 {
+        [Tally::Established, Tally::Reconstructed]
+            .iter()
+            .filter_map(|tally| counters.get(tally.index() as usize))
+            .fold(0, |sum, count| sum.wrapping_add(*count))
+    }
+
+    fn rebase(&mut self, entries: u64, made: u64) {
+        self.base = entries;
+        self.made = made;
+    }
+
+    /// Judges anew; returns whether the table is nearly full if that has changed.
+    fn judge(&mut self, made: u64) -> Option<bool> {
+        let entries = self.base + 2 * made.wrapping_sub(self.made);
+        let limit = if self.full { RELAXED_PERCENT } else { FULL_PERCENT };
+        let full = entries * 100 >= self.max * limit;
+        (full != self.full).then(|| {
+            self.full = full;
+            full
+        })
+    }
+}
+
+/// The thread that walks the table.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    /// Nanoseconds of the monotonic clock; 0 = standby.
+    active_since: AtomicU64,
+    census: ArcSwap<Census>,
+}
+
+impl Keeper {
+    /// Starts walking over a table with room for `entries` entries.
+    pub fn spawn(
+        settings: Arc<Settings>,
+        services: Arc<Mutex<ServiceTable>>,
+        entries: u32,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            active_since: AtomicU64::new(0),
+            census: ArcSwap::from_pointee(Census::default()),
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            settings,
+            services,
+            walk: Walk::default(),
+            fullness: Fullness::new(u64::from(entries)),
+            made: 0,
+            pass_started: Instant::default(),
+        };
+        let thread = thread::Builder::new()
+            .name("connections".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self { shared, thread })
+    }
+
+    /// Tells since when this node has been active; `None` on a standby. Never blocks.
+    pub fn set_active(&self, since: Option<Instant>) {
+        let nanos = since.map_or(0, |since| since.as_nanos().max(1));
+        self.shared.active_since.store(nanos, Ordering::Relaxed);
+    }
+
+    /// What the last complete pass found.
+    pub fn census(&self) -> Arc<Census> {
+        self.shared.census.load_full()
+    }
+
+    /// Ends the thread.
+    pub fn stop(self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that walks the connection table had panicked");
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    settings: Arc<Settings>,
+    services: Arc<Mutex<ServiceTable>>,
+    walk: Walk,
+    fullness: Fullness,
+    /// Connections made when this pass began: those of the pass itself count twice rather than not.
+    made: u64,
+    pass_started: Instant,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut failing = false;
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let started = clock::now();
+            let pause = match self.work(started) {
+                Ok(complete) => {
+                    failing = false;
+                    self.pause(started, complete)
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "walking the connection table failed; going on");
+                    }
+                    failing = true;
+                    PASS_MIN
+                }
+            };
+            self.sleep(pause);
+        }
+    }
+
+    /// One piece; returns whether it was the last of a pass.
+    fn work(&mut self, now: Instant) -> Result<bool, DatapathError> {
+        let active_since = match self.shared.active_since.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Instant::from_nanos(nanos)),
+        };
+        let made = Fullness::made(&self.settings.datapath().counters()?);
+        let census = self.walk.step(now, active_since, &self.settings)?;
+        let complete = census.is_some();
+        if let Some(census) = census {
+            let left = census.entries.saturating_sub(2 * census.expired);
+            self.fullness.rebase(left, self.made);
+            self.made = made;
+            self.note(now, census);
+        }
+        if let Some(full) = self.fullness.judge(made) {
+            tracing::warn!(full, "connection table nearly full: new flows are forwarded without entries");
+            self.settings.update(|config| config.table_full = u32::from(full))?;
+        }
+        Ok(complete)
+    }
+
+    fn note(&self, now: Instant, census: Census) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.scanned(now, &census.by_real);
+        if let Err(error) = services.apply(self.settings.datapath()) {
+            tracing::warn!(%error, "services not brought up to date; trying again");
+        }
+        drop(services);
+        self.shared.census.store(Arc::new(census));
+    }
+
+    fn pause(&mut self, started: Instant, complete: bool) -> Duration {
+        let now = clock::now();
+        let share = if self.fullness.full { SHARE_FULL } else { SHARE };
+        let mut pause = now.since(started) * (share - 1);
+        if complete {
+            pause = pause.max((self.pass_started + PASS_MIN).since(now));
+            self.pass_started = now + pause;
+        }
+        pause
+    }
+
+    fn sleep(&self, pause: Duration) {
+        let until = clock::now() + pause;
+        loop {
+            let left = until.since(clock::now());
+            if left.is_zero() || self.shared.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::park_timeout(left.min(SLEEP_MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::fake::Fake;
+    use ha_common::conn::{ConnState, flags};
+    use ha_common::control::Config;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn settings(entries: usize) -> (Arc<Fake>, Settings) {
+        let fake = Arc::new(Fake::new(entries));
+        let config = Config {
+            tcp_timeout_ns: 100 * SECOND,
+            closing_timeout_ns: 20 * SECOND,
+            closed_timeout_ns: 10 * SECOND,
+            udp_timeout_ns: 30 * SECOND,
+            ..Config::default()
+        };
+        let settings = Settings::new(Arc::clone(&fake) as Arc<dyn Datapath>, config).unwrap();
+        (fake, settings)
+    }
+
+    fn connection(n: u32, state: ConnState, last_seen: u64) -> [(ConnKey4, Conn4); 2] {
+        let key = ConnKey4 { src: n, dst: 1, sport: 5, dport: 80, proto: 6 };
+        let forward = Conn4 {
+            to_addr: 9,
+            to_port: 8080,
+            real: 3,
+            state: state as u8,
+            last_seen_ns: last_seen,
+            ..Conn4::default()
+        };
+        let reverse = Conn4 { to_addr: 1, to_port: 80, flags: flags::REVERSE, ..forward };
+        [(key, forward), (forward.partner_key(&key), reverse)]
+    }
+
+    fn pass(walk: &mut Walk, now: u64, active: Option<u64>, settings: &Settings) -> Census {
+        loop {
+            let active = active.map(Instant::from_nanos);
+            if let Some(census) = walk.step(Instant::from_nanos(now), active, settings).unwrap() {
+                return census;
+            }
+        }
+    }
+
+    #[test]
+    fn counts_everything_and_expires_what_is_idle() {
+        let (fake, settings) = settings(1 << 20);
+        for n in 0..5000 {
+            fake.put_conns(&connection(n, ConnState::Established, 150 * SECOND)).unwrap();
+        }
+        for n in 5000..5100 {
+            fake.put_conns(&connection(n, ConnState::Closed, 150 * SECOND)).unwrap();
+        }
+        fake.state().now_ns = 161 * SECOND;
+        let mut walk = Walk::default();
+        let census = pass(&mut walk, 161 * SECOND, Some(SECOND), &settings);
+        assert_eq!((census.entries, census.connections, census.expired), (10_200, 5100, 100));
+        assert_eq!(census.by_real[3], 5100);
+        let census = pass(&mut walk, 161 * SECOND, Some(SECOND), &settings);
+        assert_eq!((census.entries, census.connections, census.expired), (10_000, 5000, 0));
+    }
+
+    #[test]
+    fn a_standby_expires_nothing_and_a_new_active_node_waits() {
+        let (fake, settings) = settings(1000);
+        fake.put_conns(&connection(1, ConnState::Established, SECOND)).unwrap();
+        fake.state().now_ns = 1000 * SECOND;
+        let mut walk = Walk::default();
+        assert_eq!(pass(&mut walk, 1000 * SECOND, None, &settings).expired, 0);
+        assert_eq!(pass(&mut walk, 1000 * SECOND, Some(950 * SECOND), &settings).expired, 0);
+        assert_eq!(pass(&mut walk, 1050 * SECOND, Some(950 * SECOND), &settings).expired, 1);
+    }
+
+    #[test]
+    fn a_packet_of_either_direction_keeps_a_connection() {
+        let (fake, settings) = settings(1000);
+        let [forward, mut reverse] = connection(1, ConnState::Established, SECOND);
+        reverse.1.last_seen_ns = 990 * SECOND;
+        fake.put_conns(&[forward, reverse]).unwrap();
+        fake.state().now_ns = 1000 * SECOND;
+        let census = pass(&mut Walk::default(), 1000 * SECOND, Some(SECOND), &settings);
+        assert_eq!(census.expired, 0);
+    }
+
+    #[test]
+    fn fullness_has_hysteresis_and_sees_what_a_pass_has_not() {
+        let mut fullness = Fullness::new(1000);
+        fullness.rebase(600, 50);
+        assert_eq!(fullness.judge(50), None);
+        assert_eq!(fullness.judge(199), None);
+        assert_eq!(fullness.judge(200), Some(true), "600 + 2 * 150 entries");
+        assert_eq!(fullness.judge(201), None);
+        fullness.rebase(860, 201);
+        assert_eq!(fullness.judge(201), None);
+        fullness.rebase(849, 201);
+        assert_eq!(fullness.judge(201), Some(false));
+    }
+
+    #[test]
+    fn the_thread_takes_its_census_and_ends() {
+        let (fake, settings) = settings(100);
+        for n in 0..46 {
+            fake.put_conns(&connection(n, ConnState::Established, clock::now().as_nanos())).unwrap();
+        }
+        let services = Arc::new(Mutex::new(ServiceTable::new(7)));
+        let keeper = Keeper::spawn(Arc::new(settings), services, 100).unwrap();
+        keeper.set_active(Some(clock::now()));
+        for _ in 0..1000 {
+            if keeper.census().entries == 92 && fake.state().config.table_full == 1 {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(keeper.census().connections, 46);
+        assert_eq!(fake.state().config.table_full, 1);
+        keeper.stop();
+    }
+}

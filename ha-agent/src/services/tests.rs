@@ -1,0 +1,470 @@
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ha_common::checksum;
+use ha_common::conn::{ConnKey4, ConnState, flags};
+use ha_common::service::{RealState, addr_kind};
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::model::{Health, Protocol, RealServer, Scheduler as Choice, VirtualService};
+use crate::datapath::failing::Failing;
+use crate::datapath::fake::{Fake, State};
+use crate::proto::rng::Rng;
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
+
+fn service(port: u16, servers: &[(u8, u32)]) -> VirtualService {
+    VirtualService {
+        name: format!("service-{port}"),
+        address: VIP,
+        port,
+        protocol: Protocol::Tcp,
+        scheduler: Choice::Mh,
+        health: Some(Health {
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+        }),
+        real_servers: servers
+            .iter()
+            .map(|&(host, weight)| RealServer { address: server(host), port: 8080, weight })
+            .collect(),
+        resteer: true,
+    }
+}
+
+const fn server(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 1, 0, host)
+}
+
+fn key(port: u16) -> ServiceKey4 {
+    service_key(&service(port, &[]))
+}
+
+fn real(port: u16, host: u8) -> RealKey {
+    RealKey { service: key(port), addr: net(server(host)), port: 8080u16.to_be() }
+}
+
+fn hosts(ids: &[u32], state: &State) -> Vec<u8> {
+    let mut hosts: Vec<u8> = ids
+        .iter()
+        .map(|&id| state.reals[id as usize].addr.to_ne_bytes()[3])
+        .collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts
+}
+
+/// What a packet may rely on at any moment.
+fn check_consistent(state: &State) {
+    for (key, service) in &state.services {
+        for ids in [state.table(key).unwrap(), state.members(key).unwrap()] {
+            for &id in ids {
+                let real = &state.reals[id as usize];
+                assert_ne!(id, 0);
+                assert_eq!(real.service, service.id, "slot of {key:?} names a stranger");
+                assert_ne!(RealState::from_u8(real.state), RealState::Unused);
+            }
+        }
+    }
+}
+
+/// Applies and checks after every step.
+fn apply(table: &mut ServiceTable, fake: &Fake) {
+    let desired = table.desired();
+    for step in table.applied.plan(&desired).steps {
+        table.applied.perform(step, fake).unwrap();
+        check_consistent(&fake.state());
+    }
+    table.apply(fake).unwrap();
+    assert!(!table.dirty);
+}
+
+fn record(port: u16, host: u8) -> Record {
+    Record {
+        key: ConnKey4 {
+            src: net(Ipv4Addr::new(192, 0, 2, 9)),
+            dst: net(VIP),
+            sport: 40_000u16.to_be(),
+            dport: port.to_be(),
+            proto: 6,
+        },
+        real_addr: net(server(host)),
+        real_port: 8080u16.to_be(),
+        state: ConnState::Established as u8,
+        flags: flags::BY_HASH | flags::HOP_KNOWN,
+        version: 3,
+    }
+}
+
+#[test]
+fn a_configuration_reaches_the_maps() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(42);
+    table.configure(&[service(80, &[(21, 1), (22, 3)]), service(81, &[(23, 1)])]).unwrap();
+    table.set_addresses([Ipv4Addr::new(10, 0, 0, 11)], [VIP]);
+    apply(&mut table, &fake);
+
+    let state = fake.state();
+    let web = state.services[&key(80)];
+    assert_eq!((web.hash_seed, web.table_len, web.members_len), (42, 251, 2));
+    let slots = state.table(&key(80)).unwrap();
+    assert_eq!(hosts(slots, &state), [21, 22]);
+    let heavy = u32::from(table.lookup(&real(80, 22)).unwrap().real.id);
+    let share = slots.iter().filter(|&&id| id == heavy).count();
+    assert!((186..=190).contains(&share), "{share}");
+    assert_eq!(hosts(state.members(&key(81)).unwrap(), &state), [23]);
+    assert_eq!(state.addrs[&net(VIP)].kind, addr_kind::SHARED);
+    let from = ServiceKey4 { addr: net(server(23)), port: 8080u16.to_be(), proto: 6 };
+    let path = state.return_paths[&from];
+    assert_eq!((path.vip, path.vport, path.ambiguous), (net(VIP), 81u16.to_be(), 0));
+    assert_eq!(path.service, state.services[&key(81)].id);
+}
+
+#[test]
+fn nothing_changed_means_nothing_done() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    let desired = table.desired();
+    assert_eq!(table.applied.plan(&desired), plan::Plan::default());
+}
+
+#[test]
+fn both_nodes_choose_the_same_server() {
+    let (here, there) = (Fake::new(100), Fake::new(100));
+    let mut first = ServiceTable::new(9);
+    let mut second = ServiceTable::new(9);
+    let servers = [(21, 1), (22, 2), (23, 1)];
+    let mut reversed = servers;
+    reversed.reverse();
+    second.configure(&[service(81, &[(30, 1)])]).unwrap();
+    first.configure(&[service(80, &servers)]).unwrap();
+    second.configure(&[service(81, &[(30, 1)]), service(80, &reversed)]).unwrap();
+    apply(&mut first, &here);
+    apply(&mut second, &there);
+    let addresses = |fake: &Fake| -> Vec<u32> {
+        let state = fake.state();
+        let slots = state.table(&key(80)).unwrap().to_vec();
+        slots.iter().map(|&id| state.reals[id as usize].addr).collect()
+    };
+    assert_eq!(addresses(&here), addresses(&there));
+}
+
+#[test]
+fn a_drained_server_keeps_its_number_and_gets_nothing_new() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    let before = table.lookup(&real(80, 21)).unwrap();
+    table.configure(&[service(80, &[(21, 0), (22, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    assert_eq!(table.lookup(&real(80, 21)), Some(before));
+    let state = fake.state();
+    assert_eq!(hosts(state.table(&key(80)).unwrap(), &state), [22]);
+    let drained = state.reals[usize::from(before.real.id)];
+    assert_eq!(RealState::from_u8(drained.state), RealState::Draining);
+}
+
+#[test]
+fn a_removed_server_drains_until_nothing_uses_it() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    let gone = table.lookup(&real(80, 21)).unwrap().real;
+    table.configure(&[service(80, &[(22, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    assert_eq!(fake.state().reals[usize::from(gone.id)].state, RealState::Draining as u8);
+
+    let mut counts = vec![0; maps::REALS_ENTRIES as usize];
+    counts[usize::from(gone.id)] = 1;
+    table.scanned(Instant::from_nanos(0), &counts);
+    table.scanned(Instant::from_nanos(0) + LINGER * 2, &counts);
+    assert!(table.lookup(&real(80, 21)).is_some(), "still used");
+    counts[usize::from(gone.id)] = 0;
+    table.scanned(Instant::from_nanos(0) + LINGER * 2, &counts);
+    assert!(table.lookup(&real(80, 21)).is_some(), "a half-open connection may yet complete");
+    table.scanned(Instant::from_nanos(0) + LINGER * 3, &counts);
+    assert_eq!(table.lookup(&real(80, 21)), None);
+    apply(&mut table, &fake);
+    let state = fake.state();
+    let slot = state.reals[usize::from(gone.id)];
+    assert_eq!((slot.state, slot.generation), (RealState::Unused as u8, gone.generation));
+    assert!(!state.return_paths.keys().any(|from| from.addr == net(server(21))));
+}
+
+#[test]
+fn a_removed_service_goes_but_its_connections_stay() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)]), service(81, &[(22, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    let gone = table.lookup(&real(81, 22)).unwrap();
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    {
+        let state = fake.state();
+        assert!(!state.services.contains_key(&key(81)));
+        assert_eq!(state.reals[usize::from(gone.real.id)].state, RealState::Draining as u8);
+    }
+    assert_eq!(table.entries(&record(81, 99), 0), None, "no new servers for a service that leaves");
+    table.configure(&[service(80, &[(21, 1)]), service(81, &[(22, 1)])]).unwrap();
+    assert_eq!(table.lookup(&real(81, 22)), Some(gone), "back with the same numbers");
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    table.scanned(Instant::from_nanos(0), &[]);
+    table.scanned(Instant::from_nanos(0) + LINGER, &[]);
+    apply(&mut table, &fake);
+    assert_eq!(table.status().len(), 1);
+}
+
+#[test]
+fn health_takes_a_server_out_and_brings_it_back() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    let before = fake.state().table(&key(80)).unwrap().to_vec();
+    assert!(table.set_health(&real(80, 21), false));
+    assert!(!table.set_health(&real(80, 21), false), "no news");
+    assert!(!table.set_health(&real(80, 99), false), "no such server");
+    apply(&mut table, &fake);
+    {
+        let state = fake.state();
+        assert_eq!(hosts(state.table(&key(80)).unwrap(), &state), [22]);
+        let id = table.lookup(&real(80, 21)).unwrap().real.id;
+        assert_eq!(state.reals[usize::from(id)].state, RealState::Down as u8);
+    }
+    table.set_health(&real(80, 22), false);
+    apply(&mut table, &fake);
+    assert_eq!(fake.state().services[&key(80)].table_len, 0, "nobody left");
+    table.set_health(&real(80, 21), true);
+    table.set_health(&real(80, 22), true);
+    apply(&mut table, &fake);
+    assert_eq!(fake.state().table(&key(80)).unwrap(), before);
+}
+
+#[test]
+fn a_server_of_two_services_cannot_be_told_apart_by_its_packets() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)]), service(81, &[(21, 1), (22, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    let ambiguous = |host| {
+        let from = ServiceKey4 { addr: net(server(host)), port: 8080u16.to_be(), proto: 6 };
+        fake.state().return_paths[&from].ambiguous
+    };
+    assert_eq!((ambiguous(21), ambiguous(22)), (1, 0));
+}
+
+#[test]
+fn the_way_to_a_server_is_filled_in() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    let hop = Hop { ifindex: 4, mac: [2, 0, 0, 0, 0, 1], src_mac: [2, 0, 0, 0, 0, 2] };
+    table.set_hop(server(21), Some(hop));
+    apply(&mut table, &fake);
+    let id = usize::from(table.lookup(&real(80, 21)).unwrap().real.id);
+    let value = fake.state().reals[id];
+    assert_eq!((value.hop_known, value.ifindex, value.mac, value.src_mac), (1, 4, hop.mac, hop.src_mac));
+    table.set_hop(server(21), None);
+    apply(&mut table, &fake);
+    assert_eq!(fake.state().reals[id].hop_known, 0);
+    assert_eq!(table.addresses().collect::<Vec<_>>(), [server(21)]);
+}
+
+#[test]
+fn replicated_connections_get_both_entries() {
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    let record = record(80, 21);
+    let ((key, forward), (reverse_key, reverse)) = table.entries(&record, 77).unwrap();
+    assert_eq!(key, record.key);
+    assert_eq!((forward.to_addr, forward.to_port), (record.real_addr, record.real_port));
+    assert_eq!((reverse.to_addr, reverse.to_port), (key.dst, key.dport));
+    assert_eq!(reverse_key, forward.partner_key(&key));
+    assert_eq!(key, reverse.partner_key(&reverse_key));
+    assert_eq!(forward.flags, flags::REPLICATED | flags::BY_HASH);
+    assert_eq!(reverse.flags, flags::REPLICATED | flags::BY_HASH | flags::REVERSE);
+    assert_eq!((forward.version, forward.last_seen_ns), (3, 77));
+    let target = table.lookup(&real(80, 21)).unwrap();
+    assert_eq!((forward.real, forward.real_generation), (target.real.id, target.real.generation));
+    assert_eq!(forward.service, target.service);
+}
+
+#[test]
+fn a_server_that_only_the_partner_knows_drains() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    let (forward, _) = table.entries(&record(80, 77), 0).unwrap();
+    apply(&mut table, &fake);
+    {
+        let state = fake.state();
+        let value = state.reals[usize::from(forward.1.real)];
+        assert_eq!((value.addr, value.state), (net(server(77)), RealState::Draining as u8));
+        assert_eq!(hosts(state.table(&key(80)).unwrap(), &state), [21]);
+    }
+    assert_eq!(table.entries(&record(81, 77), 0), None);
+    assert_eq!(table.refused(), 1);
+    table.configure(&[service(80, &[(21, 1), (77, 1)])]).unwrap();
+    assert_eq!(table.lookup(&real(80, 77)).unwrap().real.id, forward.1.real, "same number");
+}
+
+#[test]
+fn the_partner_cannot_use_up_the_numbers_silently() {
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    let mut refused = 0;
+    for n in 0..5000u16 {
+        let mut record = record(80, 1);
+        record.real_port = n;
+        refused += u64::from(table.entries(&record, 0).is_none());
+    }
+    assert_eq!(refused, 5000 - 4094);
+    assert_eq!(table.refused(), refused);
+    let error = table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap_err();
+    assert_eq!(error, ServiceError::TooManyRealServers);
+    assert!(table.lookup(&real(80, 21)).is_some(), "nothing changed");
+}
+
+#[test]
+fn a_new_agent_goes_on_with_what_it_finds() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1), (22, 1)]), service(81, &[(23, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    table.configure(&[service(80, &[(22, 1), (24, 1)]), service(81, &[(23, 1)])]).unwrap();
+    apply(&mut table, &fake);
+    let before: Vec<_> = [(80, 21), (80, 22), (80, 24), (81, 23)]
+        .map(|(port, host)| table.lookup(&real(port, host)))
+        .into();
+
+    let mut table = ServiceTable::adopt(1, &fake).unwrap();
+    table.configure(&[service(80, &[(22, 1), (25, 1)])]).unwrap();
+    let after: Vec<_> = [(80, 21), (80, 22), (80, 24), (81, 23)]
+        .map(|(port, host)| table.lookup(&real(port, host)))
+        .into();
+    assert_eq!(before, after);
+    apply(&mut table, &fake);
+    let state = fake.state();
+    assert!(!state.services.contains_key(&key(81)));
+    assert_eq!(hosts(state.table(&key(80)).unwrap(), &state), [22, 25]);
+    let drains = before[0].unwrap().real.id;
+    assert_eq!(state.reals[usize::from(drains)].state, RealState::Draining as u8);
+}
+
+#[test]
+fn no_room_for_tables_is_an_error_that_spares_the_others() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    let big: Vec<(u8, u32)> = (1..=200).map(|host| (host, 1)).collect();
+    // 65521 slots and 200 members each: fifteen services fit into 2^20 slots.
+    let services: Vec<VirtualService> = (0..15).map(|n| {
+        let mut service = service(1000 + n, &big);
+        service.real_servers.extend((1..=200u8).map(|host| RealServer {
+            address: Ipv4Addr::new(10, 2, 0, host), port: 1, weight: 1,
+        }));
+        service
+    }).collect();
+    table.configure(&services[..10]).unwrap();
+    apply(&mut table, &fake);
+    let mut changed = services[..10].to_vec();
+    for service in &mut changed {
+        service.real_servers[0].weight = 0;
+    }
+    table.configure(&changed).unwrap();
+    assert!(matches!(table.apply(&fake), Err(ApplyError::NoRoom { services: 5 })));
+    check_consistent(&fake.state());
+    // What was replaced has made room.
+    table.apply(&fake).unwrap();
+    check_consistent(&fake.state());
+}
+
+/// RFC 1624 deltas against the whole sum computed anew.
+#[test]
+fn checksum_deltas_match_a_recomputation() {
+    let mut table = ServiceTable::new(1);
+    table.configure(&[service(80, &[(21, 1)])]).unwrap();
+    let record = record(80, 21);
+    let ((_, forward), (_, reverse)) = table.entries(&record, 0).unwrap();
+    let sum = |source: u32, target: u32, sport: u16, dport: u16| {
+        let mut bytes = [0u8; 12];
+        bytes[..4].copy_from_slice(&source.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&target.to_ne_bytes());
+        bytes[8..10].copy_from_slice(&sport.to_ne_bytes());
+        bytes[10..].copy_from_slice(&dport.to_ne_bytes());
+        u16::from_ne_bytes(checksum::internet(&bytes).to_be_bytes())
+    };
+    let key = record.key;
+    let there = sum(key.src, key.dst, key.sport, key.dport);
+    let rewritten = sum(key.src, forward.to_addr, key.sport, forward.to_port);
+    assert_eq!(checksum::apply(there, u32::from(forward.l4_delta)), rewritten);
+    let back = sum(record.real_addr, key.src, record.real_port, key.sport);
+    let rewritten = sum(reverse.to_addr, key.src, reverse.to_port, key.sport);
+    assert_eq!(checksum::apply(back, u32::from(reverse.l4_delta)), rewritten);
+    let addresses = |a: u32| sum(key.src, a, 0, 0);
+    assert_eq!(
+        checksum::apply(addresses(key.dst), u32::from(forward.l3_delta)),
+        addresses(forward.to_addr)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Whatever is reloaded and whenever the data plane fails, packets find something consistent, and
+    /// once it works again the maps are what a fresh start would have made of the configuration.
+    #[test]
+    fn failures_delay_but_never_corrupt(
+        configurations in prop::collection::vec(
+            prop::collection::btree_map(80u16..84, prop::collection::btree_map(1u8..8, 0u32..4, 0..6), 0..4),
+            1..6,
+        ),
+        seed: u64,
+    ) {
+        let failing = Failing::new(Fake::new(10), 250, Rng::new(seed));
+        let mut table = ServiceTable::new(5);
+        let mut services = Vec::new();
+        for configuration in configurations {
+            services = configuration
+                .iter()
+                .map(|(port, servers)| {
+                    let servers: Vec<(u8, u32)> = servers.iter().map(|(h, w)| (*h, *w)).collect();
+                    service(*port, &servers)
+                })
+                .collect();
+            table.configure(&services).unwrap();
+            for _ in 0..3 {
+                let result = table.apply(&failing);
+                check_consistent(&failing.inner().state());
+                if result.is_ok() {
+                    break;
+                }
+            }
+        }
+        while table.apply(&failing).is_err() {}
+        let fresh = Fake::new(10);
+        let mut other = ServiceTable::new(5);
+        other.configure(&services).unwrap();
+        other.apply(&fresh).unwrap();
+        let (state, expected) = (failing.inner().state(), fresh.state());
+        prop_assert_eq!(
+            state.services.keys().collect::<Vec<_>>(),
+            expected.services.keys().collect::<Vec<_>>()
+        );
+        for key in state.services.keys() {
+            let addresses = |state: &State| -> Vec<u32> {
+                let slots = state.table(key).unwrap();
+                slots.iter().map(|&id| state.reals[id as usize].addr).collect()
+            };
+            prop_assert_eq!(addresses(&state), addresses(&expected));
+        }
+    }
+}
