@@ -160,13 +160,13 @@ pub fn remove_connections(
 }
 
 /// Idle time after which an established TCP connection is forgotten (as long as IPVS waits).
-pub const TCP_TIMEOUT: Duration = Duration::from_secs(900);
+pub const TCP_TIMEOUT: Duration = Duration::from_mins(15);
 /// The same once one end has closed.
-pub const CLOSING_TIMEOUT: Duration = Duration::from_secs(120);
+pub const CLOSING_TIMEOUT: Duration = Duration::from_mins(2);
 /// The same once both ends have closed, or after a reset.
 pub const CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for UDP.
-pub const UDP_TIMEOUT: Duration = Duration::from_secs(120);
+pub const UDP_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Settings of a data plane without replication, with the usual idle times.
 pub fn default_config(vhid: u8) -> Config {

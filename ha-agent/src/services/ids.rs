@@ -121,7 +121,10 @@ mod tests {
         let mut ids = Ids::new(1, 10);
         ids.assign('a');
         ids.release(&'a');
-        let given: Vec<u16> = ('b'..='j').filter_map(|owner| ids.assign(owner)).map(|id| id.id).collect();
+        let given: Vec<u16> = ('b'..='j')
+            .filter_map(|owner| ids.assign(owner))
+            .map(|id| id.id)
+            .collect();
         assert_eq!(given, [2, 3, 4, 5, 6, 7, 8, 9, 1]);
     }
 
@@ -131,8 +134,26 @@ mod tests {
         assert!(ids.adopt(3, 7, Some('x')));
         assert!(!ids.adopt(2, 4, None));
         assert!(!ids.adopt(4, 1, Some('x')), "one number each");
-        assert_eq!(ids.get(&'x'), Some(Id { id: 3, generation: 7 }));
-        assert_eq!(ids.assign('y'), Some(Id { id: 1, generation: 1 }));
-        assert_eq!(ids.assign('z'), Some(Id { id: 2, generation: 5 }));
+        assert_eq!(
+            ids.get(&'x'),
+            Some(Id {
+                id: 3,
+                generation: 7
+            })
+        );
+        assert_eq!(
+            ids.assign('y'),
+            Some(Id {
+                id: 1,
+                generation: 1
+            })
+        );
+        assert_eq!(
+            ids.assign('z'),
+            Some(Id {
+                id: 2,
+                generation: 5
+            })
+        );
     }
 }

@@ -187,7 +187,10 @@ mod tests {
                 worst = worst.max(share);
             }
         }
-        println!("worst share of undisturbed clients that moved: {:.2} %", worst * 100.0);
+        println!(
+            "worst share of undisturbed clients that moved: {:.2} %",
+            worst * 100.0
+        );
         assert!(worst < 0.06, "{worst}");
     }
 

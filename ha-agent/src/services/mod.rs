@@ -38,7 +38,7 @@ use plan::{Applied, Desired, Wish};
 
 /// How long a real server that has left must be seen without connections before its number is free:
 /// longer than a half-open connection can take to complete.
-pub const LINGER: Duration = Duration::from_secs(60);
+pub const LINGER: Duration = Duration::from_mins(1);
 
 /// A real server of a virtual service; addresses and ports in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,7 +75,10 @@ pub struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
     /// Too many services, those that still drain included.
-    #[error("more than {} virtual services (those still draining included)", maps::SERVICES_ENTRIES)]
+    #[error(
+        "more than {} virtual services (those still draining included)",
+        maps::SERVICES_ENTRIES
+    )]
     TooManyServices,
     /// Too many real servers, those that still drain included.
     #[error("more than {} real servers (those still draining included)", maps::REALS_ENTRIES - 1)]
@@ -90,7 +93,10 @@ pub enum ApplyError {
     #[error(transparent)]
     Datapath(#[from] DatapathError),
     /// There is no room for the tables of some services, which keep their old ones.
-    #[error("no room in {} for the tables of {services} virtual services", maps::SLOTS)]
+    #[error(
+        "no room in {} for the tables of {services} virtual services",
+        maps::SLOTS
+    )]
     NoRoom {
         /// How many.
         services: usize,
@@ -204,11 +210,14 @@ impl ServiceTable {
         }
         for (id, real) in applied.reals() {
             let used = RealState::from_u8(real.state) != RealState::Unused;
-            let owner = keys.get(&real.service).filter(|_| used).map(|service| RealKey {
-                service: *service,
-                addr: real.addr,
-                port: real.port,
-            });
+            let owner = keys
+                .get(&real.service)
+                .filter(|_| used)
+                .map(|service| RealKey {
+                    service: *service,
+                    addr: real.addr,
+                    port: real.port,
+                });
             if table.real_ids.adopt(id, real.generation, owner)
                 && let Some(owner) = owner
             {
@@ -234,7 +243,11 @@ impl ServiceTable {
             }
         }
         for (key, service) in wanted {
-            let id = self.service_ids.assign(key).ok_or(ServiceError::TooManyServices)?.id;
+            let id = self
+                .service_ids
+                .assign(key)
+                .ok_or(ServiceError::TooManyServices)?
+                .id;
             let entry = self.services.entry(key).or_insert_with(|| Entry::new(id));
             entry.configured = true;
             entry.name.clone_from(&service.name);
@@ -247,9 +260,19 @@ impl ServiceTable {
             for server in &service.real_servers {
                 let at = (net(server.address), server.port.to_be());
                 gone.retain(|other| *other != at);
-                let owner = RealKey { service: key, addr: at.0, port: at.1 };
-                let id = self.real_ids.assign(owner).ok_or(ServiceError::TooManyRealServers)?;
-                let held = entry.reals.entry(at).or_insert_with(|| Server::draining(id));
+                let owner = RealKey {
+                    service: key,
+                    addr: at.0,
+                    port: at.1,
+                };
+                let id = self
+                    .real_ids
+                    .assign(owner)
+                    .ok_or(ServiceError::TooManyRealServers)?;
+                let held = entry
+                    .reals
+                    .entry(at)
+                    .or_insert_with(|| Server::draining(id));
                 // A server is believed to be up until its checks say otherwise.
                 held.up |= held.leaving || service.health.is_none();
                 held.leaving = false;
@@ -309,7 +332,10 @@ impl ServiceTable {
     pub fn lookup(&self, key: &RealKey) -> Option<Target> {
         let entry = self.services.get(&key.service)?;
         let server = entry.reals.get(&(key.addr, key.port))?;
-        Some(Target { service: entry.id, real: server.id })
+        Some(Target {
+            service: entry.id,
+            real: server.id,
+        })
     }
 
     /// The entries, forward and reverse, of a replicated connection on this node; `None` if its
@@ -351,13 +377,19 @@ impl ServiceTable {
                 let found = connections.get(usize::from(server.id.id));
                 server.connections = found.copied().unwrap_or_default();
                 if server.forgettable(now) {
-                    unused.push(RealKey { service: *service, addr, port });
+                    unused.push(RealKey {
+                        service: *service,
+                        addr,
+                        port,
+                    });
                 }
             }
         }
         for key in unused {
             self.real_ids.release(&key);
-            let Some(entry) = self.services.get_mut(&key.service) else { continue };
+            let Some(entry) = self.services.get_mut(&key.service) else {
+                continue;
+            };
             entry.reals.remove(&(key.addr, key.port));
             self.dirty = true;
         }
@@ -388,35 +420,50 @@ impl ServiceTable {
             self.dirty = false;
             Ok(())
         } else {
-            Err(ApplyError::NoRoom { services: plan.no_room.len() })
+            Err(ApplyError::NoRoom {
+                services: plan.no_room.len(),
+            })
         }
     }
 
     /// For people.
     pub fn status(&self) -> Vec<ServiceStatus> {
         let services = self.services.iter();
-        services.map(|(key, entry)| self.service_status(key, entry)).collect()
+        services
+            .map(|(key, entry)| self.service_status(*key, entry))
+            .collect()
     }
 
-    fn service_status(&self, key: &ServiceKey4, entry: &Entry) -> ServiceStatus {
-        let reals = entry.reals.iter().map(|(&(addr, port), server)| RealStatus {
-            address: Ipv4Addr::from(u32::from_be(addr)),
-            port: u16::from_be(port),
-            weight: server.weight,
-            state: match server.state() {
-                RealState::Up => "up",
-                RealState::Down => "down",
-                RealState::Draining | RealState::Unused => "draining",
-            },
-            leaving: server.leaving,
-            reachable: self.hops.contains_key(&addr),
-            connections: server.connections,
-        });
+    fn service_status(&self, key: ServiceKey4, entry: &Entry) -> ServiceStatus {
+        let reals = entry
+            .reals
+            .iter()
+            .map(|(&(addr, port), server)| RealStatus {
+                address: Ipv4Addr::from(u32::from_be(addr)),
+                port: u16::from_be(port),
+                weight: server.weight,
+                state: match server.state() {
+                    RealState::Up => "up",
+                    RealState::Down => "down",
+                    RealState::Draining | RealState::Unused => "draining",
+                },
+                leaving: server.leaving,
+                reachable: self.hops.contains_key(&addr),
+                connections: server.connections,
+            });
         ServiceStatus {
-            name: if entry.configured { entry.name.clone() } else { String::new() },
+            name: if entry.configured {
+                entry.name.clone()
+            } else {
+                String::new()
+            },
             address: Ipv4Addr::from(u32::from_be(key.addr)),
             port: u16::from_be(key.port),
-            protocol: if key.proto == u16::from(proto::UDP) { "udp" } else { "tcp" },
+            protocol: if key.proto == u16::from(proto::UDP) {
+                "udp"
+            } else {
+                "tcp"
+            },
             scheduler: match entry.scheduler {
                 Scheduler::Mh => "mh",
                 Scheduler::Rr => "rr",
@@ -427,11 +474,19 @@ impl ServiceTable {
 
     /// Numbers a real server that only the partner knows.
     fn welcome(&mut self, key: RealKey) -> Option<Target> {
-        let entry = self.services.get_mut(&key.service).filter(|entry| entry.configured)?;
+        let entry = self
+            .services
+            .get_mut(&key.service)
+            .filter(|entry| entry.configured)?;
         let real = self.real_ids.assign(key)?;
-        entry.reals.insert((key.addr, key.port), Server::draining(real));
+        entry
+            .reals
+            .insert((key.addr, key.port), Server::draining(real));
         self.dirty = true;
-        Some(Target { service: entry.id, real })
+        Some(Target {
+            service: entry.id,
+            real,
+        })
     }
 
     fn server(&mut self, key: &RealKey) -> Option<&mut Server> {
@@ -462,19 +517,34 @@ impl ServiceTable {
     }
 
     fn desired(&mut self) -> Desired {
-        let mut desired = Desired { addrs: self.addrs.clone(), ..Desired::default() };
+        let mut desired = Desired {
+            addrs: self.addrs.clone(),
+            ..Desired::default()
+        };
         // Numbers that are free now: whatever still names them is not to be followed.
         for (id, real) in self.applied.reals() {
             if *real != Real4::default() {
                 let generation = self.real_ids.generation(id);
-                desired.reals.insert(id, Real4 { generation, ..Real4::default() });
+                desired.reals.insert(
+                    id,
+                    Real4 {
+                        generation,
+                        ..Real4::default()
+                    },
+                );
             }
         }
         for (key, entry) in &mut self.services {
             for (&at, server) in &entry.reals {
                 let hop = self.hops.get(&at.0);
-                desired.reals.insert(server.id.id, server.value(at, entry.id, hop));
-                let from = ServiceKey4 { addr: at.0, port: at.1, proto: key.proto };
+                desired
+                    .reals
+                    .insert(server.id.id, server.value(at, entry.id, hop));
+                let from = ServiceKey4 {
+                    addr: at.0,
+                    port: at.1,
+                    proto: key.proto,
+                };
                 let path = ReturnPath4 {
                     vip: key.addr,
                     vport: key.port,
@@ -503,7 +573,11 @@ impl Entry {
             scheduler: Scheduler::Mh,
             resteer: true,
             reals: BTreeMap::new(),
-            slots: Slots { from: (Vec::new(), 0), table: Vec::new(), members: Vec::new() },
+            slots: Slots {
+                from: (Vec::new(), 0),
+                table: Vec::new(),
+                members: Vec::new(),
+            },
         }
     }
 
@@ -517,7 +591,10 @@ impl Entry {
     fn wish(&mut self, hash_seed: u64) -> Wish {
         let configured = self.reals.values().filter(|server| !server.leaving).count();
         let size = maglev::size(configured);
-        let up = self.reals.iter().filter(|(_, server)| server.state() == RealState::Up);
+        let up = self
+            .reals
+            .iter()
+            .filter(|(_, server)| server.state() == RealState::Up);
         let mut members: Vec<Member> = up
             .map(|(&(addr, port), server)| Member {
                 addr: u32::from_be(addr),
@@ -537,7 +614,11 @@ impl Entry {
                 hash_seed,
                 id: self.id,
                 scheduler: self.scheduler as u8,
-                flags: if self.resteer { 0 } else { service_flags::NO_RESTEER },
+                flags: if self.resteer {
+                    0
+                } else {
+                    service_flags::NO_RESTEER
+                },
                 ..Service::default()
             },
             table: self.slots.table.clone(),
@@ -548,7 +629,14 @@ impl Entry {
 
 impl Server {
     const fn draining(id: Id) -> Self {
-        Self { id, weight: 0, up: true, leaving: true, connections: 0, unused_since: None }
+        Self {
+            id,
+            weight: 0,
+            up: true,
+            leaving: true,
+            connections: 0,
+            unused_since: None,
+        }
     }
 
     const fn leave(&mut self) {
@@ -613,11 +701,7 @@ pub fn service_key(service: &model::VirtualService) -> ServiceKey4 {
 /// its own change adds to the checksums (RFC 1624): the address to that of the IPv4 header, address
 /// and port to that of TCP or UDP, whose pseudo-header contains the address. The way to the client is
 /// this node's own business and is learned from the client's next packet.
-fn entries(
-    record: &Record,
-    target: Target,
-    now_ns: u64,
-) -> ((ConnKey4, Conn4), (ConnKey4, Conn4)) {
+fn entries(record: &Record, target: Target, now_ns: u64) -> ((ConnKey4, Conn4), (ConnKey4, Conn4)) {
     let key = record.key;
     let translate = |from: (u32, u16), to: (u32, u16), direction: u8| {
         let addresses = checksum::delta32(from.0, to.0);

@@ -134,7 +134,9 @@ impl Applied {
                 fresh.push(Step::PutService(*key, value, slots));
             }
         }
-        let first = steps.iter().position(|step| matches!(step, Step::PutSlots(..)));
+        let first = steps
+            .iter()
+            .position(|step| matches!(step, Step::PutSlots(..)));
         if let Some(first) = first
             && self.unsettled
         {
@@ -143,12 +145,22 @@ impl Applied {
         steps.append(&mut fresh);
 
         let gone = |key: &&ServiceKey4| !desired.services.contains_key(key);
-        steps.extend(self.services.keys().filter(gone).map(|key| Step::RemoveService(*key)));
+        steps.extend(
+            self.services
+                .keys()
+                .filter(gone)
+                .map(|key| Step::RemoveService(*key)),
+        );
         let gone = |key: &&ServiceKey4| !desired.return_paths.contains_key(key);
         let paths = self.return_paths.keys().filter(gone);
         steps.extend(paths.map(|key| Step::RemoveReturnPath(*key)));
         let gone = |addr: &&u32| !desired.addrs.contains_key(addr);
-        steps.extend(self.addrs.keys().filter(gone).map(|addr| Step::RemoveAddr(*addr)));
+        steps.extend(
+            self.addrs
+                .keys()
+                .filter(gone)
+                .map(|addr| Step::RemoveAddr(*addr)),
+        );
         plan
     }
 

@@ -1,9 +1,6 @@
-use std::net::Ipv4Addr;
-use std::time::Duration;
+//! The service table against the data plane in memory.
 
-use ha_common::checksum;
-use ha_common::conn::{ConnKey4, ConnState, flags};
-use ha_common::service::{RealState, addr_kind};
+use ha_common::conn::ConnState;
 use proptest::prelude::*;
 
 use super::*;
@@ -29,7 +26,11 @@ fn service(port: u16, servers: &[(u8, u32)]) -> VirtualService {
         }),
         real_servers: servers
             .iter()
-            .map(|&(host, weight)| RealServer { address: server(host), port: 8080, weight })
+            .map(|&(host, weight)| RealServer {
+                address: server(host),
+                port: 8080,
+                weight,
+            })
             .collect(),
         resteer: true,
     }
@@ -44,7 +45,11 @@ fn key(port: u16) -> ServiceKey4 {
 }
 
 fn real(port: u16, host: u8) -> RealKey {
-    RealKey { service: key(port), addr: net(server(host)), port: 8080u16.to_be() }
+    RealKey {
+        service: key(port),
+        addr: net(server(host)),
+        port: 8080u16.to_be(),
+    }
 }
 
 fn hosts(ids: &[u32], state: &State) -> Vec<u8> {
@@ -103,13 +108,18 @@ fn record(port: u16, host: u8) -> Record {
 fn a_configuration_reaches_the_maps() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(42);
-    table.configure(&[service(80, &[(21, 1), (22, 3)]), service(81, &[(23, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 1), (22, 3)]), service(81, &[(23, 1)])])
+        .unwrap();
     table.set_addresses([Ipv4Addr::new(10, 0, 0, 11)], [VIP]);
     apply(&mut table, &fake);
 
     let state = fake.state();
     let web = state.services[&key(80)];
-    assert_eq!((web.hash_seed, web.table_len, web.members_len), (42, 251, 2));
+    assert_eq!(
+        (web.hash_seed, web.table_len, web.members_len),
+        (42, 251, 2)
+    );
     let slots = state.table(&key(80)).unwrap();
     assert_eq!(hosts(slots, &state), [21, 22]);
     let heavy = u32::from(table.lookup(&real(80, 22)).unwrap().real.id);
@@ -117,9 +127,16 @@ fn a_configuration_reaches_the_maps() {
     assert!((186..=190).contains(&share), "{share}");
     assert_eq!(hosts(state.members(&key(81)).unwrap(), &state), [23]);
     assert_eq!(state.addrs[&net(VIP)].kind, addr_kind::SHARED);
-    let from = ServiceKey4 { addr: net(server(23)), port: 8080u16.to_be(), proto: 6 };
+    let from = ServiceKey4 {
+        addr: net(server(23)),
+        port: 8080u16.to_be(),
+        proto: 6,
+    };
     let path = state.return_paths[&from];
-    assert_eq!((path.vip, path.vport, path.ambiguous), (net(VIP), 81u16.to_be(), 0));
+    assert_eq!(
+        (path.vip, path.vport, path.ambiguous),
+        (net(VIP), 81u16.to_be(), 0)
+    );
     assert_eq!(path.service, state.services[&key(81)].id);
 }
 
@@ -144,13 +161,18 @@ fn both_nodes_choose_the_same_server() {
     reversed.reverse();
     second.configure(&[service(81, &[(30, 1)])]).unwrap();
     first.configure(&[service(80, &servers)]).unwrap();
-    second.configure(&[service(81, &[(30, 1)]), service(80, &reversed)]).unwrap();
+    second
+        .configure(&[service(81, &[(30, 1)]), service(80, &reversed)])
+        .unwrap();
     apply(&mut first, &here);
     apply(&mut second, &there);
     let addresses = |fake: &Fake| -> Vec<u32> {
         let state = fake.state();
         let slots = state.table(&key(80)).unwrap().to_vec();
-        slots.iter().map(|&id| state.reals[id as usize].addr).collect()
+        slots
+            .iter()
+            .map(|&id| state.reals[id as usize].addr)
+            .collect()
     };
     assert_eq!(addresses(&here), addresses(&there));
 }
@@ -159,10 +181,14 @@ fn both_nodes_choose_the_same_server() {
 fn a_drained_server_keeps_its_number_and_gets_nothing_new() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
-    table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 1), (22, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
     let before = table.lookup(&real(80, 21)).unwrap();
-    table.configure(&[service(80, &[(21, 0), (22, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 0), (22, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
     assert_eq!(table.lookup(&real(80, 21)), Some(before));
     let state = fake.state();
@@ -175,12 +201,17 @@ fn a_drained_server_keeps_its_number_and_gets_nothing_new() {
 fn a_removed_server_drains_until_nothing_uses_it() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
-    table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 1), (22, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
     let gone = table.lookup(&real(80, 21)).unwrap().real;
     table.configure(&[service(80, &[(22, 1)])]).unwrap();
     apply(&mut table, &fake);
-    assert_eq!(fake.state().reals[usize::from(gone.id)].state, RealState::Draining as u8);
+    assert_eq!(
+        fake.state().reals[usize::from(gone.id)].state,
+        RealState::Draining as u8
+    );
 
     let mut counts = vec![0; maps::REALS_ENTRIES as usize];
     counts[usize::from(gone.id)] = 1;
@@ -189,21 +220,34 @@ fn a_removed_server_drains_until_nothing_uses_it() {
     assert!(table.lookup(&real(80, 21)).is_some(), "still used");
     counts[usize::from(gone.id)] = 0;
     table.scanned(Instant::from_nanos(0) + LINGER * 2, &counts);
-    assert!(table.lookup(&real(80, 21)).is_some(), "a half-open connection may yet complete");
+    assert!(
+        table.lookup(&real(80, 21)).is_some(),
+        "a half-open connection may yet complete"
+    );
     table.scanned(Instant::from_nanos(0) + LINGER * 3, &counts);
     assert_eq!(table.lookup(&real(80, 21)), None);
     apply(&mut table, &fake);
     let state = fake.state();
     let slot = state.reals[usize::from(gone.id)];
-    assert_eq!((slot.state, slot.generation), (RealState::Unused as u8, gone.generation));
-    assert!(!state.return_paths.keys().any(|from| from.addr == net(server(21))));
+    assert_eq!(
+        (slot.state, slot.generation),
+        (RealState::Unused as u8, gone.generation)
+    );
+    assert!(
+        !state
+            .return_paths
+            .keys()
+            .any(|from| from.addr == net(server(21)))
+    );
 }
 
 #[test]
 fn a_removed_service_goes_but_its_connections_stay() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
-    table.configure(&[service(80, &[(21, 1)]), service(81, &[(22, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 1)]), service(81, &[(22, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
     let gone = table.lookup(&real(81, 22)).unwrap();
     table.configure(&[service(80, &[(21, 1)])]).unwrap();
@@ -211,11 +255,24 @@ fn a_removed_service_goes_but_its_connections_stay() {
     {
         let state = fake.state();
         assert!(!state.services.contains_key(&key(81)));
-        assert_eq!(state.reals[usize::from(gone.real.id)].state, RealState::Draining as u8);
+        assert_eq!(
+            state.reals[usize::from(gone.real.id)].state,
+            RealState::Draining as u8
+        );
     }
-    assert_eq!(table.entries(&record(81, 99), 0), None, "no new servers for a service that leaves");
-    table.configure(&[service(80, &[(21, 1)]), service(81, &[(22, 1)])]).unwrap();
-    assert_eq!(table.lookup(&real(81, 22)), Some(gone), "back with the same numbers");
+    assert_eq!(
+        table.entries(&record(81, 99), 0),
+        None,
+        "no new servers for a service that leaves"
+    );
+    table
+        .configure(&[service(80, &[(21, 1)]), service(81, &[(22, 1)])])
+        .unwrap();
+    assert_eq!(
+        table.lookup(&real(81, 22)),
+        Some(gone),
+        "back with the same numbers"
+    );
     table.configure(&[service(80, &[(21, 1)])]).unwrap();
     table.scanned(Instant::from_nanos(0), &[]);
     table.scanned(Instant::from_nanos(0) + LINGER, &[]);
@@ -227,7 +284,9 @@ fn a_removed_service_goes_but_its_connections_stay() {
 fn health_takes_a_server_out_and_brings_it_back() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
-    table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 1), (22, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
     let before = fake.state().table(&key(80)).unwrap().to_vec();
     assert!(table.set_health(&real(80, 21), false));
@@ -253,10 +312,16 @@ fn health_takes_a_server_out_and_brings_it_back() {
 fn a_server_of_two_services_cannot_be_told_apart_by_its_packets() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
-    table.configure(&[service(80, &[(21, 1)]), service(81, &[(21, 1), (22, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 1)]), service(81, &[(21, 1), (22, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
     let ambiguous = |host| {
-        let from = ServiceKey4 { addr: net(server(host)), port: 8080u16.to_be(), proto: 6 };
+        let from = ServiceKey4 {
+            addr: net(server(host)),
+            port: 8080u16.to_be(),
+            proto: 6,
+        };
         fake.state().return_paths[&from].ambiguous
     };
     assert_eq!((ambiguous(21), ambiguous(22)), (1, 0));
@@ -267,12 +332,19 @@ fn the_way_to_a_server_is_filled_in() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
     table.configure(&[service(80, &[(21, 1)])]).unwrap();
-    let hop = Hop { ifindex: 4, mac: [2, 0, 0, 0, 0, 1], src_mac: [2, 0, 0, 0, 0, 2] };
+    let hop = Hop {
+        ifindex: 4,
+        mac: [2, 0, 0, 0, 0, 1],
+        src_mac: [2, 0, 0, 0, 0, 2],
+    };
     table.set_hop(server(21), Some(hop));
     apply(&mut table, &fake);
     let id = usize::from(table.lookup(&real(80, 21)).unwrap().real.id);
     let value = fake.state().reals[id];
-    assert_eq!((value.hop_known, value.ifindex, value.mac, value.src_mac), (1, 4, hop.mac, hop.src_mac));
+    assert_eq!(
+        (value.hop_known, value.ifindex, value.mac, value.src_mac),
+        (1, 4, hop.mac, hop.src_mac)
+    );
     table.set_hop(server(21), None);
     apply(&mut table, &fake);
     assert_eq!(fake.state().reals[id].hop_known, 0);
@@ -286,15 +358,24 @@ fn replicated_connections_get_both_entries() {
     let record = record(80, 21);
     let ((key, forward), (reverse_key, reverse)) = table.entries(&record, 77).unwrap();
     assert_eq!(key, record.key);
-    assert_eq!((forward.to_addr, forward.to_port), (record.real_addr, record.real_port));
+    assert_eq!(
+        (forward.to_addr, forward.to_port),
+        (record.real_addr, record.real_port)
+    );
     assert_eq!((reverse.to_addr, reverse.to_port), (key.dst, key.dport));
     assert_eq!(reverse_key, forward.partner_key(&key));
     assert_eq!(key, reverse.partner_key(&reverse_key));
     assert_eq!(forward.flags, flags::REPLICATED | flags::BY_HASH);
-    assert_eq!(reverse.flags, flags::REPLICATED | flags::BY_HASH | flags::REVERSE);
+    assert_eq!(
+        reverse.flags,
+        flags::REPLICATED | flags::BY_HASH | flags::REVERSE
+    );
     assert_eq!((forward.version, forward.last_seen_ns), (3, 77));
     let target = table.lookup(&real(80, 21)).unwrap();
-    assert_eq!((forward.real, forward.real_generation), (target.real.id, target.real.generation));
+    assert_eq!(
+        (forward.real, forward.real_generation),
+        (target.real.id, target.real.generation)
+    );
     assert_eq!(forward.service, target.service);
 }
 
@@ -309,13 +390,22 @@ fn a_server_that_only_the_partner_knows_drains() {
     {
         let state = fake.state();
         let value = state.reals[usize::from(forward.1.real)];
-        assert_eq!((value.addr, value.state), (net(server(77)), RealState::Draining as u8));
+        assert_eq!(
+            (value.addr, value.state),
+            (net(server(77)), RealState::Draining as u8)
+        );
         assert_eq!(hosts(state.table(&key(80)).unwrap(), &state), [21]);
     }
     assert_eq!(table.entries(&record(81, 77), 0), None);
     assert_eq!(table.refused(), 1);
-    table.configure(&[service(80, &[(21, 1), (77, 1)])]).unwrap();
-    assert_eq!(table.lookup(&real(80, 77)).unwrap().real.id, forward.1.real, "same number");
+    table
+        .configure(&[service(80, &[(21, 1), (77, 1)])])
+        .unwrap();
+    assert_eq!(
+        table.lookup(&real(80, 77)).unwrap().real.id,
+        forward.1.real,
+        "same number"
+    );
 }
 
 #[test]
@@ -330,7 +420,9 @@ fn the_partner_cannot_use_up_the_numbers_silently() {
     }
     assert_eq!(refused, 5000 - 4094);
     assert_eq!(table.refused(), refused);
-    let error = table.configure(&[service(80, &[(21, 1), (22, 1)])]).unwrap_err();
+    let error = table
+        .configure(&[service(80, &[(21, 1), (22, 1)])])
+        .unwrap_err();
     assert_eq!(error, ServiceError::TooManyRealServers);
     assert!(table.lookup(&real(80, 21)).is_some(), "nothing changed");
 }
@@ -339,16 +431,22 @@ fn the_partner_cannot_use_up_the_numbers_silently() {
 fn a_new_agent_goes_on_with_what_it_finds() {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
-    table.configure(&[service(80, &[(21, 1), (22, 1)]), service(81, &[(23, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(21, 1), (22, 1)]), service(81, &[(23, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
-    table.configure(&[service(80, &[(22, 1), (24, 1)]), service(81, &[(23, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(22, 1), (24, 1)]), service(81, &[(23, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
     let before: Vec<_> = [(80, 21), (80, 22), (80, 24), (81, 23)]
         .map(|(port, host)| table.lookup(&real(port, host)))
         .into();
 
     let mut table = ServiceTable::adopt(1, &fake).unwrap();
-    table.configure(&[service(80, &[(22, 1), (25, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(22, 1), (25, 1)])])
+        .unwrap();
     let after: Vec<_> = [(80, 21), (80, 22), (80, 24), (81, 23)]
         .map(|(port, host)| table.lookup(&real(port, host)))
         .into();
@@ -358,7 +456,10 @@ fn a_new_agent_goes_on_with_what_it_finds() {
     assert!(!state.services.contains_key(&key(81)));
     assert_eq!(hosts(state.table(&key(80)).unwrap(), &state), [22, 25]);
     let drains = before[0].unwrap().real.id;
-    assert_eq!(state.reals[usize::from(drains)].state, RealState::Draining as u8);
+    assert_eq!(
+        state.reals[usize::from(drains)].state,
+        RealState::Draining as u8
+    );
 }
 
 #[test]
@@ -367,13 +468,19 @@ fn no_room_for_tables_is_an_error_that_spares_the_others() {
     let mut table = ServiceTable::new(1);
     let big: Vec<(u8, u32)> = (1..=200).map(|host| (host, 1)).collect();
     // 65521 slots and 200 members each: fifteen services fit into 2^20 slots.
-    let services: Vec<VirtualService> = (0..15).map(|n| {
-        let mut service = service(1000 + n, &big);
-        service.real_servers.extend((1..=200u8).map(|host| RealServer {
-            address: Ipv4Addr::new(10, 2, 0, host), port: 1, weight: 1,
-        }));
-        service
-    }).collect();
+    let services: Vec<VirtualService> = (0..15)
+        .map(|n| {
+            let mut service = service(1000 + n, &big);
+            service
+                .real_servers
+                .extend((1..=200u8).map(|host| RealServer {
+                    address: Ipv4Addr::new(10, 2, 0, host),
+                    port: 1,
+                    weight: 1,
+                }));
+            service
+        })
+        .collect();
     table.configure(&services[..10]).unwrap();
     apply(&mut table, &fake);
     let mut changed = services[..10].to_vec();
@@ -381,7 +488,10 @@ fn no_room_for_tables_is_an_error_that_spares_the_others() {
         service.real_servers[0].weight = 0;
     }
     table.configure(&changed).unwrap();
-    assert!(matches!(table.apply(&fake), Err(ApplyError::NoRoom { services: 5 })));
+    assert!(matches!(
+        table.apply(&fake),
+        Err(ApplyError::NoRoom { services: 5 })
+    ));
     check_consistent(&fake.state());
     // What was replaced has made room.
     table.apply(&fake).unwrap();
@@ -406,10 +516,16 @@ fn checksum_deltas_match_a_recomputation() {
     let key = record.key;
     let there = sum(key.src, key.dst, key.sport, key.dport);
     let rewritten = sum(key.src, forward.to_addr, key.sport, forward.to_port);
-    assert_eq!(checksum::apply(there, u32::from(forward.l4_delta)), rewritten);
+    assert_eq!(
+        checksum::apply(there, u32::from(forward.l4_delta)),
+        rewritten
+    );
     let back = sum(record.real_addr, key.src, record.real_port, key.sport);
     let rewritten = sum(reverse.to_addr, key.src, reverse.to_port, key.sport);
-    assert_eq!(checksum::apply(back, u32::from(reverse.l4_delta)), rewritten);
+    assert_eq!(
+        checksum::apply(back, u32::from(reverse.l4_delta)),
+        rewritten
+    );
     let addresses = |a: u32| sum(key.src, a, 0, 0);
     assert_eq!(
         checksum::apply(addresses(key.dst), u32::from(forward.l3_delta)),
