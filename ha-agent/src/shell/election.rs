@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use ha_common::event::CarpSeen;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::announce::Announcements;
 use super::clock;
@@ -25,7 +25,9 @@ use super::packet_socket::{PacketSocket, Receive};
 use super::realtime;
 use super::wake::{self, Wake};
 use crate::datapath::gate::GateWord;
-use crate::proto::carp::{Action, Election, Input, Role, RoleReason, Snapshot};
+use crate::proto::carp::{
+    Action, Alarm, Command as Request, Election, Input, Refusal, Role, RoleReason, Snapshot,
+};
 use crate::proto::time::Instant;
 
 /// Commands that may wait; the thread empties the queue each time round.
@@ -56,7 +58,7 @@ pub struct Link {
 }
 
 /// What the rest of the agent tells the election.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Command {
     /// A link gained or lost its carrier.
     Carrier {
@@ -67,12 +69,10 @@ pub enum Command {
     },
     /// The standby's table became complete, or ceased to be.
     Ready(bool),
-    /// Terms up to this one are safe to use after a crash.
+    /// Terms below this one are safe to use after a crash.
     TermReserved(u64),
-    /// The configuration changed.
-    Generation(u64),
-    /// An operator's wish.
-    Operator(crate::proto::carp::Command),
+    /// An operator's wish, and whom to tell what became of it.
+    Operator(Request, oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// What the election tells the rest of the agent.
@@ -89,13 +89,25 @@ pub enum Event {
         /// The term now.
         term: u64,
     },
-    /// Reserve terms up to this one on disk, then send [`Command::TermReserved`].
+    /// Reserve terms below this one on disk, then send [`Command::TermReserved`].
     ReserveTerm {
-        /// The highest term to reserve.
+        /// The bound.
         up_to: u64,
     },
-    /// Something an operator should know.
-    Alarm(String),
+    /// A lasting condition began or ended.
+    Alarm {
+        /// Which.
+        alarm: Alarm,
+        /// Whether it began.
+        raised: bool,
+    },
+    /// The thread is less punctual than it could be.
+    Unpunctual {
+        /// What the system refused.
+        what: &'static str,
+        /// Its answer.
+        error: String,
+    },
     /// The node has handed over and may end.
     Stopped,
 }
@@ -151,7 +163,7 @@ pub struct Handle {
 impl Handle {
     /// Sends a command; `false` if the thread is gone or hopelessly behind.
     pub fn send(&self, command: Command) -> bool {
-        let sent = self.commands.try_send(command).is_ok();
+        let sent = offer(&self.commands, command);
         self.wake.signal();
         sent
     }
@@ -210,6 +222,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         lateness: Lateness::default(),
         send_errors: 0,
         events_lost: 0,
+        refused: None,
         stopped: false,
     };
     let thread = thread::Builder::new().name("election".to_owned()).spawn(move || worker.run())?;
@@ -252,15 +265,14 @@ struct Worker {
     lateness: Lateness,
     send_errors: u64,
     events_lost: u64,
+    refused: Option<Refusal>,
     stopped: bool,
 }
 
 impl Worker {
     fn run(mut self) {
         for (what, error) in realtime::make_punctual() {
-            self.event(Event::Alarm(format!(
-                "the election thread works without {what} ({error}); grant CAP_SYS_NICE and CAP_IPC_LOCK"
-            )));
+            self.event(Event::Unpunctual { what, error: error.to_string() });
         }
         let mut actions = Vec::new();
         while !self.stopped {
@@ -346,15 +358,23 @@ impl Worker {
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
         for _ in 0..QUEUE {
             let Ok(command) = self.queue.try_recv() else { break };
+            let mut answer = None;
             let input = match command {
                 Command::Carrier { link, up } => Input::Carrier { link, up },
                 Command::Ready(ready) => Input::Ready(ready),
                 Command::TermReserved(term) => Input::TermReserved(term),
-                Command::Generation(generation) => Input::Generation(generation),
-                Command::Operator(command) => Input::Command(command),
+                Command::Operator(request, to) => {
+                    answer = Some(to);
+                    Input::Command(request)
+                }
             };
+            self.refused = None;
             self.election.handle_input(clock::now(), input, actions);
             self.perform(actions);
+            if let Some(to) = answer {
+                // Whoever asked may have gone away.
+                let _gone = to.send(self.refused.take().map_or(Ok(()), Err));
+            }
         }
     }
 
@@ -423,7 +443,8 @@ impl Worker {
                     self.event(Event::RoleChanged { from, to, reason, term });
                     self.next_publish = Instant::default();
                 }
-                Action::Alarm(alarm) => self.event(Event::Alarm(alarm.to_string())),
+                Action::Alarm { alarm, raised } => self.event(Event::Alarm { alarm, raised }),
+                Action::Refused(refusal) => self.refused = Some(refusal),
                 Action::Stopped => {
                     self.stopped = true;
                     self.event(Event::Stopped);

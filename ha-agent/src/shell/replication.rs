@@ -153,7 +153,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
     let (commands, queue) = sync_channel(QUEUE);
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
-        sync: parts.sync.snapshot(clock::now()),
+        sync: parts.sync.snapshot(),
         apply_errors: 0,
         send_errors: 0,
         bad_events: 0,
@@ -339,7 +339,7 @@ impl Worker {
         }
         self.next_publish = now + PUBLISH;
         self.published.store(Arc::new(Published {
-            sync: self.parts.sync.snapshot(now),
+            sync: self.parts.sync.snapshot(),
             apply_errors: self.apply_errors,
             send_errors: self.send_errors,
             bad_events: self.bad_events,

@@ -1,0 +1,127 @@
+//! Keeps the shared addresses where the role wants them.
+//!
+//! While the node is active every shared address is in the kernel with a lifetime a little longer than the
+//! timeout, renewed in time; if the agent dies or freezes the kernel takes them away by itself. The
+//! gate is opened before and closed before, by the election thread, which waits for none of this.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::election::Addresses;
+use super::netlink::Netlink;
+use crate::config::model::Cidr4;
+
+/// How much longer than the timeout (in whole seconds) an address outlives its last renewal.
+const GRACE: Duration = Duration::from_secs(1);
+/// How soon a failed operation is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The shared addresses of one interface.
+#[derive(Clone, Debug)]
+pub struct SharedOn {
+    /// Kernel index.
+    pub ifindex: u32,
+    /// Its addresses.
+    pub addresses: Vec<Cidr4>,
+}
+
+/// Life of an address without renewal: the timeout rounded up to whole seconds, and the grace.
+pub fn lifetime(timeout: Duration) -> Duration {
+    Duration::from_secs(timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)) + GRACE
+}
+
+/// Removes shared addresses that a previous agent left behind, and returns them.
+pub async fn remove_stale(netlink: &Netlink, shared: &[SharedOn]) -> std::io::Result<Vec<Ipv4Addr>> {
+    let mut removed = Vec::new();
+    for on in shared {
+        for found in netlink.addresses(on.ifindex).await? {
+            if on.addresses.iter().any(|wanted| wanted.address == found.address) {
+                netlink.remove_address(on.ifindex, found.address).await?;
+                removed.push(found.address);
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Follows the election's wishes until the election is gone, then removes the addresses.
+pub async fn keep(
+    netlink: Netlink,
+    shared: Vec<SharedOn>,
+    lifetime: Option<Duration>,
+    mut wishes: watch::Receiver<Addresses>,
+) {
+    // Three renewals fit into one lifetime, so that two may fail.
+    let renewal = lifetime.map_or(Duration::from_secs(60), |lifetime| lifetime / 4);
+    let mut held = false;
+    loop {
+        let wanted = wishes.borrow_and_update().held;
+        let done = if wanted {
+            add(&netlink, &shared, lifetime).await
+        } else if held {
+            remove(&netlink, &shared).await
+        } else {
+            true
+        };
+        held = wanted || (held && !done);
+        let next = if !done {
+            RETRY
+        } else if wanted {
+            renewal
+        } else {
+            Duration::from_secs(3600)
+        };
+        tokio::select! {
+            changed = wishes.changed() => if changed.is_err() { break },
+            () = sleep(next) => {}
+        }
+    }
+    if held {
+        remove(&netlink, &shared).await;
+    }
+}
+
+async fn add(netlink: &Netlink, shared: &[SharedOn], lifetime: Option<Duration>) -> bool {
+    let mut all = true;
+    for on in shared {
+        for address in &on.addresses {
+            if let Err(error) = netlink.set_address(on.ifindex, *address, lifetime).await {
+                warn!(%address, %error, "shared address not set; trying again");
+                all = false;
+            }
+        }
+    }
+    all
+}
+
+async fn remove(netlink: &Netlink, shared: &[SharedOn]) -> bool {
+    let mut all = true;
+    for on in shared {
+        for address in &on.addresses {
+            if let Err(error) = netlink.remove_address(on.ifindex, address.address).await {
+                warn!(%address, %error, "shared address not removed; trying again");
+                all = false;
+            } else {
+                debug!(%address, "shared address removed");
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_outlives_the_timeout_by_less_than_two_seconds() {
+        for (timeout_ms, seconds) in [(12, 2), (300, 2), (1_000, 2), (1_001, 3), (9_000, 10)] {
+            let life = lifetime(Duration::from_millis(timeout_ms));
+            assert_eq!(life, Duration::from_secs(seconds));
+        }
+    }
+}
