@@ -12,7 +12,7 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -185,6 +185,20 @@ impl Netlink {
             found.extend(neighbour(&message));
         }
         Ok(found)
+    }
+
+    /// Has the kernel find out a neighbour's Ethernet address; the answer comes as a [`Change`].
+    pub async fn resolve(&self, ifindex: u32, address: Ipv4Addr) -> io::Result<()> {
+        self.handle
+            .neighbours()
+            .add(ifindex, IpAddr::V4(address))
+            .state(NeighbourState::None)
+            // The kernel acts as if it had a packet for the neighbour.
+            .flags(NeighbourFlags::Use)
+            .replace()
+            .execute()
+            .await
+            .map_err(|error| failed(&error))
     }
 
     async fn address_messages(&self, ifindex: u32) -> io::Result<Vec<AddressMessage>> {
