@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod datapath;
 pub mod keys;
 pub mod proto;

@@ -154,6 +154,20 @@ impl Tally {
             Self::EmbryoReplaced => "half_open_replaced",
         }
     }
+
+    /// What the counter means.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Established => "Connections promoted to the table by a completed handshake.",
+            Self::Reconstructed => "Connections rebuilt from a packet in mid-flow.",
+            Self::Stateless => "Packets forwarded by hash because the table is nearly full.",
+            Self::Expired => "Entries removed after their idle time.",
+            Self::EventLost => "Connection events lost because the ring to the agent was full.",
+            Self::EmbryoReplaced => {
+                "Half-open connections replaced by a new one of the same client address and port."
+            }
+        }
+    }
 }
 
 /// Number of reasons.

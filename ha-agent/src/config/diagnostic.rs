@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Most problems shown of one file; the rest are summed up in one line.
 const SHOWN: usize = 100;
@@ -18,7 +18,7 @@ const EXCERPT: usize = 120;
 const QUOTE: usize = 60;
 
 /// How bad a problem is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file cannot be used.
@@ -44,7 +44,7 @@ pub(crate) struct Problem {
 }
 
 /// One problem of a file, ready to be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
     /// The file as the user named it.
     pub file: String,
@@ -58,14 +58,17 @@ pub struct Diagnostic {
     pub what: String,
     /// What to do about it.
     pub remedy: String,
-    #[serde(skip)]
+    /// The line itself.
     excerpt: Option<Excerpt>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The part of a line to show, and what to mark in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Excerpt {
     line: String,
+    /// Characters before the first marked one.
     caret: usize,
+    /// Characters marked.
     width: usize,
 }
 

@@ -1,1 +1,4 @@
-//! status
+//! What the agent shows of itself: the [`model`] first, then how people see it ([`render`]).
+
+pub mod model;
+pub mod render;

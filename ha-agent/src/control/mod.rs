@@ -1,0 +1,40 @@
+//! The control socket: how commands reach a running agent.
+//!
+//! `<run_dir>/ctl.sock` takes one JSON object a line and answers each with one line. Who may write to
+//! the socket file may command the agent: mode 0660, owner and group of the agent. The [`server`] is
+//! generic over a [`Handler`], which knows nothing of sockets.
+
+pub mod client;
+pub mod protocol;
+pub mod server;
+
+pub use client::{Client, ClientError};
+pub use protocol::{Done, Refusal, Reloaded, Reply, Request};
+pub use server::{BindError, Listener, serve};
+
+use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
+
+/// What carries out commands. Methods run on the runtime that serves the socket; several may run at
+/// once.
+pub trait Handler: Send + Sync + 'static {
+    /// State of node and pair.
+    fn status(&self) -> impl Future<Output = Reply<Status>> + Send;
+    /// One page of the connection table.
+    fn connections(
+        &self,
+        query: ConnectionQuery,
+    ) -> impl Future<Output = Reply<ConnectionPage>> + Send;
+    /// Counters of the data plane.
+    fn counters(&self) -> impl Future<Output = Reply<Counters>> + Send;
+    /// Virtual services and their real servers.
+    fn services(&self) -> impl Future<Output = Reply<Services>> + Send;
+    /// Hands the active role to the partner.
+    fn failover(&self) -> impl Future<Output = Reply<Done>> + Send;
+    /// Enters or leaves maintenance.
+    fn maintenance(&self, on: bool) -> impl Future<Output = Reply<Done>> + Send;
+    /// Reads the configuration file again.
+    fn reload(&self) -> impl Future<Output = Reply<Reloaded>> + Send;
+}
+
+#[cfg(test)]
+mod tests;

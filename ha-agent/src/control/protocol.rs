@@ -1,0 +1,106 @@
+//! Lines on the control socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Diagnostic;
+use crate::status::model::ConnectionQuery;
+
+/// Longest request, line end included.
+pub const REQUEST_MAX: usize = 64 << 10;
+/// Longest answer a client takes: a full page of connections is some 20 MiB.
+pub const ANSWER_MAX: u64 = 64 << 20;
+
+/// A command, as `{"command":"status"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// State of node and pair.
+    Status,
+    /// One page of the connection table.
+    Connections(ConnectionQuery),
+    /// Counters of the data plane.
+    Counters,
+    /// Virtual services and their real servers.
+    Services,
+    /// Hand the active role to the partner.
+    Failover,
+    /// Enter or leave maintenance.
+    Maintenance {
+        /// Enter.
+        on: bool,
+    },
+    /// Read the configuration file again.
+    Reload,
+}
+
+/// An answer: `{"ok":...}` or `{"error":{...}}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer<T> {
+    /// What was asked for.
+    Ok(T),
+    /// Why not.
+    Error(Refusal),
+}
+
+/// What a handler answers.
+pub type Reply<T> = Result<T, Refusal>;
+
+impl<T> From<Reply<T>> for Answer<T> {
+    fn from(reply: Reply<T>) -> Self {
+        match reply {
+            Ok(value) => Self::Ok(value),
+            Err(refusal) => Self::Error(refusal),
+        }
+    }
+}
+
+/// A command that was not carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{what}")]
+pub struct Refusal {
+    /// Why.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Problems in the configuration file, if it is to blame.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Diagnostic>,
+}
+
+impl Refusal {
+    /// A refusal with its remedy.
+    pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            remedy: remedy.into(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// A configuration file that cannot be used.
+    pub fn configuration(problems: Vec<Diagnostic>) -> Self {
+        Self {
+            what: "the configuration file was not taken over; the agent goes on as before"
+                .to_owned(),
+            remedy: "mend the file and reload again".to_owned(),
+            problems,
+        }
+    }
+}
+
+/// A command that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What happened, in one sentence.
+    pub message: String,
+}
+
+/// A configuration file that was taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What changed, one sentence each; none if the file says what it said.
+    pub changes: Vec<String>,
+    /// What somebody should look at.
+    pub warnings: Vec<Diagnostic>,
+}

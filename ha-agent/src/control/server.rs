@@ -1,0 +1,251 @@
+//! The agent's end of the control socket.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::Handler;
+use super::protocol::{Answer, REQUEST_MAX, Refusal, Reply, Request};
+
+/// Connections served at the same time.
+const CLIENTS_MAX: usize = 16;
+/// How long a client may take to send a line or to take an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a command may take.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// Pause after a failed accept (out of descriptors): the next would fail at once, too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Who may command the agent: its owner and its group.
+const MODE: u32 = 0o660;
+
+/// Why the socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another agent uses the directory.
+    #[error(
+        "another ha-agent (process {pid}) is running with control socket {path}: stop it, or give \
+         this one another `node.run_dir`"
+    )]
+    Running {
+        /// The socket.
+        path: PathBuf,
+        /// Its process id, as it wrote it down.
+        pid: String,
+    },
+    /// Something else stands in the way.
+    #[error("{path} is not a socket: remove it, or choose another `node.run_dir`")]
+    Occupied {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{path}: {source}: check that `node.run_dir` exists and belongs to this user")]
+    Io {
+        /// The file concerned.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// An open control socket. Dropping it removes the socket file.
+///
+/// A lock next to the socket tells whether an agent is alive: the kernel releases it with the
+/// process, so what a crash leaves behind never stops the next start.
+#[derive(Debug)]
+pub struct Listener {
+    path: PathBuf,
+    socket: StdListener,
+    _lock: Flock<File>,
+}
+
+impl Listener {
+    /// Opens the socket; its directory is made if needed.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(io_error(directory))?;
+        }
+        let lock = lock(path)?;
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(BindError::Occupied {
+                    path: path.to_owned(),
+                });
+            }
+            Ok(_) => fs::remove_file(path).map_err(io_error(path))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error(path)(error)),
+        }
+        // Made under another name, so that nobody connects before the mode is right.
+        let fresh = path.with_extension("new");
+        if let Err(error) = fs::remove_file(&fresh)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(io_error(&fresh)(error));
+        }
+        let socket = StdListener::bind(&fresh).map_err(io_error(&fresh))?;
+        socket
+            .set_nonblocking(true)
+            .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(MODE)))
+            .and_then(|()| fs::rename(&fresh, path))
+            .map_err(io_error(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            socket,
+            _lock: lock,
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "socket file not removed");
+        }
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BindError {
+    let path = path.to_owned();
+    move |source| BindError::Io { path, source }
+}
+
+/// Takes the lock next to the socket, and leaves this process's id in it.
+fn lock(path: &Path) -> Result<Flock<File>, BindError> {
+    let file_path = path.with_extension("lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&file_path)
+        .map_err(io_error(&file_path))?;
+    let mut locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => locked,
+        Err((_, Errno::EWOULDBLOCK)) => {
+            let pid = fs::read_to_string(&file_path).unwrap_or_default();
+            return Err(BindError::Running {
+                path: path.to_owned(),
+                pid: pid.trim().to_owned(),
+            });
+        }
+        Err((_, errno)) => return Err(io_error(&file_path)(errno.into())),
+    };
+    locked
+        .set_len(0)
+        .and_then(|()| writeln!(locked, "{}", std::process::id()))
+        .map_err(io_error(&file_path))?;
+    Ok(locked)
+}
+
+/// Serves the socket until the future is dropped.
+pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>) -> io::Result<()> {
+    let socket = UnixListener::from_std(listener.socket.try_clone()?)?;
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let stream = match socket.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "control connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tokio::spawn(turn_away(stream));
+            continue;
+        };
+        let handler = Arc::clone(&handler);
+        tokio::spawn(async move {
+            if let Err(error) = client(stream, &*handler).await {
+                tracing::debug!(%error, "control connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn turn_away(mut stream: UnixStream) {
+    let refusal = Refusal::new(
+        format!("{CLIENTS_MAX} commands are being carried out already"),
+        "try again",
+    );
+    if let Err(error) = answer::<()>(&mut stream, Err(refusal)).await {
+        tracing::debug!(%error, "client not turned away");
+    }
+}
+
+/// Serves one client until it closes, errs or stalls.
+async fn client<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let mut line = Vec::new();
+        let mut limited = (&mut read).take(REQUEST_MAX as u64);
+        let length = timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
+        if length == 0 {
+            return Ok(());
+        }
+        let request = match serde_json::from_slice::<Request>(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                let refusal = Refusal::new(
+                    format!("not a command: {error}"),
+                    "use an ha-agent of the same version as the one that runs",
+                );
+                return answer::<()>(&mut write, Err(refusal)).await;
+            }
+        };
+        let Ok(line) = timeout(COMMAND_MAX, carry_out(handler, request)).await else {
+            let refusal = Refusal::new(
+                format!("not done within {} seconds", COMMAND_MAX.as_secs()),
+                "look at the agent's log",
+            );
+            return answer::<()>(&mut write, Err(refusal)).await;
+        };
+        send(&mut write, &line?).await?;
+    }
+}
+
+async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<u8>> {
+    match request {
+        Request::Status => encode(handler.status().await),
+        Request::Connections(query) => encode(handler.connections(query).await),
+        Request::Counters => encode(handler.counters().await),
+        Request::Services => encode(handler.services().await),
+        Request::Failover => encode(handler.failover().await),
+        Request::Maintenance { on } => encode(handler.maintenance(on).await),
+        Request::Reload => encode(handler.reload().await),
+    }
+}
+
+async fn answer<T: Serialize>(
+    write: &mut (impl AsyncWrite + Unpin),
+    reply: Reply<T>,
+) -> io::Result<()> {
+    send(write, &encode(reply)?).await
+}
+
+fn encode<T: Serialize>(reply: Reply<T>) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&Answer::from(reply))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+async fn send(write: &mut (impl AsyncWrite + Unpin), line: &[u8]) -> io::Result<()> {
+    timeout(PATIENCE, write.write_all(line)).await?
+}

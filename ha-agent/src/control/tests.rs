@@ -1,0 +1,259 @@
+//! A socket, a handler that answers from memory, good and bad clients.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::status::model::{Connection, SCHEMA_VERSION};
+use crate::status::render::tests::sample;
+
+#[derive(Default)]
+struct Memory {
+    maintenance: AtomicBool,
+}
+
+impl Handler for Memory {
+    async fn status(&self) -> Reply<Status> {
+        Ok(sample())
+    }
+
+    async fn connections(&self, query: ConnectionQuery) -> Reply<ConnectionPage> {
+        let one = Connection {
+            service: Some("web".to_owned()),
+            protocol: "tcp".to_owned(),
+            client: "192.0.2.1:4000".parse().unwrap(),
+            shared: "10.0.0.100:80".parse().unwrap(),
+            real: "10.1.0.21:8080".parse().unwrap(),
+            state: "established".to_owned(),
+            age_seconds: 1.0,
+            idle_seconds: 0.0,
+            replicated: false,
+            reconstructed: false,
+        };
+        Ok(query.page(std::iter::repeat_n(one, 100_000)))
+    }
+
+    async fn counters(&self) -> Reply<Counters> {
+        Ok(Counters::from_values(&[]))
+    }
+
+    async fn services(&self) -> Reply<Services> {
+        std::future::pending().await
+    }
+
+    async fn failover(&self) -> Reply<Done> {
+        Err(Refusal::new("the partner is not ready", "wait"))
+    }
+
+    async fn maintenance(&self, on: bool) -> Reply<Done> {
+        self.maintenance.store(on, Ordering::Relaxed);
+        Ok(Done {
+            message: "done".to_owned(),
+        })
+    }
+
+    async fn reload(&self) -> Reply<Reloaded> {
+        Ok(Reloaded {
+            changes: Vec::new(),
+            warnings: Vec::new(),
+        })
+    }
+}
+
+struct Running {
+    dir: TempDir,
+    handler: Arc<Memory>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Running {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(&dir.path().join("ctl.sock")).unwrap();
+        let handler = Arc::new(Memory::default());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.spawn(serve(listener, Arc::clone(&handler)));
+        Self {
+            dir,
+            handler,
+            _runtime: runtime,
+        }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("ctl.sock")
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.path()).unwrap()
+    }
+
+    fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.path()).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer
+    }
+}
+
+#[test]
+fn commands_are_answered() {
+    let running = Running::start();
+    let mut client = running.client();
+    let status: Status = client.request(&Request::Status).unwrap();
+    assert_eq!(status, sample());
+    let query = ConnectionQuery {
+        limit: 3,
+        ..ConnectionQuery::default()
+    };
+    let page: ConnectionPage = client.request(&Request::Connections(query)).unwrap();
+    assert_eq!((page.matching, page.connections.len()), (100_000, 3));
+    let done: Done = client.request(&Request::Maintenance { on: true }).unwrap();
+    assert_eq!(done.message, "done");
+    assert!(running.handler.maintenance.load(Ordering::Relaxed));
+    match client.request::<Done>(&Request::Failover) {
+        Err(ClientError::Refused(refusal)) => assert_eq!(refusal.remedy, "wait"),
+        other => panic!("{other:?}"),
+    }
+    let counters: Counters = client.request(&Request::Counters).unwrap();
+    assert_eq!(counters.schema_version, SCHEMA_VERSION);
+    let reloaded: Reloaded = client.request(&Request::Reload).unwrap();
+    assert_eq!(reloaded.changes.len(), 0);
+}
+
+#[test]
+fn a_full_page_fits_an_answer() {
+    let running = Running::start();
+    let query = ConnectionQuery {
+        limit: usize::MAX,
+        ..ConnectionQuery::default()
+    };
+    let page: ConnectionPage = running
+        .client()
+        .request(&Request::Connections(query))
+        .unwrap();
+    assert_eq!(page.connections.len(), crate::status::model::PAGE_MAX);
+}
+
+#[test]
+fn garbage_does_no_harm() {
+    let running = Running::start();
+    let long = vec![b'x'; protocol::REQUEST_MAX * 2];
+    let deep = "[".repeat(10_000);
+    for garbage in [
+        &b"\n"[..],
+        b"{}\n",
+        b"nonsense\n",
+        b"\xff\xfe\x00\n",
+        b"{\"command\":\"reboot\"}\n",
+        b"{\"command\":\"maintenance\"}\n",
+        b"{\"command\":\"connections\",\"limit\":-1}\n",
+        b"{\"command\":\"connections\",\"colour\":1}\n",
+        deep.as_bytes(),
+    ] {
+        let answer = running.raw(garbage);
+        assert!(answer.contains("not a command"), "{garbage:?} {answer}");
+    }
+    // The answer may be lost when the server closes with input unread.
+    let mut stream = UnixStream::connect(running.path()).unwrap();
+    let _closed_early = stream.write_all(&long);
+    let mut rest = Vec::new();
+    let _reset = stream.read_to_end(&mut rest);
+    let status: Status = running.client().request(&Request::Status).unwrap();
+    assert_eq!(status, sample());
+}
+
+#[test]
+fn a_request_without_line_end_is_answered() {
+    let running = Running::start();
+    assert!(running.raw(b"{\"command\":\"status\"}").contains("\"ok\""));
+}
+
+#[test]
+fn too_many_clients_are_turned_away() {
+    let running = Running::start();
+    let busy: Vec<UnixStream> = (0..16)
+        .map(|_| {
+            let mut stream = UnixStream::connect(running.path()).unwrap();
+            stream.write_all(b"{\"command\":\"services\"}\n").unwrap();
+            stream
+        })
+        .collect();
+    assert!(running.raw(b"").contains("try again"));
+    drop(busy);
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group() {
+    let running = Running::start();
+    let mode = std::fs::metadata(running.path())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[test]
+fn a_living_agent_is_not_pushed_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run/ctl.sock");
+    let first = Listener::bind(&path).unwrap();
+    match Listener::bind(&path) {
+        Err(error @ BindError::Running { .. }) => {
+            let text = error.to_string();
+            let pid = std::process::id().to_string();
+            assert!(text.contains(&pid) && text.contains("run_dir"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(path.exists());
+    drop(first);
+    assert!(!path.exists());
+    Listener::bind(&path).unwrap();
+}
+
+#[test]
+fn what_a_crash_leaves_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ctl.sock");
+    for leftover in [&path, &path.with_extension("new")] {
+        drop(std::os::unix::net::UnixListener::bind(leftover).unwrap());
+    }
+    assert!(matches!(
+        Client::connect(&path),
+        Err(ClientError::NotRunning { .. })
+    ));
+    Listener::bind(&path).unwrap();
+}
+
+#[test]
+fn other_files_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ctl.sock");
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(
+        Listener::bind(&path),
+        Err(BindError::Occupied { .. })
+    ));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn nobody_there() {
+    assert!(matches!(
+        Client::connect(Path::new("/nonexistent/ctl.sock")),
+        Err(ClientError::NotRunning { .. })
+    ));
+}

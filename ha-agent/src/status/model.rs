@@ -1,0 +1,483 @@
+//! Snapshots of the agent's state. They are what `--json` prints, so field names are stable:
+//! additions are fine, removals and other meanings need a new `schema_version`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+use ha_common::reason::{REASONS, Reason, Tally, Verdict};
+use serde::{Deserialize, Serialize};
+
+/// Version of all snapshots here.
+pub const SCHEMA_VERSION: u32 = 1;
+/// Most connections in one page.
+pub const PAGE_MAX: usize = 65_536;
+
+/// State of a node and, as far as it knows, of its pair.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Who this is.
+    pub node: NodeIdentity,
+    /// What this node does.
+    pub role: Role,
+    /// Time since the role last changed.
+    pub since_seconds: f64,
+    /// This node's square.
+    pub square: Square,
+    /// Term of the last takeover known.
+    pub term: u64,
+    /// Generation of the configuration in use.
+    pub config_generation: u64,
+    /// Version of the agent.
+    pub version: String,
+    /// The other node; null if high availability is off.
+    pub partner: Option<Partner>,
+    /// This node's interfaces, in the order of the file.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Replication of connections.
+    pub replication: Replication,
+    /// Size of the connection table.
+    pub connections: TableSize,
+    /// What is wrong now.
+    pub alarms: Vec<Alarm>,
+}
+
+/// `node` of [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIdentity {
+    /// Its name.
+    pub name: String,
+    /// Its place in the pair: `off`, `first` or `second`.
+    pub mode: Mode,
+}
+
+/// Place of a node in its pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// High availability is off.
+    Off,
+    /// First node.
+    First,
+    /// Second node.
+    Second,
+}
+
+impl From<crate::config::model::Mode> for Mode {
+    fn from(mode: crate::config::model::Mode) -> Self {
+        match mode {
+            crate::config::model::Mode::Off => Self::Off,
+            crate::config::model::Mode::First => Self::First,
+            crate::config::model::Mode::Second => Self::Second,
+        }
+    }
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// High availability is off; the node acts alone.
+    Off,
+    /// Starting.
+    Init,
+    /// Ready to take over.
+    Standby,
+    /// Holds the shared addresses.
+    Active,
+    /// Restarted too often; waits for a person.
+    Pacified,
+    /// Put aside by a person.
+    Maintenance,
+}
+
+impl Role {
+    /// As in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Init => "init",
+            Self::Standby => "standby",
+            Self::Active => "active",
+            Self::Pacified => "pacified",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// A node at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Square {
+    /// Does its part.
+    Green,
+    /// Not heard, or the two are not a pair.
+    Red,
+    /// Heard, but not able to take over.
+    Yellow,
+    /// Pacified, or put aside.
+    Blue,
+    /// Cannot be told, for instance both active.
+    Grey,
+    /// High availability is off.
+    None,
+}
+
+impl Square {
+    /// As in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Green => "green",
+            Self::Red => "red",
+            Self::Yellow => "yellow",
+            Self::Blue => "blue",
+            Self::Grey => "grey",
+            Self::None => "none",
+        }
+    }
+}
+
+/// `partner` of [`Status`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Partner {
+    /// Its name; null until it told it.
+    pub name: Option<String>,
+    /// What it last said it does; null if it was never heard.
+    pub role: Option<Role>,
+    /// Its square.
+    pub square: Square,
+    /// Whether it is heard now, by logical interface.
+    pub heard: BTreeMap<String, bool>,
+    /// Whether its configuration is this node's.
+    pub config_in_sync: bool,
+}
+
+/// `interfaces[]` of [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Logical name.
+    pub name: String,
+    /// Kernel interface.
+    pub device: String,
+    /// Whether it has a link.
+    pub carrier: bool,
+    /// How the data plane is attached.
+    pub xdp_mode: XdpMode,
+    /// Shared addresses configured on it.
+    pub shared: Vec<String>,
+    /// Whether its gateway answers; null if none is configured or nothing is known yet.
+    #[serde(default)]
+    pub gateway_reachable: Option<bool>,
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic path: slower.
+    Generic,
+    /// Not attached.
+    None,
+}
+
+impl XdpMode {
+    /// As in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::None => "none",
+        }
+    }
+}
+
+/// `replication` of [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replication {
+    /// Whether the standby's table is complete.
+    pub ready: bool,
+    /// Time from change to application at the standby, 99th percentile, microseconds; null if not
+    /// measured.
+    pub lag_us_p99: Option<u64>,
+    /// Changes sent.
+    pub sent: u64,
+    /// Changes applied.
+    pub applied: u64,
+    /// Changes that were lost on the way and sent again.
+    pub repaired: u64,
+    /// Changes given up.
+    pub dropped: u64,
+}
+
+/// `connections` of [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSize {
+    /// Established connections.
+    pub established: u64,
+    /// Half-open ones.
+    pub embryonic: u64,
+    /// Established connections the table can hold.
+    pub max: u64,
+}
+
+/// `alarms[]` of [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Stable name, for scripts.
+    pub name: String,
+    /// What is wrong and what to do about it.
+    pub message: String,
+}
+
+/// Which connections to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionQuery {
+    /// Of this virtual service.
+    pub service: Option<String>,
+    /// Of this client address.
+    pub client: Option<Ipv4Addr>,
+    /// In this state.
+    pub state: Option<String>,
+    /// On this real-server address.
+    pub real: Option<Ipv4Addr>,
+    /// Most to show; at most [`PAGE_MAX`].
+    pub limit: usize,
+    /// Matching ones to skip.
+    pub offset: usize,
+}
+
+/// A page of the connection table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionPage {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Established connections in the table.
+    pub total: u64,
+    /// Those that match the query.
+    pub matching: u64,
+    /// Matching ones before this page.
+    pub offset: usize,
+    /// The page.
+    pub connections: Vec<Connection>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Virtual service; null if the table names none that exists.
+    pub service: Option<String>,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Client.
+    pub client: SocketAddrV4,
+    /// Shared address and port.
+    pub shared: SocketAddrV4,
+    /// Real server.
+    pub real: SocketAddrV4,
+    /// State, as far as seen here.
+    pub state: String,
+    /// Time since the entry was made.
+    pub age_seconds: f64,
+    /// Time since the client's last packet, to about a second.
+    pub idle_seconds: f64,
+    /// Received from the partner.
+    pub replicated: bool,
+    /// Rebuilt from a packet in mid-flow.
+    pub reconstructed: bool,
+}
+
+impl Connection {
+    /// From a forward entry of the table; `None` for a reverse entry.
+    pub fn from_entry(
+        key: &ConnKey4,
+        entry: &Conn4,
+        service: Option<String>,
+        now_ns: u64,
+    ) -> Option<Self> {
+        if entry.flags & flags::REVERSE != 0 {
+            return None;
+        }
+        let seconds = |since: u64| now_ns.saturating_sub(since) as f64 / 1e9;
+        let socket = |address: u32, port: u16| {
+            SocketAddrV4::new(Ipv4Addr::from(u32::from_be(address)), u16::from_be(port))
+        };
+        Some(Self {
+            service,
+            protocol: match i32::try_from(key.proto) {
+                Ok(libc::IPPROTO_TCP) => "tcp".to_owned(),
+                Ok(libc::IPPROTO_UDP) => "udp".to_owned(),
+                _ => key.proto.to_string(),
+            },
+            client: socket(key.src, key.sport),
+            shared: socket(key.dst, key.dport),
+            real: socket(entry.to_addr, entry.to_port),
+            state: ConnState::from_u8(entry.state)
+                .map_or("unknown", ConnState::as_str)
+                .to_owned(),
+            age_seconds: seconds(entry.created_ns),
+            idle_seconds: seconds(entry.last_seen_ns),
+            replicated: entry.flags & flags::REPLICATED != 0,
+            reconstructed: entry.flags & flags::RECONSTRUCTED != 0,
+        })
+    }
+}
+
+impl ConnectionQuery {
+    /// Whether a connection is asked for.
+    pub fn matches(&self, connection: &Connection) -> bool {
+        let is = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == found)
+        };
+        is(&self.service, connection.service.as_deref().unwrap_or(""))
+            && is(&self.state, &connection.state)
+            && self.client.is_none_or(|ip| ip == *connection.client.ip())
+            && self.real.is_none_or(|ip| ip == *connection.real.ip())
+    }
+
+    /// The page asked for, out of all connections. Only the page is kept in memory.
+    pub fn page(&self, all: impl Iterator<Item = Connection>) -> ConnectionPage {
+        let limit = self.limit.min(PAGE_MAX);
+        let mut page = ConnectionPage {
+            schema_version: SCHEMA_VERSION,
+            total: 0,
+            matching: 0,
+            offset: self.offset,
+            connections: Vec::new(),
+        };
+        for connection in all {
+            page.total += 1;
+            if !self.matches(&connection) {
+                continue;
+            }
+            page.matching += 1;
+            if page.matching > self.offset as u64 && page.connections.len() < limit {
+                page.connections.push(connection);
+            }
+        }
+        page
+    }
+}
+
+/// Counters of the data plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// All of them, zeros included.
+    pub counters: Vec<Counter>,
+}
+
+/// One counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Stable name.
+    pub name: String,
+    /// Since the maps were made.
+    pub value: u64,
+    /// What becomes of such packets: `pass`, `drop`, `transmit`, `redirect`; null if it does not
+    /// count packets by their outcome.
+    pub verdict: Option<String>,
+    /// What is counted.
+    pub meaning: String,
+}
+
+impl Counters {
+    /// From values in the order of `ha_reasons`, summed over CPUs; missing ones are zero.
+    pub fn from_values(values: &[u64]) -> Self {
+        let value = |index: usize| values.get(index).copied().unwrap_or(0);
+        let clean = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let reasons = Reason::ALL
+            .iter()
+            .enumerate()
+            .map(|(index, reason)| Counter {
+                name: reason.as_str().to_owned(),
+                value: value(index),
+                verdict: Some(verdict(reason.verdict()).to_owned()),
+                meaning: clean(reason.meaning()),
+            });
+        let tallies = Tally::ALL.iter().enumerate().map(|(index, tally)| Counter {
+            name: tally.as_str().to_owned(),
+            value: value(REASONS + index),
+            verdict: None,
+            meaning: clean(tally.meaning()),
+        });
+        Self {
+            schema_version: SCHEMA_VERSION,
+            counters: reasons.chain(tallies).collect(),
+        }
+    }
+}
+
+const fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Drop => "drop",
+        Verdict::Transmit => "transmit",
+        Verdict::Redirect => "redirect",
+    }
+}
+
+/// Virtual services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Services {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// In the order of the file.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// One virtual service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// Shared address and port.
+    pub listen: SocketAddrV4,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// How a real server is chosen.
+    pub scheduler: String,
+    /// Real servers in the order of the file, then those that are only draining.
+    pub real_servers: Vec<RealServerStatus>,
+}
+
+/// One real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealServerStatus {
+    /// Address and port.
+    pub address: SocketAddrV4,
+    /// Configured weight.
+    pub weight: u32,
+    /// Whether it takes connections.
+    pub state: RealServerState,
+    /// Why it is down; null otherwise.
+    pub reason: Option<String>,
+}
+
+/// State of a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RealServerState {
+    /// Takes new connections.
+    Up,
+    /// Keeps its connections, gets no new ones.
+    Draining,
+    /// Failed its health check.
+    Down,
+}
+
+impl RealServerState {
+    /// As in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Snapshots for people: aligned tables, states in words and, on a terminal, in colour.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+
+use super::model::{
+    ConnectionPage, Counters, InterfaceStatus, Mode, Partner, RealServerState, Role, Services,
+    Square, Status, XdpMode,
+};
+
+/// How to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// With colours.
+    pub color: bool,
+    /// Fit lines to the terminal; else each row is one line, whatever its length.
+    pub fit: bool,
+}
+
+impl Style {
+    /// For a file or pipe.
+    pub const PLAIN: Self = Self {
+        color: false,
+        fit: false,
+    };
+
+    /// What suits standard output. `NO_COLOR`: <https://no-color.org>.
+    pub fn detect() -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        Self {
+            color: terminal && !dumb && !set("NO_COLOR"),
+            fit: terminal,
+        }
+    }
+
+    fn paint(self, text: &str, color: Color) -> String {
+        let code = match (self.color, color) {
+            (true, Color::Green) => 32,
+            (true, Color::Red) => 31,
+            (true, Color::Yellow) => 33,
+            (true, Color::Blue) => 34,
+            _ => return text.to_owned(),
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+
+    fn table(self, header: &[&str]) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_content_arrangement(if self.fit {
+            ContentArrangement::Dynamic
+        } else {
+            ContentArrangement::Disabled
+        });
+        if self.color {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(
+            header
+                .iter()
+                .map(|name| Cell::new(name).add_attribute(Attribute::Bold)),
+        );
+        table
+    }
+}
+
+/// A table as lines that begin at the margin and have no trailing blanks.
+fn lines(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect()
+}
+
+/// Text from elsewhere, without anything that could move the cursor.
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+fn word(text: &str, good: bool) -> Cell {
+    Cell::new(text).fg(if good { Color::Green } else { Color::Red })
+}
+
+/// `ha-agent status`.
+pub fn status(status: &Status, style: Style) -> String {
+    let mut out = String::new();
+    let own = Half {
+        name: &status.node.name,
+        mode: status.node.mode,
+        role: Some(status.role),
+        square: status.square,
+        note: format!(
+            "for {}, term {}, configuration {}, version {}",
+            duration(status.since_seconds),
+            status.term,
+            status.config_generation,
+            clean(&status.version)
+        ),
+    };
+    let mut halves = vec![own];
+    if let Some(partner) = &status.partner {
+        halves.push(partner_half(partner, status.node.mode));
+        if status.node.mode == Mode::Second {
+            // As everywhere: the first node on the left, the second on the right.
+            halves.reverse();
+        }
+    }
+    out += &halves_table(&halves, style);
+    out.push('\n');
+    out += &interfaces(status, style);
+    out.push('\n');
+    let replication = &status.replication;
+    let ready = if replication.ready {
+        style.paint("ready", Color::Green)
+    } else {
+        style.paint("not ready", Color::Yellow)
+    };
+    let lag = replication
+        .lag_us_p99
+        .map_or_else(String::new, |us| format!(", lag p99 {us} us"));
+    let mut line = |name: &str, text: String| {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(out, "{name:<13}{text}");
+    };
+    if status.partner.is_some() {
+        line(
+            "Replication",
+            format!(
+                "{ready}{lag}, {} sent, {} applied, {} repaired, {} dropped",
+                replication.sent, replication.applied, replication.repaired, replication.dropped
+            ),
+        );
+    }
+    let table = &status.connections;
+    line(
+        "Connections",
+        format!(
+            "{} of at most {}, {} half-open",
+            table.established, table.max, table.embryonic
+        ),
+    );
+    if status.alarms.is_empty() {
+        line("Alarms", "none".to_owned());
+    }
+    for alarm in &status.alarms {
+        let text = format!("{}: {}", clean(&alarm.name), clean(&alarm.message));
+        line("Alarm", style.paint(&text, Color::Red));
+    }
+    out
+}
+
+/// One node of the pair.
+struct Half<'a> {
+    name: &'a str,
+    mode: Mode,
+    role: Option<Role>,
+    square: Square,
+    note: String,
+}
+
+fn partner_half(partner: &Partner, own: Mode) -> Half<'_> {
+    let names = |heard: bool| {
+        let names: Vec<String> = partner
+            .heard
+            .iter()
+            .filter(|(_, is)| **is == heard)
+            .map(|(name, _)| clean(name))
+            .collect();
+        names.join(", ")
+    };
+    let mut notes = Vec::new();
+    for (heard, text) in [(true, "heard on"), (false, "not heard on")] {
+        let names = names(heard);
+        if !names.is_empty() {
+            notes.push(format!("{text} {names}"));
+        }
+    }
+    notes.push(if partner.config_in_sync {
+        "same configuration".to_owned()
+    } else {
+        "another configuration".to_owned()
+    });
+    Half {
+        name: partner.name.as_deref().unwrap_or("(partner)"),
+        mode: match own {
+            Mode::First => Mode::Second,
+            Mode::Second => Mode::First,
+            Mode::Off => Mode::Off,
+        },
+        role: partner.role,
+        square: partner.square,
+        note: notes.join("; "),
+    }
+}
+
+fn halves_table(halves: &[Half<'_>], style: Style) -> String {
+    let mut table = style.table(&["SQUARE", "NODE", "PLACE", "ROLE", ""]);
+    for half in halves {
+        let letter = if half.role == Some(Role::Active) {
+            "A"
+        } else {
+            " "
+        };
+        let color = match half.square {
+            Square::Green => Color::Green,
+            Square::Red => Color::Red,
+            Square::Yellow => Color::Yellow,
+            Square::Blue => Color::Blue,
+            Square::Grey | Square::None => Color::Reset,
+        };
+        table.add_row([
+            Cell::new(format!("[{letter}] {}", half.square.as_str())).fg(color),
+            Cell::new(clean(half.name)),
+            Cell::new(match half.mode {
+                Mode::Off => "single",
+                Mode::First => "first",
+                Mode::Second => "second",
+            }),
+            Cell::new(half.role.map_or("unknown", Role::as_str)),
+            Cell::new(&half.note),
+        ]);
+    }
+    lines(table)
+}
+
+fn interfaces(status: &Status, style: Style) -> String {
+    let mut table = style.table(&[
+        "INTERFACE",
+        "DEVICE",
+        "CARRIER",
+        "XDP",
+        "GATEWAY",
+        "SHARED ADDRESSES",
+    ]);
+    for interface in &status.interfaces {
+        table.add_row(interface_row(interface));
+    }
+    lines(table)
+}
+
+fn interface_row(interface: &InterfaceStatus) -> [Cell; 6] {
+    [
+        Cell::new(clean(&interface.name)),
+        Cell::new(clean(&interface.device)),
+        word(
+            if interface.carrier { "up" } else { "down" },
+            interface.carrier,
+        ),
+        Cell::new(interface.xdp_mode.as_str()).fg(match interface.xdp_mode {
+            XdpMode::Native => Color::Green,
+            XdpMode::Generic => Color::Yellow,
+            XdpMode::None => Color::Red,
+        }),
+        match interface.gateway_reachable {
+            None => Cell::new("-"),
+            Some(true) => word("reachable", true),
+            Some(false) => word("unreachable", false),
+        },
+        Cell::new(if interface.shared.is_empty() {
+            "-".to_owned()
+        } else {
+            clean(&interface.shared.join(", "))
+        }),
+    ]
+}
+
+/// `ha-agent connections`.
+pub fn connections(page: &ConnectionPage, style: Style) -> String {
+    let mut out = String::new();
+    if !page.connections.is_empty() {
+        let mut table = style.table(&[
+            "SERVICE",
+            "PROTO",
+            "CLIENT",
+            "SHARED",
+            "REAL SERVER",
+            "STATE",
+            "AGE",
+            "IDLE",
+            "FROM",
+        ]);
+        for connection in &page.connections {
+            table.add_row([
+                clean(connection.service.as_deref().unwrap_or("-")),
+                clean(&connection.protocol),
+                connection.client.to_string(),
+                connection.shared.to_string(),
+                connection.real.to_string(),
+                clean(&connection.state),
+                duration(connection.age_seconds),
+                duration(connection.idle_seconds),
+                match (connection.replicated, connection.reconstructed) {
+                    (true, _) => "partner",
+                    (false, true) => "mid-flow",
+                    (false, false) => "handshake",
+                }
+                .to_owned(),
+            ]);
+        }
+        out += &lines(table);
+        out.push('\n');
+    }
+    let shown = page.connections.len() as u64;
+    let first = page.offset as u64 + 1;
+    let range = match shown {
+        0 => "none shown".to_owned(),
+        _ => format!("{first} to {} shown", page.offset as u64 + shown),
+    };
+    let more = if page.offset as u64 + shown < page.matching && shown > 0 {
+        format!("; more with --offset {}", page.offset as u64 + shown)
+    } else {
+        String::new()
+    };
+    // Writing to a string cannot fail.
+    let _infallible = writeln!(
+        out,
+        "{} established, {} match, {range}{more}",
+        page.total, page.matching
+    );
+    out
+}
+
+/// `ha-agent counters`; zeros only if `all`.
+pub fn counters(counters: &Counters, all: bool, style: Style) -> String {
+    let mut table = style.table(&["COUNTER", "COUNT", "VERDICT", "MEANING"]);
+    let mut hidden = 0;
+    for counter in &counters.counters {
+        if counter.value == 0 && !all {
+            hidden += 1;
+            continue;
+        }
+        table.add_row([
+            Cell::new(clean(&counter.name)),
+            Cell::new(counter.value).set_alignment(comfy_table::CellAlignment::Right),
+            Cell::new(
+                counter
+                    .verdict
+                    .as_deref()
+                    .map_or_else(|| "-".to_owned(), clean),
+            ),
+            Cell::new(clean(&counter.meaning)),
+        ]);
+    }
+    let mut out = lines(table);
+    if hidden > 0 {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(out, "\n{hidden} more are zero (--all shows them)");
+    }
+    out
+}
+
+/// `ha-agent services`.
+pub fn services(services: &Services, style: Style) -> String {
+    if services.services.is_empty() {
+        return "no virtual services are configured\n".to_owned();
+    }
+    let mut table = style.table(&[
+        "SERVICE",
+        "LISTENS ON",
+        "SCHEDULER",
+        "REAL SERVER",
+        "WEIGHT",
+        "STATE",
+        "REASON",
+    ]);
+    for service in &services.services {
+        let head = [
+            clean(&service.name),
+            format!("{} {}", service.listen, clean(&service.protocol)),
+            clean(&service.scheduler),
+        ];
+        if service.real_servers.is_empty() {
+            let mut row: Vec<Cell> = head.iter().map(Cell::new).collect();
+            row.push(word("none", false));
+            table.add_row(row);
+        }
+        for (index, real) in service.real_servers.iter().enumerate() {
+            let mut row: Vec<Cell> = head
+                .iter()
+                .map(|text| Cell::new(if index == 0 { text } else { "" }))
+                .collect();
+            row.push(Cell::new(real.address));
+            row.push(Cell::new(real.weight));
+            row.push(Cell::new(real.state.as_str()).fg(match real.state {
+                RealServerState::Up => Color::Green,
+                RealServerState::Draining => Color::Yellow,
+                RealServerState::Down => Color::Red,
+            }));
+            row.push(Cell::new(clean(real.reason.as_deref().unwrap_or("-"))));
+            table.add_row(row);
+        }
+    }
+    lines(table)
+}
+
+/// A duration in at most two units.
+fn duration(seconds: f64) -> String {
+    let Ok(exact) = Duration::try_from_secs_f64(seconds) else {
+        return "?".to_owned();
+    };
+    let whole = exact.as_secs();
+    if whole < 10 {
+        return format!("{seconds:.1}s");
+    }
+    let (days, hours, minutes) = (whole / 86_400, whole / 3600 % 24, whole / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{whole}s"),
+        (0, 0, _) => format!("{minutes}m{}s", whole % 60),
+        (0, _, _) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

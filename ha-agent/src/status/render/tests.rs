@@ -1,0 +1,280 @@
+//! What people see.
+
+use std::net::Ipv4Addr;
+
+use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+
+use super::super::model::{
+    Alarm, Connection, ConnectionQuery, NodeIdentity, RealServerStatus, Replication,
+    SCHEMA_VERSION, ServiceStatus, TableSize,
+};
+use super::*;
+
+/// The status of the manual's example.
+pub(crate) fn sample() -> Status {
+    Status {
+        schema_version: SCHEMA_VERSION,
+        node: NodeIdentity {
+            name: "lb1".to_owned(),
+            mode: Mode::First,
+        },
+        role: Role::Active,
+        since_seconds: 12.5,
+        square: Square::Green,
+        term: 3,
+        config_generation: 7,
+        version: "0.1.0".to_owned(),
+        partner: Some(Partner {
+            name: Some("lb2".to_owned()),
+            role: Some(Role::Standby),
+            square: Square::Green,
+            heard: [("front".to_owned(), true), ("back".to_owned(), false)].into(),
+            config_in_sync: true,
+        }),
+        interfaces: vec![InterfaceStatus {
+            name: "front".to_owned(),
+            device: "eth0".to_owned(),
+            carrier: true,
+            xdp_mode: XdpMode::Native,
+            shared: vec!["10.0.0.100/24".to_owned()],
+            gateway_reachable: Some(true),
+        }],
+        replication: Replication {
+            ready: true,
+            lag_us_p99: Some(240),
+            ..Replication::default()
+        },
+        connections: TableSize {
+            established: 5,
+            embryonic: 1,
+            max: 1_048_576,
+        },
+        alarms: Vec::new(),
+    }
+}
+
+/// The keys that scripts rely on, as the manual lists them.
+#[test]
+fn json_has_the_documented_shape() {
+    let json = serde_json::to_value(sample()).unwrap();
+    let expected = serde_json::json!({
+        "schema_version": 1,
+        "node": { "name": "lb1", "mode": "first" },
+        "role": "active",
+        "since_seconds": 12.5,
+        "square": "green",
+        "term": 3,
+        "config_generation": 7,
+        "version": "0.1.0",
+        "partner": {
+            "name": "lb2", "role": "standby", "square": "green",
+            "heard": { "front": true, "back": false }, "config_in_sync": true
+        },
+        "interfaces": [{
+            "name": "front", "device": "eth0", "carrier": true, "xdp_mode": "native",
+            "shared": ["10.0.0.100/24"], "gateway_reachable": true
+        }],
+        "replication": {
+            "ready": true, "lag_us_p99": 240, "sent": 0, "applied": 0, "repaired": 0, "dropped": 0
+        },
+        "connections": { "established": 5, "embryonic": 1, "max": 1_048_576 },
+        "alarms": []
+    });
+    assert_eq!(json, expected);
+    assert_eq!(
+        serde_json::from_value::<Status>(json).unwrap(),
+        sample(),
+        "what is written can be read"
+    );
+}
+
+#[test]
+fn status_for_people() {
+    let text = status(&sample(), Style::PLAIN);
+    let expected = "\
+SQUARE     NODE  PLACE   ROLE
+[A] green  lb1   first   active   for 12s, term 3, configuration 7, version 0.1.0
+[ ] green  lb2   second  standby  heard on front; not heard on back; same configuration
+
+INTERFACE  DEVICE  CARRIER  XDP     GATEWAY    SHARED ADDRESSES
+front      eth0    up       native  reachable  10.0.0.100/24
+
+Replication  ready, lag p99 240 us, 0 sent, 0 applied, 0 repaired, 0 dropped
+Connections  5 of at most 1048576, 1 half-open
+Alarms       none
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn the_first_node_stands_first_on_both() {
+    let mut on_second = sample();
+    on_second.node.mode = Mode::Second;
+    let text = status(&on_second, Style::PLAIN);
+    let row = |name: &str| text.lines().position(|line| line.contains(name));
+    assert!(row("lb2").unwrap() < row("lb1").unwrap(), "{text}");
+}
+
+#[test]
+fn a_node_alone_shows_no_partner() {
+    let mut alone = sample();
+    alone.partner = None;
+    alone.role = Role::Off;
+    alone.node.mode = Mode::Off;
+    let text = status(&alone, Style::PLAIN);
+    assert!(
+        !text.contains("Replication") && !text.contains("lb2"),
+        "{text}"
+    );
+}
+
+#[test]
+fn colours_only_where_wanted() {
+    let mut bad = sample();
+    bad.alarms.push(Alarm {
+        name: "partner_unheard".to_owned(),
+        message: "nothing heard\u{1b}[2J".to_owned(),
+    });
+    assert!(!status(&bad, Style::PLAIN).contains('\u{1b}'));
+    let color = Style {
+        color: true,
+        fit: false,
+    };
+    let text = status(&bad, color);
+    assert!(text.contains("\u{1b}["), "{text}");
+    assert!(!text.contains("\u{1b}[2J"), "{text}");
+}
+
+fn entry(port: u16) -> Connection {
+    let key = ConnKey4 {
+        src: u32::from(Ipv4Addr::new(192, 0, 2, 1)).to_be(),
+        dst: u32::from(Ipv4Addr::new(10, 0, 0, 100)).to_be(),
+        sport: port.to_be(),
+        dport: 80_u16.to_be(),
+        proto: 6,
+    };
+    let value = Conn4 {
+        to_addr: u32::from(Ipv4Addr::new(10, 1, 0, 21)).to_be(),
+        to_port: 8080_u16.to_be(),
+        state: ConnState::Established as u8,
+        flags: flags::REPLICATED,
+        created_ns: 1_000_000_000,
+        last_seen_ns: 60_000_000_000,
+        ..Conn4::default()
+    };
+    Connection::from_entry(&key, &value, Some("web".to_owned()), 66_000_000_000).unwrap()
+}
+
+#[test]
+fn connections_are_read_from_the_table() {
+    let page = ConnectionQuery {
+        limit: 10,
+        ..ConnectionQuery::default()
+    }
+    .page([entry(4000)].into_iter());
+    let expected = "\
+SERVICE  PROTO  CLIENT          SHARED         REAL SERVER     STATE        AGE   IDLE  FROM
+web      tcp    192.0.2.1:4000  10.0.0.100:80  10.1.0.21:8080  established  1m5s  6.0s  partner
+
+1 established, 1 match, 1 to 1 shown
+";
+    assert_eq!(connections(&page, Style::PLAIN), expected);
+}
+
+#[test]
+fn reverse_entries_are_not_connections() {
+    let reverse = Conn4 {
+        flags: flags::REVERSE,
+        ..Conn4::default()
+    };
+    assert_eq!(
+        Connection::from_entry(&ConnKey4::default(), &reverse, None, 0),
+        None
+    );
+}
+
+#[test]
+fn pages_and_filters() {
+    let query = ConnectionQuery {
+        limit: 10,
+        offset: 95,
+        service: Some("web".to_owned()),
+        client: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        state: Some("established".to_owned()),
+        real: Some(Ipv4Addr::new(10, 1, 0, 21)),
+    };
+    let page = query.page((1000..1100).map(entry));
+    assert_eq!((page.total, page.matching), (100, 100));
+    assert_eq!(page.connections.len(), 5);
+    assert_eq!(page.connections[0].client.port(), 1095);
+    let none = ConnectionQuery {
+        state: Some("closed".to_owned()),
+        ..query
+    };
+    let page = none.page((1000..1100).map(entry));
+    assert_eq!((page.total, page.matching), (100, 0));
+    assert!(connections(&page, Style::PLAIN).contains("none shown"));
+}
+
+#[test]
+fn counters_tell_what_they_count() {
+    let mut values = [0; ha_common::reason::COUNTERS];
+    values[0] = 7;
+    let all = Counters::from_values(&values);
+    assert_eq!(all.counters.len(), values.len());
+    let text = counters(&all, false, Style::PLAIN);
+    assert!(text.contains("not_ip"), "{text}");
+    assert!(text.contains("pass"), "{text}");
+    assert!(text.contains("more are zero"), "{text}");
+    let text = counters(&all, true, Style::PLAIN);
+    assert!(text.contains("events_lost"), "{text}");
+    assert!(all.counters.iter().all(|c| !c.meaning.is_empty()));
+}
+
+#[test]
+fn services_with_their_real_servers() {
+    let real = |port, state| RealServerStatus {
+        address: std::net::SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 21), port),
+        weight: 1,
+        state,
+        reason: None,
+    };
+    let list = Services {
+        schema_version: SCHEMA_VERSION,
+        services: vec![ServiceStatus {
+            name: "web".to_owned(),
+            listen: "10.0.0.100:80".parse().unwrap(),
+            protocol: "tcp".to_owned(),
+            scheduler: "mh".to_owned(),
+            real_servers: vec![
+                real(8080, RealServerState::Up),
+                RealServerStatus {
+                    reason: Some("connection refused".to_owned()),
+                    ..real(8081, RealServerState::Down)
+                },
+            ],
+        }],
+    };
+    let expected = "\
+SERVICE  LISTENS ON         SCHEDULER  REAL SERVER     WEIGHT  STATE  REASON
+web      10.0.0.100:80 tcp  mh         10.1.0.21:8080  1       up     -
+                                       10.1.0.21:8081  1       down   connection refused
+";
+    assert_eq!(services(&list, Style::PLAIN), expected);
+}
+
+#[test]
+fn durations() {
+    for (seconds, text) in [
+        (0.04, "0.0s"),
+        (9.96, "10.0s"),
+        (59.0, "59s"),
+        (61.0, "1m1s"),
+        (7_300.0, "2h1m"),
+        (200_000.0, "2d7h"),
+        (f64::NAN, "?"),
+        (-1.0, "?"),
+    ] {
+        assert_eq!(duration(seconds), text);
+    }
+}
