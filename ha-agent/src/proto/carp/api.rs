@@ -1,0 +1,224 @@
+//! What goes into the election and what comes out of it.
+
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use crate::proto::time::Instant;
+
+/// What this node is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Not in a pair: high availability is off, or the node is stopping.
+    Off,
+    /// Started, has not heard the partner yet.
+    Init,
+    /// Watches.
+    Standby,
+    /// Forwards as long as its lease runs.
+    Active,
+    /// Takes no part until a person resumes it.
+    Pacified,
+    /// Takes no part by request.
+    Maintenance,
+}
+
+/// Why a role changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleReason {
+    /// The agent started.
+    Started,
+    /// High availability is off by configuration.
+    HaOff,
+    /// The partner was heard for the first time.
+    PartnerFound,
+    /// Nothing was heard from the partner for the timeout.
+    PartnerSilent,
+    /// The partner gave the active role up.
+    PartnerReleased,
+    /// The partner takes no part.
+    PartnerPassive,
+    /// Both were standby and the order favours this node.
+    BetterThanPartner,
+    /// Both were standby and the favoured partner did not claim in time.
+    Unclaimed,
+    /// The partner is fitter: released to it.
+    PartnerFitter,
+    /// The partner is the preferred node and fit again: released to it.
+    PartnerPreferred,
+    /// Both were active and the partner has the higher term or the better place in the order.
+    LostToPartner,
+    /// Was active in an older term than the partner has known since.
+    TermOvertaken,
+    /// No production link has a carrier.
+    LinksLost,
+    /// Neither the partner nor the gateway is reachable.
+    Isolated,
+    /// Someone asked for a hand-over.
+    Failover,
+    /// Someone asked for maintenance.
+    Maintenance,
+    /// Maintenance ended.
+    Resumed,
+    /// The agent stops.
+    Stopping,
+    /// A peer without trailer fell silent.
+    ForeignSilent,
+    /// A peer without trailer left, or advertises so slowly that it counts as gone.
+    ForeignGone,
+    /// A peer without trailer advertises faster.
+    ForeignFaster,
+}
+
+/// A request from the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Hand the active role to the partner.
+    Failover,
+    /// Leave in order: release, tell the partner, then [`Action::Stopped`].
+    Stop,
+    /// Enter or leave maintenance.
+    Maintenance(bool),
+}
+
+/// Why a [`Command::Failover`] is not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// This node is not active.
+    NotActive,
+    /// The partner is not heard, or does not hear this node.
+    PartnerUnheard,
+    /// The partner takes no part.
+    PartnerPassive,
+    /// The partner's connection table or configuration is not equal.
+    PartnerNotReady,
+}
+
+/// A lasting condition that a person should know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alarm {
+    /// Both nodes have the same mode.
+    ModeConflict,
+    /// The active term could not be reserved on disk.
+    TermNotReserved,
+    /// Interval or timeout differ.
+    TimingDiffers,
+    /// The replicated parts of the configurations differ.
+    ConfigurationDiffers,
+    /// The trailer is good but the CARP digest is not: passphrase or shared addresses differ.
+    CarpGroupDiffers,
+    /// Someone signs with the pair's key but does not answer: a one-way link, or a replayed capture.
+    UnverifiedPartner,
+    /// Both nodes are active.
+    BothActive,
+    /// Neither the partner nor the gateway is reachable.
+    Isolated,
+}
+
+/// What happens to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// A CARP packet for this node's vhid.
+    Advert {
+        /// Index into [`super::ElectionConfig::links`].
+        link: usize,
+        /// Source address of its IP header.
+        source: Ipv4Addr,
+        /// What follows the IP header.
+        payload: &'a [u8],
+        /// When the kernel received it.
+        at: Instant,
+    },
+    /// A UDP packet to the HELLO port.
+    Hello {
+        /// Index into [`super::ElectionConfig::links`].
+        link: usize,
+        /// Source address of its IP header.
+        source: Ipv4Addr,
+        /// What follows the UDP header.
+        payload: &'a [u8],
+        /// When the kernel received it.
+        at: Instant,
+    },
+    /// A link gained or lost its carrier (or its XDP program). Assumed present until reported.
+    Carrier {
+        /// Which link.
+        link: usize,
+        /// Whether it works.
+        up: bool,
+    },
+    /// A link's gateway became reachable or unreachable. Assumed reachable until reported.
+    Gateway {
+        /// Which link.
+        link: usize,
+        /// Whether it answers.
+        reachable: bool,
+    },
+    /// Whether the connection table is equal to the partner's.
+    Ready(bool),
+    /// The configuration changed.
+    Generation(u64),
+    /// Terms below this one are reserved on disk.
+    TermReserved(u64),
+    /// The operator wants something.
+    Command(Command),
+}
+
+/// What the shell must do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Store the gate word: open until then, or closed. Always comes before the addresses move and
+    /// before any packet that depends on it.
+    Gate(Option<Instant>),
+    /// Add the shared addresses; the gate has just opened. While it is open their lifetime is refreshed.
+    ClaimAddresses,
+    /// Remove the shared addresses; the gate has just closed.
+    ReleaseAddresses,
+    /// Send gratuitous ARP for every shared address.
+    Announce,
+    /// Send a CARP payload to the group.
+    SendAdvert {
+        /// On which link.
+        link: usize,
+        /// What follows the IP header.
+        payload: Vec<u8>,
+    },
+    /// Send a HELLO to the partner.
+    SendHello {
+        /// On which link.
+        link: usize,
+        /// What follows the UDP header.
+        payload: Vec<u8>,
+    },
+    /// Write this bound to disk, then answer with [`Input::TermReserved`].
+    ReserveTerm {
+        /// Terms below it are then reserved.
+        up_to: u64,
+    },
+    /// The role, or the term of an active node, changed.
+    RoleChanged {
+        /// Old role.
+        from: Role,
+        /// New role.
+        to: Role,
+        /// Why.
+        reason: RoleReason,
+        /// Term of an active node; else the highest known.
+        term: u64,
+    },
+    /// A lasting condition began or ended.
+    Alarm {
+        /// Which.
+        alarm: Alarm,
+        /// Whether it began.
+        raised: bool,
+    },
+    /// A failover is refused.
+    Refused(Refusal),
+    /// The last packet is out; the machine does nothing any more.
+    Stopped,
+}

@@ -1,0 +1,192 @@
+//! What the election is told once, and the durations that follow from it.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::config::model::{CarpAuth, Mode, Preferred};
+
+/// The election's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElectionConfig {
+    /// Place in the pair.
+    pub mode: Mode,
+    /// Virtual host id.
+    pub vhid: u8,
+    /// Time between advertisements.
+    pub interval: Duration,
+    /// How long the partner must be silent; at least three intervals.
+    pub timeout: Duration,
+    /// Wait after start before this node may become active unheard.
+    pub initial_wait: Duration,
+    /// Which node should be active when both can.
+    pub preferred: Preferred,
+    /// What is demanded of advertisements.
+    pub auth: CarpAuth,
+    /// Generation of the replicated part of the configuration: equal on both nodes if and only if that
+    /// part is.
+    pub generation: u64,
+    /// The links, at most 16.
+    pub links: Vec<LinkConfig>,
+}
+
+/// An interface that takes part in the HA checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Logical name, the same on both nodes.
+    pub name: String,
+    /// Own address; none on an unnumbered heartbeat link.
+    pub address: Option<Ipv4Addr>,
+    /// Partner's address; packets from any other source are dropped.
+    pub partner: Option<Ipv4Addr>,
+    /// Shared addresses on it; none on a heartbeat link.
+    pub shared: Vec<Ipv4Addr>,
+    /// Whether [`super::Input::Gateway`] reports on it.
+    pub has_gateway: bool,
+}
+
+impl LinkConfig {
+    /// Source address of packets on this link, as the tag covers it.
+    pub(super) fn source(&self) -> Ipv4Addr {
+        self.address.unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// Whether its failure may move the active role.
+    pub(super) fn is_production(&self) -> bool {
+        !self.shared.is_empty()
+    }
+}
+
+/// The election's secrets.
+#[derive(Clone)]
+pub struct ElectionKeys {
+    /// Passphrase of the 36 bytes' HMAC-SHA1.
+    pub carp_passphrase: Vec<u8>,
+    /// Trailer keys by id; the first signs, all are accepted.
+    pub trailer: Vec<(u8, [u8; 16])>,
+}
+
+impl fmt::Debug for ElectionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ElectionKeys").finish_non_exhaustive()
+    }
+}
+
+/// Durations derived from interval and timeout (T below).
+///
+/// The safety argument rests on how they relate; see the module's documentation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// Between advertisements and HELLOs.
+    pub(super) interval: Duration,
+    /// T: how long a silent partner is waited for, and how long an echo binds it.
+    pub(super) timeout: Duration,
+    /// Wait of a fresh start.
+    pub(super) start_wait: Duration,
+    /// Silence after which an active node is alone: 2/3 T.
+    pub(super) alone_after: Duration,
+    /// The least silence for that, if the lease is about to end: T/2.
+    pub(super) alone_least: Duration,
+    /// How long before the end of the lease that is decided.
+    pub(super) alone_guard: Duration,
+    /// Lease of an active node that is alone: T/2, shorter than any wait of the partner by T/4.
+    pub(super) alone_lease: Duration,
+    /// How often that lease is renewed: T/8.
+    pub(super) alone_renewal: Duration,
+    /// Lateness of a timer that counts as having been frozen: T/8.
+    pub(super) stall: Duration,
+    /// How long a node listens after that: 3/4 T.
+    pub(super) stall_wait: Duration,
+    /// Least distance of two HELLOs on one link.
+    pub(super) hello_gap: Duration,
+    /// Distance of the three copies of a release.
+    pub(super) release_gap: Duration,
+    /// How long the preferred node must have been fit before it gets the active role back.
+    pub(super) hold_down: Duration,
+    /// How long after the partner fell silent a lost gateway is blamed on the same event.
+    pub(super) isolation: Duration,
+}
+
+impl Timing {
+    pub(super) fn new(config: &ElectionConfig) -> Self {
+        let interval = config.interval;
+        let timeout = config.timeout.max(interval * 3);
+        Self {
+            interval,
+            timeout,
+            start_wait: timeout.max(config.initial_wait),
+            alone_after: timeout * 2 / 3,
+            alone_least: timeout / 2,
+            alone_guard: timeout / 32,
+            alone_lease: timeout / 2,
+            alone_renewal: timeout / 8,
+            stall: timeout / 8,
+            stall_wait: timeout * 3 / 4,
+            hello_gap: interval / 8,
+            release_gap: (interval / 4).min(Duration::from_millis(20)),
+            hold_down: timeout * 10,
+            isolation: (timeout * 10).max(Duration::from_secs(10)),
+        }
+    }
+
+    /// How long an echo of a packet sent just now binds the partner, by this node's clock: the shorter
+    /// of the two timeouts, less two milliseconds and a thousandth for clocks that drift apart.
+    pub(super) fn lease(&self, partner_timeout: Duration) -> Duration {
+        let timeout = self.timeout.min(partner_timeout);
+        timeout.saturating_sub(Duration::from_millis(2) + timeout / 1000)
+    }
+}
+
+/// The interval as CARP counts it: in 1/256 s, rounded up; the second node is one step slower, so that
+/// there is never a tie.
+pub(super) fn carp_ticks(config: &ElectionConfig) -> u16 {
+    let ticks = (config.interval.as_nanos() * 256).div_ceil(1_000_000_000);
+    let ticks = u16::try_from(ticks).unwrap_or(u16::MAX).clamp(1, 0xff00);
+    ticks + u16::from(config.mode == Mode::Second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn config(mode: Mode, interval: Duration) -> ElectionConfig {
+        ElectionConfig {
+            mode,
+            vhid: 1,
+            interval,
+            timeout: interval * 3,
+            initial_wait: Duration::ZERO,
+            preferred: Preferred::None,
+            auth: CarpAuth::Enforce,
+            generation: 1,
+            links: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn interval_is_mapped_to_advbase_and_advskew() {
+        for (interval, first, second) in [
+            (Duration::from_millis(4), (0, 2), (0, 3)),
+            (Duration::from_millis(100), (0, 26), (0, 27)),
+            (Duration::from_secs(1), (1, 0), (1, 1)),
+            (Duration::from_millis(1500), (1, 128), (1, 129)),
+            (Duration::from_secs(255), (255, 0), (255, 1)),
+        ] {
+            for (mode, (base, skew)) in [(Mode::First, first), (Mode::Second, second)] {
+                let ticks = carp_ticks(&config(mode, interval));
+                assert_eq!(ticks.to_be_bytes(), [base, skew], "{interval:?} {mode:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn waits_outlast_leases() {
+        for interval in [4, 100, 1000, 255_000] {
+            let timing = Timing::new(&config(Mode::First, Duration::from_millis(interval)));
+            assert!(timing.alone_lease + timing.timeout / 4 <= timing.stall_wait);
+            assert!(timing.stall_wait <= timing.start_wait);
+            assert!(timing.lease(timing.timeout) < timing.timeout);
+            assert!(timing.alone_after < timing.lease(timing.timeout));
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Who should be active, and how long the gate may stay open.
+
+use super::api::{Action, Alarm, Role, RoleReason};
+use super::counters::Counter;
+use super::machine::{Election, RELEASE_COPIES};
+use super::order::Standing;
+use super::peer::Partner;
+use super::receive::mode_number;
+use super::trailer::{Body, WireRole};
+use crate::config::model::{Mode, Preferred};
+use crate::proto::time::Instant;
+
+impl Election {
+    /// Draws the conclusions from what is known now.
+    pub(super) fn decide(&mut self, out: &mut Vec<Action>) {
+        if self.role == Role::Off {
+            return;
+        }
+        self.judge_isolation(out);
+        let suspicious =
+            self.suspected() && self.partner_heard().is_none() && self.now >= self.not_before;
+        self.alarm(Alarm::UnverifiedPartner, suspicious, out);
+        match self.role {
+            Role::Init | Role::Standby => self.decide_standby(out),
+            Role::Active => self.decide_active(out),
+            Role::Off | Role::Pacified | Role::Maintenance => {}
+        }
+    }
+
+    fn decide_standby(&mut self, out: &mut Vec<Action>) {
+        if self.yield_until.is_some_and(|until| until <= self.now) {
+            self.yield_until = None;
+        }
+        let partner = self.partner_heard().cloned();
+        if self.role == Role::Init && (partner.is_some() || self.foreign.is_some()) {
+            self.set_role(Role::Standby, RoleReason::PartnerFound, out);
+        }
+        let Some(partner) = partner else {
+            self.undecided_since = None;
+            if self.now >= self.silence_ends() && self.is_healthy() {
+                let reason = match self.foreign.take() {
+                    Some(_) => RoleReason::ForeignSilent,
+                    None => RoleReason::PartnerSilent,
+                };
+                self.claim(reason, out);
+                self.alone = true;
+                self.decide_active(out);
+            }
+            return;
+        };
+        match partner.body.role {
+            WireRole::Active => self.undecided_since = None,
+            WireRole::Maintenance | WireRole::Pacified => {
+                self.claim(RoleReason::PartnerPassive, out);
+                self.extend_lease(partner.heard + self.timing.alone_lease, out);
+            }
+            WireRole::Init | WireRole::Standby => {
+                if self.yield_until.is_some() || !self.hears_us(&partner) {
+                    self.undecided_since = None;
+                    return;
+                }
+                let since = *self.undecided_since.get_or_insert(self.now);
+                let (mine, theirs) = self.standings(&partner);
+                if mine.beats(&theirs) {
+                    self.claim(RoleReason::BetterThanPartner, out);
+                } else if self.now >= since + self.timing.timeout && !mine.conflict {
+                    self.claim(RoleReason::Unclaimed, out);
+                }
+            }
+        }
+    }
+
+    fn decide_active(&mut self, out: &mut Vec<Action>) {
+        if self.suspected() {
+            self.alone = false;
+        }
+        if let Some(partner) = self.partner_heard().cloned() {
+            if partner.body.role == WireRole::Active {
+                self.contest(&partner, out);
+            } else {
+                self.oversee(&partner, out);
+            }
+            if self.role != Role::Active {
+                return;
+            }
+        }
+        if self.gate.is_some_and(|until| until <= self.now) {
+            self.counters.count(Counter::LeaseLapsed);
+            self.set_gate(None, out);
+            self.alone = false;
+        }
+        if !self.alone && self.alone_at().is_some_and(|at| at <= self.now) {
+            self.alone = true;
+        }
+        let silent = self.gate.is_none() && self.now >= self.silence_ends();
+        if (self.alone || silent) && !self.is_healthy() {
+            let reason = if self.isolated {
+                RoleReason::Isolated
+            } else {
+                RoleReason::LinksLost
+            };
+            self.release(reason, out);
+            return;
+        }
+        if silent && !self.alone {
+            // The lease ended long ago: whatever happened since happened in another term.
+            self.begin_term(Role::Active, RoleReason::PartnerSilent, out);
+            self.alone = true;
+        }
+        if self.alone && (self.gate.is_none() || self.renewal_due <= self.now) {
+            self.renewal_due = self.now + self.timing.alone_renewal;
+            self.extend_lease(self.now + self.timing.alone_lease, out);
+        }
+    }
+
+    /// Both are active: the higher term wins, then the order. A node whose gate is closed and whom the
+    /// partner does not hear can only be in the way.
+    fn contest(&mut self, partner: &Partner, out: &mut Vec<Action>) {
+        let (mine, theirs) = self.standings(partner);
+        let lost = match partner.body.term.cmp(&self.term) {
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Equal => !mine.beats(&theirs),
+            std::cmp::Ordering::Less => false,
+        };
+        let in_the_way = self.gate.is_none() && !self.hears_us(partner);
+        if lost || in_the_way {
+            self.term = self.term.max(partner.body.term);
+            self.set_role(Role::Standby, RoleReason::LostToPartner, out);
+        } else if !self.conflict {
+            self.conflict = true;
+            self.counters.count(Counter::BothActive);
+            self.alarm(Alarm::BothActive, true, out);
+            self.advert_due = self.now;
+            self.announce(out);
+        }
+    }
+
+    /// The partner is not active: it may know of a newer term, and it may be the fitter one.
+    fn oversee(&mut self, partner: &Partner, out: &mut Vec<Action>) {
+        if self.conflict {
+            self.conflict = false;
+            self.alarm(Alarm::BothActive, false, out);
+            self.announce(out);
+        }
+        if partner.body.term > self.term {
+            self.term = partner.body.term;
+            self.begin_term(Role::Active, RoleReason::TermOvertaken, out);
+        }
+        if partner.body.role.is_passive() {
+            if !self.suspected() {
+                self.extend_lease(partner.heard + self.timing.alone_lease, out);
+            }
+        } else if let Some(reason) = self.fitter(partner) {
+            self.release(reason, out);
+        }
+    }
+
+    fn announce(&mut self, out: &mut Vec<Action>) {
+        if self.gate.is_some() {
+            out.push(Action::Announce);
+            self.announce_due = Some(self.now + self.timing.interval * 2);
+        }
+    }
+
+    /// Whether and why the partner, a standby that hears this node, should be active instead.
+    fn fitter(&mut self, partner: &Partner) -> Option<RoleReason> {
+        let (mut mine, theirs) = self.standings(partner);
+        if partner.body.role != WireRole::Standby || !self.hears_us(partner) {
+            self.preferred_since = None;
+            return None;
+        }
+        let fit = theirs.preferred && theirs.ready && theirs.failed <= mine.failed;
+        if !fit {
+            self.preferred_since = None;
+            return theirs.beats(&mine).then_some(RoleReason::PartnerFitter);
+        }
+        let since = *self.preferred_since.get_or_insert(self.now);
+        mine.active = self.now < since + self.timing.hold_down;
+        if !theirs.beats(&mine) {
+            None
+        } else if theirs.failed < mine.failed {
+            Some(RoleReason::PartnerFitter)
+        } else {
+            Some(RoleReason::PartnerPreferred)
+        }
+    }
+
+    /// Becomes active in a new term. The gate stays closed: only an echo, a release or silence opens it.
+    pub(super) fn claim(&mut self, reason: RoleReason, out: &mut Vec<Action>) {
+        self.yield_until = None;
+        self.copies_left = 0;
+        self.begin_term(Role::Active, reason, out);
+    }
+
+    fn begin_term(&mut self, to: Role, reason: RoleReason, out: &mut Vec<Action>) {
+        self.next_term(out);
+        self.advert_due = self.now;
+        self.renewal_due = self.now;
+        if self.role == to {
+            self.stint = self.log.upcoming();
+            self.note_term(reason, out);
+        } else {
+            self.set_role(to, reason, out);
+        }
+    }
+
+    /// Gives the active role to the partner, which has the timeout to take it.
+    pub(super) fn release(&mut self, reason: RoleReason, out: &mut Vec<Action>) {
+        self.leave_active(Role::Standby, reason, out);
+        self.yield_until = Some(self.now + self.timing.timeout);
+    }
+
+    /// Leaves in order: gate, addresses, then the partner is told three times on every link.
+    pub(super) fn leave_active(&mut self, to: Role, reason: RoleReason, out: &mut Vec<Action>) {
+        self.bow_out = self.role == Role::Active;
+        self.set_role(to, reason, out);
+        self.copies_left = RELEASE_COPIES;
+        self.copy_due = self.now;
+        self.listen_for(self.timing.timeout);
+    }
+
+    /// The partner, if it was heard within the timeout.
+    pub(super) fn partner_heard(&self) -> Option<&Partner> {
+        self.peers
+            .partner()
+            .filter(|partner| self.now < self.partner_silent_at(partner))
+    }
+
+    /// From when on the partner counts as silent: after the longer of the two timeouts.
+    fn partner_silent_at(&self, partner: &Partner) -> Instant {
+        partner.heard + self.timing.timeout.max(partner.timeout())
+    }
+
+    /// Whether the partner has lately heard this node.
+    pub(super) fn hears_us(&self, partner: &Partner) -> bool {
+        partner
+            .echo_sent
+            .is_some_and(|sent| self.now < sent + self.timing.timeout)
+    }
+
+    /// When silence allows this node to open its gate.
+    pub(super) fn silence_ends(&self) -> Instant {
+        let partner = self
+            .peers
+            .partner()
+            .map(|partner| self.partner_silent_at(partner));
+        self.not_before
+            .max(self.peers.suspect_until())
+            .max(partner.unwrap_or_default())
+            .max(self.foreign_until().unwrap_or_default())
+    }
+
+    fn suspected(&self) -> bool {
+        self.now < self.peers.suspect_until()
+    }
+
+    /// When an active node with a running lease finds itself alone, if nothing is heard till then. It is
+    /// before the lease ends, so that a dying standby interrupts nothing.
+    pub(super) fn alone_at(&self) -> Option<Instant> {
+        let gate = self.gate.filter(|until| *until > self.now)?;
+        if self.alone {
+            return None;
+        }
+        let timing = &self.timing;
+        let silence = self.peers.partner().map(|partner| {
+            let least = if partner.body.role.is_passive() {
+                timing.timeout / 3
+            } else {
+                timing.alone_least
+            };
+            let late = (partner.heard + least).max(gate - timing.alone_guard);
+            late.min(partner.heard + timing.alone_after)
+        });
+        Some(silence.unwrap_or_default().max(self.peers.suspect_until()))
+    }
+
+    /// Fit to be active unheard: a production link works, and this node is not the isolated one.
+    fn is_healthy(&self) -> bool {
+        let mut production = self
+            .links
+            .iter()
+            .filter(|link| link.config.is_production())
+            .peekable();
+        let carrier = production.peek().is_none() || production.any(|link| link.carrier);
+        carrier && !self.isolated
+    }
+
+    /// If all gateways are lost at about the time the partner fell silent, and the partner reached one,
+    /// then it is this node that is cut off. A gateway that fails long after is merely broken.
+    fn judge_isolation(&mut self, out: &mut Vec<Action>) {
+        let mut gateways = self.links.iter().filter(|link| link.config.has_gateway);
+        let lost = gateways.clone().next().is_some() && gateways.all(|link| !link.gateway);
+        let partner = self.peers.partner();
+        let heard = partner.is_some_and(|partner| self.now < self.partner_silent_at(partner));
+        if !lost || heard {
+            if self.isolated {
+                self.isolated = false;
+                self.listen_for(self.timing.timeout);
+            }
+        } else if let Some(partner) = partner {
+            let reached = self
+                .links
+                .iter()
+                .any(|link| link.config.has_gateway && gateway_reached(&partner.body, link.bit));
+            self.isolated |= reached && self.now < partner.heard + self.timing.isolation;
+        }
+        self.alarm(Alarm::Isolated, self.isolated, out);
+    }
+
+    /// Whether the partner could take over without loss.
+    pub(super) fn partner_ready(&self, body: &Body) -> bool {
+        body.ready && body.generation == self.config.generation
+    }
+
+    /// Whether this node is the later one of two with the same mode.
+    pub(super) fn mode_conflict(&self, partner: &Partner) -> bool {
+        self.same_mode(partner) && !self.came_first(partner)
+    }
+
+    fn same_mode(&self, partner: &Partner) -> bool {
+        partner.body.mode == mode_number(self.config.mode)
+    }
+
+    /// An active node came before one that is not; else epochs decide, which are random but differ.
+    fn came_first(&self, partner: &Partner) -> bool {
+        let mine = self.role == Role::Active;
+        let theirs = partner.body.role == WireRole::Active;
+        if mine == theirs {
+            self.epoch < partner.body.epoch
+        } else {
+            mine
+        }
+    }
+
+    /// This node's standing and the partner's.
+    fn standings(&self, partner: &Partner) -> (Standing, Standing) {
+        let body = &partner.body;
+        let same_mode = self.same_mode(partner);
+        let came_first = self.came_first(partner);
+        let generation = body.generation == self.config.generation;
+        let mut mine = Standing {
+            conflict: same_mode && !came_first,
+            ready: self.says_ready() && generation,
+            failed: 0,
+            active: self.role == Role::Active,
+            preferred: self.is_preferred(),
+            first: self.config.mode == Mode::First,
+        };
+        let mut theirs = Standing {
+            conflict: same_mode && came_first,
+            ready: self.partner_ready(body),
+            failed: 0,
+            active: body.role == WireRole::Active,
+            preferred: body.preferred == body.mode,
+            first: body.mode == mode_number(Mode::First),
+        };
+        for link in self.links.iter().filter(|link| link.config.is_production()) {
+            let their_carrier = body.health >> (2 * link.bit) & 1 != 0;
+            let their_gateway = gateway_reached(body, link.bit);
+            let my_fault = !link.carrier || !link.gateway && their_gateway;
+            let their_fault = !their_carrier || !their_gateway && link.gateway;
+            mine.failed += u32::from(my_fault);
+            theirs.failed += u32::from(their_fault);
+        }
+        (mine, theirs)
+    }
+
+    /// The active node's table is the one to be equal to.
+    pub(super) fn says_ready(&self) -> bool {
+        self.ready || self.role == Role::Active
+    }
+
+    pub(super) fn is_preferred(&self) -> bool {
+        matches!(
+            (self.config.preferred, self.config.mode),
+            (Preferred::First, Mode::First) | (Preferred::Second, Mode::Second)
+        )
+    }
+}
+
+/// Whether the partner reaches the gateway of a link.
+fn gateway_reached(body: &Body, bit: u32) -> bool {
+    body.health >> (2 * bit + 1) & 1 != 0
+}

@@ -1,0 +1,123 @@
+//! Inputs that are not packets.
+
+use super::api::{Action, Alarm, Command, Input, Refusal, Role, RoleReason};
+use super::machine::{Election, Link};
+
+impl Election {
+    /// Takes in one input.
+    pub(super) fn take(&mut self, input: Input<'_>, out: &mut Vec<Action>) {
+        match input {
+            Input::Advert {
+                link,
+                source,
+                payload,
+                at,
+            } => self.take_advert((link, source, at.min(self.now)), payload, out),
+            Input::Hello {
+                link,
+                source,
+                payload,
+                at,
+            } => self.take_hello((link, source, at.min(self.now)), payload, out),
+            Input::Carrier { link, up } => self.take_carrier(link, up),
+            Input::Gateway { link, reachable } => {
+                if let Some(link) = self.links.get_mut(link)
+                    && link.gateway != reachable
+                {
+                    link.gateway = reachable;
+                    self.hello_soon();
+                }
+            }
+            Input::Ready(ready) => {
+                if self.ready != ready {
+                    self.ready = ready;
+                    self.hello_soon();
+                }
+            }
+            Input::Generation(generation) => {
+                self.config.generation = generation;
+                self.hello_soon();
+            }
+            Input::TermReserved(up_to) => {
+                self.term_reserved = self.term_reserved.max(up_to);
+                if self.role == Role::Active {
+                    self.alarm(Alarm::TermNotReserved, self.term >= self.term_reserved, out);
+                }
+            }
+            Input::Command(command) => self.command(command, out),
+        }
+    }
+
+    fn take_carrier(&mut self, index: usize, up: bool) {
+        let deaf = |links: &[Link]| links.iter().all(|link| !link.carrier);
+        let was_deaf = deaf(&self.links);
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        if link.carrier == up {
+            return;
+        }
+        link.carrier = up;
+        if was_deaf && !deaf(&self.links) {
+            self.listen_for(self.timing.timeout);
+        }
+        if up && self.gate.is_some() {
+            self.announce_due = Some(self.now);
+        }
+        self.hello_soon();
+    }
+
+    fn command(&mut self, command: Command, out: &mut Vec<Action>) {
+        if self.stopping {
+            return;
+        }
+        match command {
+            Command::Failover => match self.failover_refusal() {
+                Some(refusal) => out.push(Action::Refused(refusal)),
+                None => self.release(RoleReason::Failover, out),
+            },
+            Command::Maintenance(true) => match self.role {
+                Role::Init | Role::Standby | Role::Pacified => {
+                    self.set_role(Role::Maintenance, RoleReason::Maintenance, out);
+                }
+                Role::Active => {
+                    self.leave_active(Role::Maintenance, RoleReason::Maintenance, out);
+                }
+                Role::Off | Role::Maintenance => {}
+            },
+            Command::Maintenance(false) => {
+                if self.role == Role::Maintenance {
+                    self.set_role(Role::Standby, RoleReason::Resumed, out);
+                    self.listen_for(self.timing.timeout);
+                }
+            }
+            Command::Stop => {
+                self.stopping = true;
+                if self.role == Role::Off {
+                    self.set_gate(None, out);
+                } else {
+                    self.leave_active(Role::Off, RoleReason::Stopping, out);
+                }
+            }
+        }
+    }
+
+    fn failover_refusal(&self) -> Option<Refusal> {
+        if self.role != Role::Active {
+            return Some(Refusal::NotActive);
+        }
+        if !self.proven && self.accepts_foreign() {
+            return None;
+        }
+        let Some(partner) = self.partner_heard().filter(|p| self.hears_us(p)) else {
+            return Some(Refusal::PartnerUnheard);
+        };
+        if partner.body.role.is_passive() {
+            Some(Refusal::PartnerPassive)
+        } else if !self.partner_ready(&partner.body) {
+            Some(Refusal::PartnerNotReady)
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The machine's state and its outside: inputs, timers, bookkeeping of role and gate.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ha_common::siphash::TAG_LEN;
+
+use super::api::{Action, Alarm, Input, Role, RoleReason};
+use super::config::{ElectionConfig, ElectionKeys, LinkConfig, Timing, carp_ticks};
+use super::counters::{Counter, Counters};
+use super::foreign::{self, Foreign};
+use super::lease::SendLog;
+use super::peer::Peers;
+use super::snapshot::Transition;
+use super::trailer::{Signer, name_hash};
+use super::wire::Group;
+use crate::config::model::Mode;
+use crate::proto::rng::Rng;
+use crate::proto::time::Instant;
+
+/// Terms reserved ahead.
+const TERMS_AHEAD: u64 = 1024;
+/// Transitions kept for the status.
+const TRANSITIONS: usize = 32;
+/// Copies of a release.
+pub(super) const RELEASE_COPIES: u8 = 3;
+/// HELLOs sent at a quarter of the interval after a start or a freeze, so that one lost packet does not
+/// leave the partner in the dark.
+const QUICK_HELLOS: u8 = 3;
+
+/// A link and what is to be sent on it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) config: LinkConfig,
+    /// Place of this link in the trailer's bitmaps: names in ascending order, equal on both nodes.
+    pub(super) bit: u32,
+    pub(super) name: [u8; TAG_LEN],
+    pub(super) group: Group,
+    pub(super) carrier: bool,
+    pub(super) gateway: bool,
+    pub(super) hello_due: Instant,
+    pub(super) hello_sent: Option<Instant>,
+    pub(super) quick_hellos: u8,
+    /// Epoch and sequence to challenge, and when.
+    pub(super) challenge: Option<(u64, u64)>,
+    pub(super) challenge_due: Instant,
+}
+
+/// The election of one node.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Election {
+    pub(super) config: ElectionConfig,
+    pub(super) timing: Timing,
+    /// Own interval in 1/256 s.
+    pub(super) ticks: u16,
+    pub(super) signer: Signer,
+    pub(super) epoch: u64,
+    /// CARP counter of the next advertisement.
+    pub(super) carp_counter: u64,
+    pub(super) log: SendLog,
+    /// Latest time handled.
+    pub(super) now: Instant,
+    started: bool,
+    stopped: bool,
+
+    pub(super) role: Role,
+    pub(super) since: Instant,
+    pub(super) transitions: VecDeque<Transition>,
+    /// Highest term known; own if active.
+    pub(super) term: u64,
+    /// Lowest term this start may use.
+    term_floor: u64,
+    /// Terms below this one are on disk.
+    pub(super) term_reserved: u64,
+    term_requested: u64,
+    /// First sequence number sent in this role and term: older packets grant nothing.
+    pub(super) stint: u64,
+
+    /// The gate word as last given out.
+    pub(super) gate: Option<Instant>,
+    pub(super) alone: bool,
+    pub(super) renewal_due: Instant,
+    /// Silence alone allows nothing before.
+    pub(super) not_before: Instant,
+    /// Released to the partner, which has until then to take over.
+    pub(super) yield_until: Option<Instant>,
+    /// Since when both have been standby and heard each other.
+    pub(super) undecided_since: Option<Instant>,
+    /// Since when the preferred partner has been fit.
+    pub(super) preferred_since: Option<Instant>,
+    pub(super) conflict: bool,
+    pub(super) isolated: bool,
+
+    pub(super) links: Vec<Link>,
+    pub(super) peers: Peers,
+    pub(super) foreign: Option<Foreign>,
+    /// The partner was once accepted by its trailer.
+    pub(super) proven: bool,
+    pub(super) ready: bool,
+    pub(super) advert_due: Instant,
+    pub(super) announce_due: Option<Instant>,
+    pub(super) copies_left: u8,
+    pub(super) copy_due: Instant,
+    /// The copies include bow-outs: this node was active.
+    pub(super) bow_out: bool,
+    pub(super) stopping: bool,
+    pub(super) counters: Counters,
+    pub(super) alarms: BTreeSet<Alarm>,
+}
+
+impl Election {
+    /// A machine that has not done anything yet. `first_term` is the lowest term not reserved by an
+    /// earlier start; the epoch and the CARP counter are drawn from `rng`.
+    pub fn new(
+        config: ElectionConfig,
+        keys: ElectionKeys,
+        mut rng: Rng,
+        first_term: u64,
+        now: Instant,
+    ) -> Self {
+        let epoch = rng.next_u64().max(1);
+        let mut names: Vec<&str> = config.links.iter().map(|link| link.name.as_str()).collect();
+        names.sort_unstable();
+        let links = config
+            .links
+            .iter()
+            .map(|link| Link {
+                config: link.clone(),
+                bit: names.partition_point(|name| *name < link.name.as_str()) as u32,
+                name: name_hash(&link.name),
+                group: Group::new(&keys.carp_passphrase, config.vhid, &link.shared, &[]),
+                carrier: true,
+                gateway: true,
+                hello_due: now,
+                hello_sent: None,
+                quick_hellos: QUICK_HELLOS,
+                challenge: None,
+                challenge_due: now,
+            })
+            .collect();
+        Self {
+            timing: Timing::new(&config),
+            ticks: carp_ticks(&config),
+            signer: Signer::new(config.vhid, keys.trailer),
+            epoch,
+            carp_counter: rng.next_u64(),
+            log: SendLog::default(),
+            now,
+            started: false,
+            stopped: false,
+            role: if config.mode == Mode::Off {
+                Role::Off
+            } else {
+                Role::Init
+            },
+            since: now,
+            transitions: VecDeque::new(),
+            term: 0,
+            term_floor: first_term.max(1),
+            term_reserved: first_term,
+            term_requested: first_term,
+            stint: 1,
+            gate: None,
+            alone: false,
+            renewal_due: now,
+            not_before: now,
+            yield_until: None,
+            undecided_since: None,
+            preferred_since: None,
+            conflict: false,
+            isolated: false,
+            peers: Peers::new(epoch, config.links.len()),
+            links,
+            foreign: None,
+            proven: false,
+            ready: false,
+            advert_due: now,
+            announce_due: None,
+            copies_left: 0,
+            copy_due: now,
+            bow_out: false,
+            stopping: false,
+            counters: Counters::default(),
+            alarms: BTreeSet::new(),
+            config,
+        }
+    }
+
+    /// Takes in what happened. All packets that are waiting should be handed in before a timer is.
+    pub fn handle_input(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Action>) {
+        self.handle(now, Some(input), out);
+    }
+
+    /// Does what is due. Calling it early or late is harmless; late is noticed.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.handle(now, None, out);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; always later than the last call.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.stopped {
+            None
+        } else if self.started {
+            self.next_wake()
+        } else {
+            Some(self.now)
+        }
+    }
+
+    fn handle(&mut self, now: Instant, input: Option<Input<'_>>, out: &mut Vec<Action>) {
+        if self.stopped {
+            return;
+        }
+        let due = self.poll_timeout();
+        self.now = self.now.max(now);
+        if !self.started {
+            self.start(out);
+        } else if due.is_some_and(|due| self.now > due + self.timing.stall) {
+            self.thaw();
+        }
+        if let Some(input) = input {
+            self.take(input, out);
+        }
+        self.decide(out);
+        self.send_due(out);
+        if self.stopping && self.copies_left == 0 {
+            self.stopped = true;
+            out.push(Action::Stopped);
+        }
+    }
+
+    /// Before anything is sent, what an earlier start may have left open is closed.
+    fn start(&mut self, out: &mut Vec<Action>) {
+        self.started = true;
+        self.since = self.now;
+        if self.role == Role::Off {
+            self.record(Role::Off, RoleReason::HaOff, out);
+            self.set_gate(Some(Instant::from_nanos(u64::MAX)), out);
+            return;
+        }
+        out.push(Action::Gate(None));
+        out.push(Action::ReleaseAddresses);
+        self.record(Role::Init, RoleReason::Started, out);
+        self.reserve_terms(out);
+        self.not_before = self.now + self.timing.start_wait;
+        for link in &mut self.links {
+            link.hello_due = self.now;
+        }
+    }
+
+    /// The node was frozen. Meanwhile the partner may have found itself alone, so silence proves
+    /// nothing until this node has been heard again and has listened.
+    fn thaw(&mut self) {
+        self.counters.count(Counter::Stalled);
+        self.listen_for(self.timing.stall_wait);
+        for link in &mut self.links {
+            link.hello_due = self.now;
+            link.quick_hellos = QUICK_HELLOS;
+        }
+    }
+
+    /// Silence allows nothing for a while.
+    pub(super) fn listen_for(&mut self, wait: Duration) {
+        self.not_before = self.not_before.max(self.now + wait);
+    }
+
+    /// The next moment at which time alone changes something. Moments that have passed were acted on
+    /// or wait for something else, so they are left out: no busy loop.
+    fn next_wake(&self) -> Option<Instant> {
+        if self.role == Role::Off && !self.stopping {
+            return self.announce_due;
+        }
+        let mut next: Option<Instant> = None;
+        let mut consider = |moment: Option<Instant>| {
+            if let Some(moment) = moment
+                && moment > self.now
+            {
+                next = Some(next.map_or(moment, |next| next.min(moment)));
+            }
+        };
+        consider((self.copies_left > 0).then_some(self.copy_due));
+        if self.stopping {
+            return next;
+        }
+        for link in &self.links {
+            consider(Some(link.hello_due));
+            consider(link.challenge.map(|_| link.challenge_due));
+        }
+        consider(self.announce_due);
+        consider(Some(self.silence_ends()));
+        let timeout = self.timing.timeout;
+        match self.role {
+            Role::Active => {
+                consider(Some(self.advert_due));
+                consider(self.gate);
+                consider(self.alone.then_some(self.renewal_due));
+                consider(self.alone_at());
+                consider(self.preferred_since.map(|at| at + self.timing.hold_down));
+            }
+            Role::Init | Role::Standby => {
+                consider(self.yield_until);
+                consider(self.undecided_since.map(|at| at + timeout));
+                consider(self.peers.partner().map(|p| p.heard + timeout));
+            }
+            Role::Off | Role::Pacified | Role::Maintenance => {}
+        }
+        next
+    }
+
+    /// Gives out a gate word, and moves the addresses when it opens or closes.
+    pub(super) fn set_gate(&mut self, until: Option<Instant>, out: &mut Vec<Action>) {
+        if self.gate == until {
+            return;
+        }
+        let was_open = self.gate.is_some();
+        self.gate = until;
+        out.push(Action::Gate(until));
+        match (was_open, until.is_some()) {
+            (false, true) => {
+                out.push(Action::ClaimAddresses);
+                out.push(Action::Announce);
+                // As other CARP implementations do: once more after two advertisements.
+                self.announce_due = Some(self.now + self.timing.interval * 2);
+            }
+            (true, false) => {
+                out.push(Action::ReleaseAddresses);
+                self.announce_due = None;
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// Changes the role. The gate of a node that is not active is closed before.
+    pub(super) fn set_role(&mut self, to: Role, reason: RoleReason, out: &mut Vec<Action>) {
+        let from = self.role;
+        if from == Role::Active {
+            self.set_gate(None, out);
+            self.alone = false;
+            self.conflict = false;
+            self.preferred_since = None;
+            self.alarm(Alarm::BothActive, false, out);
+        }
+        self.role = to;
+        self.since = self.now;
+        self.stint = self.log.upcoming();
+        self.undecided_since = None;
+        self.record(from, reason, out);
+        self.hello_soon();
+    }
+
+    /// The same role, a new term.
+    pub(super) fn note_term(&mut self, reason: RoleReason, out: &mut Vec<Action>) {
+        self.record(self.role, reason, out);
+        self.hello_soon();
+    }
+
+    fn record(&mut self, from: Role, reason: RoleReason, out: &mut Vec<Action>) {
+        if self.transitions.len() == TRANSITIONS {
+            self.transitions.pop_front();
+        }
+        self.transitions.push_back(Transition {
+            at_ns: self.now.as_nanos(),
+            from,
+            to: self.role,
+            reason,
+            term: self.term,
+        });
+        out.push(Action::RoleChanged {
+            from,
+            to: self.role,
+            reason,
+            term: self.term,
+        });
+    }
+
+    /// Takes a term that is higher than all known and was not used by an earlier start.
+    pub(super) fn next_term(&mut self, out: &mut Vec<Action>) {
+        self.term = self.term.saturating_add(1).max(self.term_floor);
+        self.reserve_terms(out);
+        self.alarm(Alarm::TermNotReserved, self.term >= self.term_reserved, out);
+    }
+
+    fn reserve_terms(&mut self, out: &mut Vec<Action>) {
+        let wanted = self.term.max(self.term_floor);
+        if wanted.saturating_add(TERMS_AHEAD / 2) > self.term_requested {
+            self.term_requested = wanted.saturating_add(TERMS_AHEAD);
+            out.push(Action::ReserveTerm {
+                up_to: self.term_requested,
+            });
+        }
+    }
+
+    /// Raises or clears a lasting condition.
+    pub(super) fn alarm(&mut self, alarm: Alarm, raised: bool, out: &mut Vec<Action>) {
+        let changed = if raised {
+            self.alarms.insert(alarm)
+        } else {
+            self.alarms.remove(&alarm)
+        };
+        if changed {
+            out.push(Action::Alarm { alarm, raised });
+        }
+    }
+
+    /// Sends HELLOs on all links as soon as their distance allows.
+    pub(super) fn hello_soon(&mut self) {
+        for link in &mut self.links {
+            link.hello_soon(self.now, self.timing.hello_gap);
+        }
+    }
+
+    /// A peer's silence that has just ended, if it has no trailer.
+    pub(super) fn foreign_until(&self) -> Option<Instant> {
+        self.foreign
+            .map(|foreign| foreign.heard + foreign::master_down(self.ticks))
+    }
+
+    /// Own address on a link.
+    pub(super) fn source(&self, link: usize) -> Ipv4Addr {
+        self.links
+            .get(link)
+            .map_or(Ipv4Addr::UNSPECIFIED, |link| link.config.source())
+    }
+}
+
+impl Link {
+    /// Sends a HELLO as soon as the distance from the last one allows.
+    pub(super) fn hello_soon(&mut self, now: Instant, gap: Duration) {
+        let earliest = self.hello_sent.map_or(now, |sent| now.max(sent + gap));
+        self.hello_due = self.hello_due.min(earliest);
+    }
+}

@@ -1,0 +1,4 @@
+//! The machine against its partner, and against everything else.
+
+mod pair;
+mod stories;

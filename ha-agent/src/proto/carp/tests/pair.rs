@@ -1,0 +1,315 @@
+//! Two machines and a network that delivers at once, unless told otherwise. The simulator in the
+//! `tests` package is the one that is cruel.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::super::*;
+use crate::config::model::{CarpAuth, Mode, Preferred};
+use crate::proto::rng::Rng;
+use crate::proto::time::Instant;
+
+pub(super) const INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const TIMEOUT: Duration = Duration::from_millis(300);
+pub(super) const SHARED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
+
+pub(super) fn address(node: usize, link: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, link as u8, 0, 11 + node as u8)
+}
+
+/// Two links: `front` with a shared address and a gateway, `cable` without addresses.
+pub(super) fn config(node: usize) -> ElectionConfig {
+    ElectionConfig {
+        mode: [Mode::First, Mode::Second][node],
+        vhid: 110,
+        interval: INTERVAL,
+        timeout: TIMEOUT,
+        initial_wait: Duration::ZERO,
+        preferred: Preferred::None,
+        auth: CarpAuth::Enforce,
+        generation: 1,
+        links: vec![
+            LinkConfig {
+                name: "front".to_owned(),
+                address: Some(address(node, 0)),
+                partner: Some(address(1 - node, 0)),
+                shared: vec![SHARED],
+                has_gateway: true,
+            },
+            LinkConfig {
+                name: "cable".to_owned(),
+                address: None,
+                partner: None,
+                shared: Vec::new(),
+                has_gateway: false,
+            },
+        ],
+    }
+}
+
+pub(super) fn keys() -> ElectionKeys {
+    ElectionKeys {
+        carp_passphrase: b"secret".to_vec(),
+        trailer: vec![(1, [7; 16])],
+    }
+}
+
+pub(super) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A packet as it left a node.
+#[derive(Clone, Debug)]
+pub(super) struct Packet {
+    pub(super) from: usize,
+    pub(super) link: usize,
+    pub(super) advert: bool,
+    pub(super) payload: Vec<u8>,
+}
+
+pub(super) struct Pair {
+    pub(super) now: Instant,
+    pub(super) nodes: [Option<Election>; 2],
+    pub(super) gates: [Option<Instant>; 2],
+    /// All actions but packets, by node.
+    pub(super) log: Vec<(usize, Action)>,
+    /// All packets ever sent.
+    pub(super) sent: Vec<Packet>,
+    /// Whether packets from a node arrive on a link.
+    pub(super) cut: [[bool; 2]; 2],
+    pub(super) frozen: [bool; 2],
+    waiting: VecDeque<Packet>,
+    seed: u64,
+}
+
+impl Pair {
+    pub(super) fn new() -> Self {
+        Self::with(config)
+    }
+
+    pub(super) fn with(config: impl Fn(usize) -> ElectionConfig) -> Self {
+        let mut pair = Self {
+            now: Instant::from_nanos(1_000_000_000),
+            nodes: [None, None],
+            gates: [None, None],
+            log: Vec::new(),
+            sent: Vec::new(),
+            cut: [[false; 2]; 2],
+            frozen: [false; 2],
+            waiting: VecDeque::new(),
+            seed: 0,
+        };
+        for node in 0..2 {
+            pair.start(node, config(node), 0);
+        }
+        pair
+    }
+
+    pub(super) fn start(&mut self, node: usize, config: ElectionConfig, first_term: u64) {
+        self.seed += 1;
+        self.nodes[node] = Some(Election::new(
+            config,
+            keys(),
+            Rng::new(self.seed),
+            first_term,
+            self.now,
+        ));
+    }
+
+    pub(super) fn power_off(&mut self, node: usize) {
+        self.nodes[node] = None;
+        self.gates[node] = None;
+    }
+
+    pub(super) fn input(&mut self, node: usize, input: Input<'_>) {
+        let mut out = Vec::new();
+        if let Some(machine) = &mut self.nodes[node] {
+            machine.handle_input(self.now, input, &mut out);
+        }
+        self.perform(node, out);
+        self.deliver();
+    }
+
+    pub(super) fn command(&mut self, node: usize, command: Command) {
+        self.input(node, Input::Command(command));
+    }
+
+    fn perform(&mut self, node: usize, out: Vec<Action>) {
+        for action in out {
+            match action {
+                Action::SendAdvert { link, payload } => self.send(node, link, true, payload),
+                Action::SendHello { link, payload } => self.send(node, link, false, payload),
+                Action::ReserveTerm { up_to } => {
+                    let mut out = Vec::new();
+                    if let Some(machine) = &mut self.nodes[node] {
+                        machine.handle_input(self.now, Input::TermReserved(up_to), &mut out);
+                    }
+                    self.log.push((node, Action::ReserveTerm { up_to }));
+                    self.perform(node, out);
+                }
+                Action::Gate(until) => {
+                    self.gates[node] = until;
+                    assert!(
+                        !(self.open(0) && self.open(1)),
+                        "two gates open at {}: {:?}",
+                        self.now,
+                        self.log
+                    );
+                    self.log.push((node, action));
+                }
+                Action::ClaimAddresses
+                | Action::ReleaseAddresses
+                | Action::Announce
+                | Action::RoleChanged { .. }
+                | Action::Alarm { .. }
+                | Action::Refused(_)
+                | Action::Stopped => self.log.push((node, action)),
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, link: usize, advert: bool, payload: Vec<u8>) {
+        let packet = Packet {
+            from,
+            link,
+            advert,
+            payload,
+        };
+        self.sent.push(packet.clone());
+        if !self.cut[from][link] {
+            self.waiting.push_back(packet);
+        }
+    }
+
+    /// Delivers what is on the wire to those who are awake.
+    fn deliver(&mut self) {
+        for _ in 0..1000 {
+            let Some(index) = self
+                .waiting
+                .iter()
+                .position(|packet| !self.frozen[1 - packet.from])
+            else {
+                return;
+            };
+            let packet = self.waiting.remove(index).unwrap();
+            self.hand(1 - packet.from, &packet);
+        }
+        panic!("packets beget packets");
+    }
+
+    /// Hands a packet to a node.
+    pub(super) fn hand(&mut self, to: usize, packet: &Packet) {
+        let mut out = Vec::new();
+        let source = if packet.link == 0 {
+            address(packet.from, 0)
+        } else {
+            Ipv4Addr::UNSPECIFIED
+        };
+        let (link, payload, at) = (packet.link, packet.payload.as_slice(), self.now);
+        let input = if packet.advert {
+            Input::Advert {
+                link,
+                source,
+                payload,
+                at,
+            }
+        } else {
+            Input::Hello {
+                link,
+                source,
+                payload,
+                at,
+            }
+        };
+        if let Some(machine) = &mut self.nodes[to] {
+            machine.handle_input(self.now, input, &mut out);
+        }
+        self.perform(to, out);
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let next = (0..2)
+                .filter(|node| !self.frozen[*node])
+                .filter_map(|node| self.nodes[node].as_ref()?.poll_timeout())
+                .min()
+                .filter(|next| *next <= end);
+            let Some(next) = next else { break };
+            self.now = self.now.max(next);
+            for node in 0..2 {
+                if self.frozen[node] {
+                    continue;
+                }
+                let mut out = Vec::new();
+                if let Some(machine) = &mut self.nodes[node]
+                    && machine.poll_timeout().is_some_and(|due| due <= self.now)
+                {
+                    machine.handle_timeout(self.now, &mut out);
+                    assert!(
+                        machine.poll_timeout().is_none_or(|due| due > self.now),
+                        "busy loop"
+                    );
+                }
+                self.perform(node, out);
+            }
+            self.deliver();
+        }
+        self.now = end;
+    }
+
+    /// Runs until a condition holds; how long it took.
+    pub(super) fn until(&mut self, limit: Duration, holds: impl Fn(&Self) -> bool) -> Duration {
+        let start = self.now;
+        while !holds(self) {
+            assert!(
+                self.now < start + limit,
+                "not within {limit:?}: {:?} {:?} {:#?}",
+                self.role(0),
+                self.role(1),
+                self.log
+            );
+            self.run(ms(1));
+        }
+        self.now.since(start)
+    }
+
+    pub(super) fn thaw(&mut self, node: usize) {
+        self.frozen[node] = false;
+        self.deliver();
+    }
+
+    pub(super) fn role(&self, node: usize) -> Option<Role> {
+        Some(self.nodes[node].as_ref()?.snapshot().role)
+    }
+
+    pub(super) fn term(&self, node: usize) -> u64 {
+        self.nodes[node].as_ref().unwrap().snapshot().term
+    }
+
+    pub(super) fn open(&self, node: usize) -> bool {
+        self.gates[node].is_some_and(|until| until > self.now)
+    }
+
+    /// `node` is active with an open gate and the other one is standby.
+    pub(super) fn settled(&self, node: usize) -> bool {
+        self.role(node) == Some(Role::Active)
+            && self.open(node)
+            && self.role(1 - node) == Some(Role::Standby)
+            && !self.open(1 - node)
+    }
+
+    pub(super) fn reasons(&self, node: usize) -> Vec<RoleReason> {
+        self.log
+            .iter()
+            .filter_map(|(from, action)| {
+                let Action::RoleChanged { reason, .. } = action else {
+                    return None;
+                };
+                (*from == node).then_some(*reason)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,139 @@
+//! What a pair goes through.
+
+use super::super::*;
+use super::pair::*;
+use crate::proto::time::Instant;
+
+#[test]
+fn both_start_and_the_first_becomes_active_at_once() {
+    let mut pair = Pair::new();
+    pair.until(INTERVAL / 2, |pair| pair.settled(0));
+    assert_eq!(
+        pair.reasons(0),
+        [
+            RoleReason::Started,
+            RoleReason::PartnerFound,
+            RoleReason::BetterThanPartner
+        ]
+    );
+    pair.run(ms(2000));
+    assert!(pair.settled(0));
+    assert_eq!(pair.term(1), pair.term(0));
+    assert_eq!(pair.reasons(0).len(), 3, "nothing changes without a cause");
+}
+
+#[test]
+fn a_node_without_partner_waits_the_timeout() {
+    let mut pair = Pair::new();
+    pair.power_off(1);
+    let took = pair.until(ms(1000), |pair| pair.open(0));
+    assert_eq!(took, TIMEOUT);
+    pair.run(ms(5000));
+    assert!(pair.open(0));
+    assert_eq!(
+        pair.reasons(0),
+        [RoleReason::Started, RoleReason::PartnerSilent]
+    );
+}
+
+#[test]
+fn the_standby_replaces_a_dead_active_node_after_the_timeout() {
+    let mut pair = Pair::new();
+    pair.run(ms(1050));
+    pair.power_off(0);
+    let took = pair.until(ms(1000), |pair| pair.open(1));
+    assert!(took <= TIMEOUT && took + INTERVAL >= TIMEOUT, "{took:?}");
+    assert_eq!(pair.reasons(1).last(), Some(&RoleReason::PartnerSilent));
+    pair.run(ms(5000));
+    assert!(pair.open(1));
+}
+
+#[test]
+fn a_dying_standby_does_not_close_the_gate() {
+    for millis in (1000..1120).step_by(7) {
+        let mut pair = Pair::new();
+        pair.run(ms(millis));
+        pair.power_off(1);
+        let before = pair.log.len();
+        pair.run(ms(5000));
+        assert!(pair.open(0));
+        assert!(
+            pair.log[before..]
+                .iter()
+                .all(|(_, action)| !matches!(action, Action::Gate(None))),
+            "{millis}: {:?}",
+            &pair.log[before..]
+        );
+    }
+}
+
+#[test]
+fn failover_hands_over_at_once_and_does_not_come_back() {
+    let mut pair = Pair::new();
+    pair.run(ms(500));
+    pair.input(1, Input::Ready(true));
+    pair.run(ms(200));
+    let term = pair.term(0);
+    pair.command(0, Command::Failover);
+    assert!(pair.settled(1));
+    assert!(pair.term(1) > term);
+    pair.run(ms(5000));
+    assert!(pair.settled(1));
+    assert_eq!(pair.reasons(1).last(), Some(&RoleReason::PartnerReleased));
+}
+
+#[test]
+fn stop_hands_over_and_ends() {
+    let mut pair = Pair::new();
+    pair.run(ms(500));
+    pair.command(0, Command::Stop);
+    assert!(pair.open(1) && !pair.open(0));
+    pair.run(ms(100));
+    assert!(pair.log.contains(&(0, Action::Stopped)));
+    assert_eq!(pair.nodes[0].as_ref().unwrap().poll_timeout(), None);
+    pair.run(ms(5000));
+    assert!(pair.open(1));
+    assert!(!pair.log.contains(&(1, Action::Gate(None))) || pair.open(1));
+}
+
+#[test]
+fn high_availability_off_is_always_open() {
+    let mut pair = Pair::with(|node| ElectionConfig {
+        mode: crate::config::model::Mode::Off,
+        ..config(node)
+    });
+    pair.power_off(1);
+    pair.run(ms(1000));
+    assert_eq!(pair.gates[0], Some(Instant::from_nanos(u64::MAX)));
+    assert!(pair.sent.is_empty());
+}
+
+#[test]
+fn a_frozen_node_goes_standby_when_it_thaws() {
+    let mut pair = Pair::new();
+    pair.run(ms(1000));
+    pair.frozen[0] = true;
+    let took = pair.until(ms(1000), |pair| pair.open(1));
+    assert!(took <= TIMEOUT, "{took:?}");
+    assert!(!pair.open(0));
+    pair.run(ms(1000));
+    pair.thaw(0);
+    pair.run(ms(50));
+    assert!(pair.settled(1));
+}
+
+#[test]
+fn a_short_freeze_ends_in_the_same_term() {
+    let mut pair = Pair::new();
+    pair.run(ms(1010));
+    let term = pair.term(0);
+    pair.frozen = [true, true];
+    pair.run(ms(400));
+    assert!(!pair.open(0), "the lease ends by itself");
+    pair.frozen = [false, false];
+    pair.thaw(0);
+    pair.run(ms(50));
+    assert!(pair.settled(0));
+    assert_eq!(pair.term(0), term);
+    assert_eq!(pair.reasons(1).last(), Some(&RoleReason::PartnerFound));
+}
