@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod health;
 pub mod keys;
 pub mod proto;
 pub mod services;

@@ -9,22 +9,23 @@
 //! holds for a real server that only the partner knows (its configuration is a reload ahead or
 //! behind): a replicated connection to it gets an entry of its own and drains too.
 
+mod entry;
 pub mod expiry;
 pub mod ids;
 pub mod maglev;
+mod pair;
 mod plan;
+mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ha_common::checksum;
-use ha_common::conn::{Conn4, ConnKey4, flags};
+use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::service::{
-    LocalAddr, Real4, RealState, ReturnPath4, Scheduler, Service, ServiceKey4, addr_kind,
-    service_flags,
+    LocalAddr, Real4, RealState, ReturnPath4, Scheduler, ServiceKey4, addr_kind,
 };
 use ha_common::{maps, proto};
 
@@ -32,9 +33,10 @@ use crate::config::model;
 use crate::datapath::{Datapath, DatapathError};
 use crate::proto::sync::Record;
 use crate::proto::time::Instant;
+use entry::{Entry, Server};
 use ids::{Id, Ids};
-use maglev::Member;
-use plan::{Applied, Desired, Wish};
+use plan::{Applied, Desired};
+pub use status::{RealStatus, ServiceStatus};
 
 /// How long a real server that has left must be seen without connections before its number is free:
 /// longer than a half-open connection can take to complete.
@@ -49,6 +51,17 @@ pub struct RealKey {
     pub addr: u32,
     /// Real server's port.
     pub port: u16,
+}
+
+impl RealKey {
+    /// A real server of a service.
+    pub fn new(service: ServiceKey4, address: Ipv4Addr, port: u16) -> Self {
+        Self {
+            service,
+            addr: net(address),
+            port: port.to_be(),
+        }
+    }
 }
 
 /// The way to a real server, as the kernel's neighbour table knows it.
@@ -103,42 +116,6 @@ pub enum ApplyError {
     },
 }
 
-/// A virtual service, for people.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct ServiceStatus {
-    /// Name; empty if it has left the configuration and still drains.
-    pub name: String,
-    /// Shared address.
-    pub address: Ipv4Addr,
-    /// Port.
-    pub port: u16,
-    /// `tcp` or `udp`.
-    pub protocol: &'static str,
-    /// `mh` or `rr`.
-    pub scheduler: &'static str,
-    /// Its real servers.
-    pub real_servers: Vec<RealStatus>,
-}
-
-/// A real server, for people.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct RealStatus {
-    /// Address.
-    pub address: Ipv4Addr,
-    /// Port.
-    pub port: u16,
-    /// Weight; 0 = draining.
-    pub weight: u32,
-    /// `up`, `draining` or `down`.
-    pub state: &'static str,
-    /// Whether it has left the configuration, or is known from the partner only.
-    pub leaving: bool,
-    /// Whether the data plane knows the way to it.
-    pub reachable: bool,
-    /// Connections found by the last scan.
-    pub connections: u64,
-}
-
 /// All virtual services of this node.
 pub struct ServiceTable {
     hash_seed: u64,
@@ -150,34 +127,6 @@ pub struct ServiceTable {
     applied: Applied,
     dirty: bool,
     refused: u64,
-}
-
-struct Entry {
-    id: u16,
-    name: String,
-    configured: bool,
-    scheduler: Scheduler,
-    resteer: bool,
-    reals: BTreeMap<(u32, u16), Server>,
-    slots: Slots,
-}
-
-struct Server {
-    id: Id,
-    weight: u32,
-    up: bool,
-    leaving: bool,
-    connections: u64,
-    /// Since when scans have found no connection of a server that is leaving.
-    unused_since: Option<Instant>,
-}
-
-/// The last Maglev table computed, and from what.
-#[derive(Default)]
-struct Slots {
-    from: (Vec<Member>, u32),
-    table: Vec<u32>,
-    members: Vec<u32>,
 }
 
 impl ServiceTable {
@@ -360,7 +309,7 @@ impl ServiceTable {
             self.refused += 1;
             return None;
         };
-        Some(entries(record, target, now_ns))
+        Some(pair::entries(record, target, now_ns))
     }
 
     /// Replicated connections that were refused.
@@ -423,52 +372,6 @@ impl ServiceTable {
             Err(ApplyError::NoRoom {
                 services: plan.no_room.len(),
             })
-        }
-    }
-
-    /// For people.
-    pub fn status(&self) -> Vec<ServiceStatus> {
-        let services = self.services.iter();
-        services
-            .map(|(key, entry)| self.service_status(*key, entry))
-            .collect()
-    }
-
-    fn service_status(&self, key: ServiceKey4, entry: &Entry) -> ServiceStatus {
-        let reals = entry
-            .reals
-            .iter()
-            .map(|(&(addr, port), server)| RealStatus {
-                address: Ipv4Addr::from(u32::from_be(addr)),
-                port: u16::from_be(port),
-                weight: server.weight,
-                state: match server.state() {
-                    RealState::Up => "up",
-                    RealState::Down => "down",
-                    RealState::Draining | RealState::Unused => "draining",
-                },
-                leaving: server.leaving,
-                reachable: self.hops.contains_key(&addr),
-                connections: server.connections,
-            });
-        ServiceStatus {
-            name: if entry.configured {
-                entry.name.clone()
-            } else {
-                String::new()
-            },
-            address: Ipv4Addr::from(u32::from_be(key.addr)),
-            port: u16::from_be(key.port),
-            protocol: if key.proto == u16::from(proto::UDP) {
-                "udp"
-            } else {
-                "tcp"
-            },
-            scheduler: match entry.scheduler {
-                Scheduler::Mh => "mh",
-                Scheduler::Rr => "rr",
-            },
-            real_servers: reals.collect(),
         }
     }
 
@@ -564,123 +467,6 @@ impl ServiceTable {
     }
 }
 
-impl Entry {
-    const fn new(id: u16) -> Self {
-        Self {
-            id,
-            name: String::new(),
-            configured: false,
-            scheduler: Scheduler::Mh,
-            resteer: true,
-            reals: BTreeMap::new(),
-            slots: Slots {
-                from: (Vec::new(), 0),
-                table: Vec::new(),
-                members: Vec::new(),
-            },
-        }
-    }
-
-    fn leave(&mut self) {
-        self.configured = false;
-        for server in self.reals.values_mut() {
-            server.leave();
-        }
-    }
-
-    fn wish(&mut self, hash_seed: u64) -> Wish {
-        let configured = self.reals.values().filter(|server| !server.leaving).count();
-        let size = maglev::size(configured);
-        let up = self
-            .reals
-            .iter()
-            .filter(|(_, server)| server.state() == RealState::Up);
-        let mut members: Vec<Member> = up
-            .map(|(&(addr, port), server)| Member {
-                addr: u32::from_be(addr),
-                port: u16::from_be(port),
-                weight: server.weight,
-                id: server.id.id,
-            })
-            .collect();
-        members.sort_unstable();
-        if self.slots.from != (members.clone(), size) {
-            self.slots.table = maglev::table(&members, size);
-            self.slots.members = members.iter().map(|member| u32::from(member.id)).collect();
-            self.slots.from = (members, size);
-        }
-        Wish {
-            value: Service {
-                hash_seed,
-                id: self.id,
-                scheduler: self.scheduler as u8,
-                flags: if self.resteer {
-                    0
-                } else {
-                    service_flags::NO_RESTEER
-                },
-                ..Service::default()
-            },
-            table: self.slots.table.clone(),
-            members: self.slots.members.clone(),
-        }
-    }
-}
-
-impl Server {
-    const fn draining(id: Id) -> Self {
-        Self {
-            id,
-            weight: 0,
-            up: true,
-            leaving: true,
-            connections: 0,
-            unused_since: None,
-        }
-    }
-
-    const fn leave(&mut self) {
-        self.leaving = true;
-        self.weight = 0;
-        self.up = true;
-    }
-
-    const fn state(&self) -> RealState {
-        if !self.up {
-            RealState::Down
-        } else if self.weight == 0 || self.leaving {
-            RealState::Draining
-        } else {
-            RealState::Up
-        }
-    }
-
-    /// Whether a scan that ended now shows that nothing needs this server any more.
-    fn forgettable(&mut self, now: Instant) -> bool {
-        if !self.leaving || self.connections > 0 {
-            self.unused_since = None;
-            return false;
-        }
-        let since = *self.unused_since.get_or_insert(now);
-        now.since(since) >= LINGER
-    }
-
-    fn value(&self, at: (u32, u16), service: u16, hop: Option<&Hop>) -> Real4 {
-        Real4 {
-            addr: at.0,
-            port: at.1,
-            generation: self.id.generation,
-            ifindex: hop.map_or(0, |hop| hop.ifindex),
-            mac: hop.map_or([0; 6], |hop| hop.mac),
-            src_mac: hop.map_or([0; 6], |hop| hop.src_mac),
-            state: self.state() as u8,
-            hop_known: u8::from(hop.is_some()),
-            service,
-            pad: 0,
-        }
-    }
-}
-
 /// Key of a configured service.
 pub fn service_key(service: &model::VirtualService) -> ServiceKey4 {
     let protocol = match service.protocol {
@@ -693,43 +479,6 @@ pub fn service_key(service: &model::VirtualService) -> ServiceKey4 {
         proto: u16::from(protocol),
     }
 }
-
-/// Both entries of a connection.
-///
-/// The forward entry rewrites the packet's destination from the shared address to the real server,
-/// the reverse entry rewrites the source from the real server to the shared address. Each holds what
-/// its own change adds to the checksums (RFC 1624): the address to that of the IPv4 header, address
-/// and port to that of TCP or UDP, whose pseudo-header contains the address. The way to the client is
-/// this node's own business and is learned from the client's next packet.
-fn entries(record: &Record, target: Target, now_ns: u64) -> ((ConnKey4, Conn4), (ConnKey4, Conn4)) {
-    let key = record.key;
-    let translate = |from: (u32, u16), to: (u32, u16), direction: u8| {
-        let addresses = checksum::delta32(from.0, to.0);
-        Conn4 {
-            to_addr: to.0,
-            to_port: to.1,
-            l4_delta: checksum::fold(addresses + checksum::delta16(from.1, to.1)),
-            l3_delta: checksum::fold(addresses),
-            real: target.real.id,
-            real_generation: target.real.generation,
-            flags: flags::REPLICATED | direction | record.flags & LASTING,
-            state: record.state,
-            service: target.service,
-            version: record.version,
-            last_seen_ns: now_ns,
-            created_ns: now_ns,
-            ..Conn4::default()
-        }
-    };
-    let shared = (key.dst, key.dport);
-    let real = (record.real_addr, record.real_port);
-    let forward = translate(shared, real, 0);
-    let reverse = translate(real, shared, flags::REVERSE);
-    ((key, forward), (forward.partner_key(&key), reverse))
-}
-
-/// Flags that hold on whichever node the connection is.
-const LASTING: u8 = flags::RECONSTRUCTED | flags::BY_HASH;
 
 fn net(address: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(address.octets())

@@ -1,6 +1,7 @@
 //! The service table against the data plane in memory.
 
-use ha_common::conn::ConnState;
+use ha_common::checksum;
+use ha_common::conn::{ConnState, flags};
 use proptest::prelude::*;
 
 use super::*;
@@ -11,7 +12,7 @@ use crate::proto::rng::Rng;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
 
-fn service(port: u16, servers: &[(u8, u32)]) -> VirtualService {
+pub(crate) fn service(port: u16, servers: &[(u8, u32)]) -> VirtualService {
     VirtualService {
         name: format!("service-{port}"),
         address: VIP,
@@ -45,11 +46,7 @@ fn key(port: u16) -> ServiceKey4 {
 }
 
 fn real(port: u16, host: u8) -> RealKey {
-    RealKey {
-        service: key(port),
-        addr: net(server(host)),
-        port: 8080u16.to_be(),
-    }
+    RealKey::new(key(port), server(host), 8080)
 }
 
 fn hosts(ids: &[u32], state: &State) -> Vec<u8> {

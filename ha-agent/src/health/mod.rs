@@ -1,0 +1,317 @@
+//! Health checks of real servers.
+//!
+//! Each checked server has a task that connects to it now and then; [`machine`] judges the results and
+//! changes of the judgement are reported over a channel. Checks leave from the node's own address on
+//! the interface that leads to the server, never from a shared one, so that they work on a standby
+//! and the answers are told apart from clients' connections.
+
+pub mod machine;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpSocket;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{self, MissedTickBehavior};
+
+use crate::config::model;
+use crate::proto::rng::Rng;
+use crate::services::{RealKey, service_key};
+use machine::Judge;
+
+/// Checks under way at the same time.
+const CONCURRENT: usize = 64;
+/// First checks are spread over at most this time.
+const SPREAD_MAX: Duration = Duration::from_secs(1);
+
+/// Where checks of a server leave from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The node's own address.
+    pub address: Ipv4Addr,
+    /// The interface it belongs to.
+    pub device: String,
+}
+
+/// A server to check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which real server of which service.
+    pub key: RealKey,
+    /// Where to connect to.
+    pub address: SocketAddrV4,
+    /// Where to connect from; none = as the kernel routes.
+    pub source: Option<Source>,
+    /// How often and how strictly.
+    pub health: model::Health,
+}
+
+/// A judgement that has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Which real server of which service.
+    pub key: RealKey,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// The checks of all servers.
+pub struct HealthChecks {
+    reports: mpsc::Sender<Report>,
+    permits: Arc<Semaphore>,
+    rng: Rng,
+    running: BTreeMap<RealKey, Running>,
+}
+
+struct Running {
+    target: Target,
+    up: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+/// Everything a configuration wants checked.
+pub fn targets(config: &model::Config) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for service in &config.virtual_services {
+        let Some(health) = &service.health else {
+            continue;
+        };
+        for server in &service.real_servers {
+            targets.push(Target {
+                key: RealKey::new(service_key(service), server.address, server.port),
+                address: SocketAddrV4::new(server.address, server.port),
+                source: source(&config.node.interfaces, server.address),
+                health: health.clone(),
+            });
+        }
+    }
+    targets
+}
+
+fn source(interfaces: &[model::Interface], server: Ipv4Addr) -> Option<Source> {
+    interfaces.iter().find_map(|interface| {
+        let own = interface.address.filter(|own| own.contains(server))?;
+        Some(Source {
+            address: own.address,
+            device: interface.device.clone(),
+        })
+    })
+}
+
+impl HealthChecks {
+    /// No checks yet; changed judgements go to `reports`. `rng` spreads the first checks.
+    pub fn new(reports: mpsc::Sender<Report>, rng: Rng) -> Self {
+        Self {
+            reports,
+            permits: Arc::new(Semaphore::new(CONCURRENT)),
+            rng,
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Checks these servers from now on, within a tokio runtime. Servers whose checks are unchanged
+    /// are left alone; a server whose checks have changed keeps its judgement; a new one counts as up.
+    pub fn configure(&mut self, targets: Vec<Target>) {
+        let mut before = std::mem::take(&mut self.running);
+        for target in targets {
+            let running = match before.remove(&target.key) {
+                Some(same) if same.target == target => same,
+                Some(other) => {
+                    other.task.abort();
+                    self.start(target, Arc::clone(&other.up))
+                }
+                None => self.start(target, Arc::new(AtomicBool::new(true))),
+            };
+            self.running.insert(running.target.key, running);
+        }
+        for gone in before.into_values() {
+            gone.task.abort();
+        }
+    }
+
+    fn start(&mut self, target: Target, up: Arc<AtomicBool>) -> Running {
+        let spread = target.health.interval.min(SPREAD_MAX).as_nanos();
+        let delay = Duration::from_nanos(self.rng.below(u64::try_from(spread).unwrap_or(u64::MAX)));
+        let task = tokio::spawn(check(
+            target.clone(),
+            delay,
+            Arc::clone(&up),
+            Arc::clone(&self.permits),
+            self.reports.clone(),
+        ));
+        Running { target, up, task }
+    }
+}
+
+impl Drop for HealthChecks {
+    fn drop(&mut self) {
+        for running in self.running.values() {
+            running.task.abort();
+        }
+    }
+}
+
+/// Checks one server until nobody listens any more.
+async fn check(
+    target: Target,
+    delay: Duration,
+    up: Arc<AtomicBool>,
+    permits: Arc<Semaphore>,
+    reports: mpsc::Sender<Report>,
+) {
+    let health = &target.health;
+    let mut judge = Judge::new(health.rise, health.fall, up.load(Ordering::Relaxed));
+    let mut ticks = time::interval_at(time::Instant::now() + delay, health.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let result = {
+            let Ok(_permit) = permits.acquire().await else {
+                return;
+            };
+            time::timeout(health.timeout, connect(&target)).await
+        };
+        let failure = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_elapsed) => Some("no answer in time".to_owned()),
+        };
+        tracing::trace!(server = %target.address, failure, "health check");
+        let Some(now_up) = judge.result(failure.is_none()) else {
+            continue;
+        };
+        up.store(now_up, Ordering::Relaxed);
+        if let Some(failure) = failure {
+            tracing::warn!(server = %target.address, failure, "real server is down");
+        } else {
+            tracing::info!(server = %target.address, "real server is up");
+        }
+        let report = Report {
+            key: target.key,
+            up: now_up,
+        };
+        if reports.send(report).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn connect(target: &Target) -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    if let Some(source) = &target.source {
+        socket.bind_device(Some(source.device.as_bytes()))?;
+        socket.bind(SocketAddr::from((source.address, 0)))?;
+    }
+    socket.connect(SocketAddr::V4(target.address)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::tests::service;
+    use tokio::net::TcpListener;
+
+    fn target(address: SocketAddrV4) -> Target {
+        Target {
+            key: RealKey::new(
+                service_key(&service(80, &[])),
+                *address.ip(),
+                address.port(),
+            ),
+            address,
+            source: None,
+            health: model::Health {
+                interval: Duration::from_millis(20),
+                timeout: Duration::from_secs(2),
+                rise: 2,
+                fall: 2,
+            },
+        }
+    }
+
+    async fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
+        time::timeout(Duration::from_secs(20), reports.recv())
+            .await
+            .expect("a report")
+            .expect("the checks run")
+    }
+
+    #[tokio::test]
+    async fn follows_a_server_down_and_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            panic!("not IPv4");
+        };
+        let (sender, mut reports) = mpsc::channel(8);
+        let mut checks = HealthChecks::new(sender, Rng::new(1));
+        checks.configure(vec![target(address)]);
+        let quiet = time::timeout(Duration::from_millis(200), reports.recv()).await;
+        assert!(quiet.is_err(), "a new server counts as up");
+
+        drop(listener);
+        let key = target(address).key;
+        assert_eq!(next(&mut reports).await, Report { key, up: false });
+        // Changed checks keep the judgement: the only news is that the server comes back.
+        let mut stricter = target(address);
+        stricter.health.rise = 3;
+        checks.configure(vec![stricter]);
+        let _listener = TcpListener::bind(address).await.unwrap();
+        assert_eq!(next(&mut reports).await, Report { key, up: true });
+
+        checks.configure(Vec::new());
+        let quiet = time::timeout(Duration::from_millis(100), reports.recv()).await;
+        assert!(quiet.is_err(), "nobody is checked any more");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_ours_fails_the_check() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            panic!("not IPv4");
+        };
+        let mut target = target(address);
+        target.source = Some(Source {
+            address: Ipv4Addr::new(192, 0, 2, 1),
+            device: "lo".to_owned(),
+        });
+        assert!(connect(&target).await.is_err());
+        target.source = Some(Source {
+            address: Ipv4Addr::new(127, 0, 0, 9),
+            device: "lo".to_owned(),
+        });
+        connect(&target).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 9));
+    }
+
+    #[test]
+    fn checks_leave_from_the_own_address_next_to_the_server() {
+        let interface = |name: &str, address: [u8; 4]| model::Interface {
+            name: name.to_owned(),
+            device: format!("dev-{name}"),
+            address: Some(model::Cidr4 {
+                address: address.into(),
+                prefix: 24,
+            }),
+            partner: None,
+            ha_checks: true,
+            gateway: None,
+        };
+        let interfaces = [
+            interface("front", [10, 0, 0, 11]),
+            interface("back", [10, 1, 0, 11]),
+        ];
+        let near = source(&interfaces, Ipv4Addr::new(10, 1, 0, 21)).unwrap();
+        assert_eq!(
+            (near.address, &*near.device),
+            (Ipv4Addr::new(10, 1, 0, 11), "dev-back")
+        );
+        assert_eq!(source(&interfaces, Ipv4Addr::new(10, 9, 0, 21)), None);
+    }
+}
