@@ -18,6 +18,7 @@ pub mod event;
 pub mod hash;
 pub mod maps;
 pub mod reason;
+pub mod rig;
 pub mod service;
 pub mod siphash;
 
@@ -44,7 +45,7 @@ pub mod proto {
 #[cfg(feature = "user")]
 mod pod {
     //! Plain-old-data markers for the agent's side of the maps.
-    use crate::{conn, control, event, service};
+    use crate::{conn, control, event, rig, service};
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {$(
@@ -69,5 +70,6 @@ mod pod {
         control::Config,
         event::ConnEvent,
         event::CarpSeen,
+        rig::PortCtl,
     );
 }

@@ -151,6 +151,8 @@ pub struct LocalAddr {
 
 /// Values of [`LocalAddr::kind`].
 pub mod addr_kind {
+    /// None of this node's: what is not in the map.
+    pub const NONE: u32 = 0;
     /// This node's own address: its traffic is the kernel's.
     pub const OWN: u32 = 1;
     /// A shared address: answered only while the gate is open.

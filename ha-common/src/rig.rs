@@ -1,0 +1,28 @@
+//! The word by which a test rig cuts a switch port. Not part of the product.
+
+/// Name of the memory-mapped `Array<PortCtl>` of [`PORTS`] elements.
+pub const PORT_CTL: &str = "ha_port_ctl";
+/// Name of the `Hash<u32, u32>` from a switch port's interface to its element in [`PORT_CTL`].
+pub const PORT_SLOT: &str = "ha_port_slot";
+/// Ports one rig can have.
+pub const PORTS: u32 = 64;
+
+/// What happens at a switch port; takes effect with the store.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCtl {
+    /// Bits of [`port_flags`].
+    pub flags: u32,
+    /// Frames from the node that are lost at random, per million.
+    pub loss_ppm: u32,
+}
+
+/// Bits of [`PortCtl::flags`].
+pub mod port_flags {
+    /// Frames from the node are dropped.
+    pub const CUT_FROM_NODE: u32 = 1 << 0;
+    /// Frames to the node are dropped.
+    pub const CUT_TO_NODE: u32 = 1 << 1;
+}
+
+const _: () = assert!(size_of::<PortCtl>() == 8);

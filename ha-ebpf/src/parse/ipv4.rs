@@ -1,0 +1,71 @@
+//! The IPv4 header (RFC 791).
+
+use crate::packet::Packet;
+
+/// Length without options.
+pub const LEN: usize = 20;
+/// Version and header length in words.
+pub const VERSION_IHL: usize = 0;
+/// Length of header and payload.
+pub const TOTAL_LEN: usize = 2;
+/// Flags and fragment offset.
+pub const FRAGMENT: usize = 6;
+/// Time to live.
+pub const TTL: usize = 8;
+/// Protocol.
+pub const PROTOCOL: usize = 9;
+/// Header checksum.
+pub const CHECKSUM: usize = 10;
+/// Source address.
+pub const SRC: usize = 12;
+/// Destination address.
+pub const DST: usize = 16;
+
+/// Version 4 and a header of 20 bytes.
+pub const VERSION_4_NO_OPTIONS: u8 = 0x45;
+/// "More fragments" and the offset, as they stand in the packet: any of them set makes a fragment.
+pub const FRAGMENT_BITS: u16 = 0x3fffu16.to_be();
+
+/// What the data plane reads from an IPv4 header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Source address, network order.
+    pub src: u32,
+    /// Destination address, network order.
+    pub dst: u32,
+    /// Length of header and payload in bytes.
+    pub total_len: usize,
+    /// Length of the header in bytes.
+    pub header_len: usize,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Whether this is a part of a larger packet.
+    pub fragment: bool,
+    /// Whether version and lengths agree with each other and with the frame.
+    pub sound: bool,
+}
+
+/// Reads the header at `l3`, if the frame has one there.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &mut P, l3: usize) -> Option<Header> {
+    let frame_len = packet.frame_len();
+    let ip = packet.window::<LEN>(l3)?;
+    let version_ihl: u8 = ip.load::<VERSION_IHL, _>();
+    let header_len = usize::from(version_ihl & 0x0f) * 4;
+    let total_len = usize::from(u16::from_be(ip.load::<TOTAL_LEN, _>()));
+    Some(Header {
+        src: ip.load::<SRC, _>(),
+        dst: ip.load::<DST, _>(),
+        total_len,
+        header_len,
+        protocol: ip.load::<PROTOCOL, _>(),
+        ttl: ip.load::<TTL, _>(),
+        fragment: ip.load::<FRAGMENT, u16>() & FRAGMENT_BITS != 0,
+        sound: version_ihl >> 4 == 4
+            && header_len >= LEN
+            && total_len >= header_len
+            && l3 + total_len <= frame_len,
+    })
+}
