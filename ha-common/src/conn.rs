@@ -125,6 +125,7 @@ const _: () = assert!(size_of::<Conn4>() == 64);
 
 impl ConnKey4 {
     /// The key with source and destination exchanged.
+    #[must_use]
     pub const fn swapped(self) -> Self {
         Self {
             src: self.dst,
