@@ -9,7 +9,7 @@ use ha_common::reason::Tally;
 
 use crate::conntrack::entry::remove;
 use crate::packet::Packet;
-use crate::tables::{Tables, tally};
+use crate::tables::{Shared, Tables, tally};
 
 /// Bytes before the first key: a frame must be longer than an Ethernet header.
 pub const HEADER_LEN: usize = 16;
@@ -55,7 +55,7 @@ fn expire<T: Tables>(tables: T, config: &Config, key: &ConnKey4, now: u64) -> u3
     };
     let conn = entry.get();
     let partner_key = conn.partner_key(key);
-    let partner = tables.conn(&partner_key).map(|partner| partner.get());
+    let partner = tables.conn(&partner_key).map(Shared::get);
     let mut state = conn.state;
     let mut last_seen = conn.last_seen_ns.max(config.idle_from_ns);
     if let Some(partner) = partner

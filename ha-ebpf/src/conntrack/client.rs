@@ -45,12 +45,11 @@ pub(super) fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, flow: &Flo
     if flow.is_syn() {
         return request(packet, tables, flow, &service, now);
     }
-    if let Some(embryo) = tables.embryo(&embryo_key(flow)) {
-        if is_of(embryo, flow, now)
-            && let Some(reason) = half_open(packet, tables, flow, embryo)
-        {
-            return reason;
-        }
+    if let Some(embryo) = tables.embryo(&embryo_key(flow))
+        && is_of(embryo, flow, now)
+        && let Some(reason) = half_open(packet, tables, flow, embryo)
+    {
+        return reason;
     }
     if service.flags & service_flags::NO_RESTEER != 0 {
         return Reason::UnknownConnection;
