@@ -49,10 +49,7 @@ pub struct Config {
     pub closed_timeout_ns: u64,
     /// The same for UDP flows.
     pub udp_timeout_ns: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds at which this node became active. A standby sees no packets, so
-    /// no connection counts as idle since before this moment.
-    pub idle_from_ns: u64,
 }
 
 const _: () = assert!(size_of::<Gate>() == 8);
-const _: () = assert!(size_of::<Config>() == 56);
+const _: () = assert!(size_of::<Config>() == 48);

@@ -57,7 +57,7 @@ fn expire<T: Tables>(tables: T, config: &Config, key: &ConnKey4, now: u64) -> u3
     let partner_key = conn.partner_key(key);
     let partner = tables.conn(&partner_key).map(Shared::get);
     let mut state = conn.state;
-    let mut last_seen = conn.last_seen_ns.max(config.idle_from_ns);
+    let mut last_seen = conn.last_seen_ns;
     if let Some(partner) = partner
         && partner.partner_key(&partner_key) == *key
     {
