@@ -4,3 +4,5 @@ pub mod clock;
 pub mod demo;
 pub mod rig;
 pub mod traffic;
+
+pub mod pcap;
