@@ -19,7 +19,8 @@ use ha_tests::rig::process::Process;
 use ha_tests::rig::switch::{Cut, Port, Switch};
 use ha_tests::rig::{Run, locate};
 use ha_tests::traffic::client::Client;
-use ha_tests::traffic::report;
+use ha_tests::traffic::load::Load;
+use ha_tests::traffic::report::{self, Age};
 use ha_tests::traffic::udp::Prober;
 
 fn main() -> ExitCode {
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             ("a_lasting_cut_loses_every_connection", lasting_cut),
             ("a_dead_server_resets_every_connection", dead_server),
             ("loss_is_repaired_by_tcp_and_seen_by_probes", loss),
+            ("the_generator_fills_every_age_class", generator),
             ("a_run_removes_everything_it_made", removal),
         ],
     )
@@ -173,6 +175,27 @@ fn loss() -> Result<()> {
     let udp = report::udp(&prober.finish()?, fault, 3_000_000_000);
     // A tenth of about 6000 probes.
     assert!((300..1_500).contains(&udp.probes_lost), "{udp:?}");
+    Ok(())
+}
+
+fn generator() -> Result<()> {
+    let hosts = Hosts::new()?;
+    let load = Load::start(&hosts.client, address()?, 1000)?;
+    let stalls = ha_tests::rig::stalls::StallDetector::start()?;
+    let rate = load.open(1_100, Duration::from_secs(2));
+    load.burst();
+    let fault = now_ns();
+    load.fault_at(fault);
+    let (tcp, udp) = load.finish(fault, Duration::from_millis(300))?;
+    for s in stalls.finish() { println!("stall {} at {}", (s.to_ns-s.from_ns)/1000000, (s.from_ns as i64-fault as i64)/1000000); }
+    println!("rate {rate} tcp {tcp:?} udp {udp:?}");
+    assert!(rate > 500.0, "{rate}");
+    assert!(
+        tcp.classes
+            .iter()
+            .all(|class| class.connections > 0 || class.age == Age::Opening)
+    );
+    assert_eq!(tcp.survived, tcp.connections, "{tcp:?}");
     Ok(())
 }
 

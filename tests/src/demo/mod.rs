@@ -7,41 +7,27 @@ mod table;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 pub use fault::Fault;
 pub use options::{Command, Options};
 pub use outcome::Outcome;
 
-use crate::clock::now_ns;
 use crate::rig::config::{PairConfig, RealServer, SERVICE_PORT, SHARED_FRONT};
 use crate::rig::pair::Pair;
 use crate::rig::stalls::StallDetector;
-use crate::traffic::client::{Client, Control};
-use crate::traffic::report::{self, LOST_AFTER_NS};
-use crate::traffic::udp::Prober;
+use crate::traffic::load::{Load, random_below};
 
-/// At what rate the standing connections are opened.
-const STANDING_RATE: u64 = 2_000;
 /// New connections a second before the fault; a tenth above what is promised, so that the rate
 /// reached can be asserted.
 pub const NEW_RATE: u64 = 1_100;
 /// For how long at least.
 const NEW_FOR: Duration = Duration::from_secs(2);
-/// Rate of the burst in which the fault falls: several connections in each millisecond.
-const BURST_RATE: u64 = 4_000;
-const BURST: Duration = Duration::from_millis(60);
-/// The fault comes when a connection is younger than this.
-const FRESH_NS: u64 = 500_000;
 /// After a frozen agent's lease must have ended.
 const THAW_AFTER: Duration = Duration::from_secs(2);
-/// Beyond the time after which a silent connection is lost.
-const MARGIN: Duration = Duration::from_millis(500);
-
 /// The service the clients talk to.
 pub const SERVICE: SocketAddrV4 = SocketAddrV4::new(SHARED_FRONT, SERVICE_PORT);
 
@@ -79,30 +65,18 @@ pub fn measure(pair: &mut Pair, options: &Options) -> Result<Outcome> {
     let before = pair.active()?;
     say(&format!("lb{} is active, the standby is ready", before + 1));
     let stalls = StallDetector::start()?;
-    let prober = Prober::start(&pair.client, SERVICE)?;
-    let client = Client::start(&pair.client, SERVICE)?;
-    let control = Arc::clone(client.control());
-
     say(&format!("opening {} connections", options.connections));
-    control.open(options.connections, STANDING_RATE);
-    wait_established(&client, options.connections)?;
+    let load = Load::start(&pair.client, SERVICE, options.connections)?;
     if options.change_servers {
         change_servers(pair)?;
     }
-
     say(&format!("opening {NEW_RATE} new connections a second"));
-    let (from, count) = (now_ns(), control.established());
-    control.open(usize::MAX, NEW_RATE);
-    thread::sleep(NEW_FOR + random_below(options.interval));
-    let seconds = (now_ns() - from) as f64 / 1e9;
-    let rate = (control.established() - count) as f64 / seconds;
-    control.open(usize::MAX, BURST_RATE);
-    thread::sleep(BURST + random_below(BURST));
-    wait_fresh(&control);
+    let rate = load.open(NEW_RATE, NEW_FOR + random_below(options.interval));
+    load.burst();
 
     say(&format!("fault: {}", options.fault.as_str()));
     let fault_ns = options.fault.inject(pair, before)?;
-    control.fault_at(fault_ns);
+    load.fault_at(fault_ns);
 
     let mut faults_after = Vec::new();
     if options.fault == Fault::Freeze {
@@ -110,13 +84,8 @@ pub fn measure(pair: &mut Pair, options: &Options) -> Result<Outcome> {
         say("thawing the frozen agent");
         faults_after.extend(fault::thaw(pair, before)?);
     }
-    let end = fault_ns + LOST_AFTER_NS;
-    thread::sleep(Duration::from_nanos(end.saturating_sub(now_ns())) + MARGIN);
+    let (tcp, udp) = load.finish(fault_ns, options.timeout)?;
     let roles = pair.roles();
-
-    let records = client.finish()?;
-    let probes = prober.finish()?;
-    let within = u64::try_from(options.timeout.as_nanos())? + 1_000_000_000;
     Ok(Outcome::new(
         options,
         &outcome::Seen {
@@ -124,31 +93,12 @@ pub fn measure(pair: &mut Pair, options: &Options) -> Result<Outcome> {
             roles,
             rate,
             stalls: stalls.finish(),
-            tcp: report::tcp(&records, fault_ns),
-            udp: report::udp(&probes, fault_ns, within),
+            tcp,
+            udp,
             faults_after,
             fault_ns,
         },
     ))
-}
-
-/// Waits until all standing connections are established.
-fn wait_established(client: &Client, wanted: usize) -> Result<()> {
-    let control = client.control();
-    let end = now_ns() + 30_000_000_000;
-    while control.established() < wanted {
-        if control.failed() > 0 || client.ended() || now_ns() > end {
-            bail!(
-                "only {} of {wanted} connections could be opened ({} broke)",
-                control.established(),
-                control.failed()
-            );
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    // Each has spoken at least once by then.
-    thread::sleep(Duration::from_millis(500));
-    Ok(())
 }
 
 /// Adds rs3 and drains rs1 while connections to it are open.
@@ -159,21 +109,6 @@ fn change_servers(pair: &mut Pair) -> Result<()> {
     // One health check of the new server and its way into the tables.
     thread::sleep(Duration::from_secs(2));
     pair.wait_whole().context("after changing the real servers")
-}
-
-/// Waits for a moment in which the newest connection is fresh: the generator goes on regardless,
-/// so this only avoids a stall of the machine as the moment of the fault.
-fn wait_fresh(control: &Control) {
-    let end = now_ns() + 1_000_000_000;
-    while now_ns() < end && now_ns().saturating_sub(control.newest_ns()) > FRESH_NS {
-        thread::sleep(Duration::from_micros(50));
-    }
-}
-
-/// A random time, so that faults fall on every phase of the advertisement interval.
-fn random_below(limit: Duration) -> Duration {
-    let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
-    Duration::from_nanos(now_ns() % limit)
 }
 
 /// Tells the person at the terminal how things go.

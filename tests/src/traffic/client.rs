@@ -8,8 +8,9 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpStream};
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ const REQUESTS_PER_SECOND: u64 = 12_000;
 const REQUEST_EVERY_NS: u64 = 100_000_000;
 /// How often the loop looks for work that is due.
 const TICK: Duration = Duration::from_micros(500);
+/// Connections older than this are not young.
+const YOUNG_NS: u64 = 100_000_000;
 const TIMER: u64 = u64::MAX;
 
 /// What the client is told and what it tells, shared with the thread that steers it.
@@ -48,7 +51,9 @@ pub struct Control {
     stop: AtomicBool,
     established: AtomicUsize,
     failed: AtomicUsize,
-    newest_ns: AtomicU64,
+    /// When the youngest connections were established, oldest first; none is older than
+    /// [`YOUNG_NS`] when the newest is added.
+    young: Mutex<VecDeque<u64>>,
 }
 
 impl Control {
@@ -73,9 +78,24 @@ impl Control {
         self.failed.load(Ordering::SeqCst)
     }
 
-    /// When the newest connection was established.
-    pub fn newest_ns(&self) -> u64 {
-        self.newest_ns.load(Ordering::SeqCst)
+    /// Whether there is a connection of each of these ages, in nanoseconds.
+    pub fn has_ages(&self, ages: &[Range<u64>]) -> bool {
+        let young = self.young.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now_ns();
+        ages.iter().all(|age| {
+            young
+                .iter()
+                .any(|at| age.contains(&now.saturating_sub(*at)))
+        })
+    }
+
+    fn established_at(&self, now: u64) {
+        self.established.fetch_add(1, Ordering::SeqCst);
+        let mut young = self.young.lock().unwrap_or_else(PoisonError::into_inner);
+        while young.front().is_some_and(|at| now - at > YOUNG_NS) {
+            young.pop_front();
+        }
+        young.push_back(now);
     }
 }
 
@@ -328,8 +348,7 @@ impl Loop {
         }
         let now = now_ns();
         connection.record.established_ns = Some(now);
-        self.control.newest_ns.store(now, Ordering::SeqCst);
-        self.control.established.fetch_add(1, Ordering::SeqCst);
+        self.control.established_at(now);
         self.epoll.modify(
             stream,
             &mut EpollEvent::new(EpollFlags::EPOLLIN, token as u64),

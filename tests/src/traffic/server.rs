@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -13,7 +14,6 @@ use super::pattern::{self, HELLO_LEN, Probe, Stream};
 /// Waiting connections the kernel holds: those of a burst while this process is not scheduled.
 const BACKLOG: i32 = 16_384;
 const LISTENER: u64 = u64::MAX;
-const UDP: u64 = u64::MAX - 1;
 
 /// Serves until the process ends.
 pub fn serve(server: u32, address: SocketAddrV4) -> Result<()> {
@@ -25,11 +25,13 @@ pub fn serve(server: u32, address: SocketAddrV4) -> Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from(listener);
     let udp = UdpSocket::bind(address).context("cannot bind the probes' port")?;
-    udp.set_nonblocking(true)?;
+    // A thread of its own: connections that come in a burst must not look like a gap.
+    thread::Builder::new()
+        .name("probes".to_owned())
+        .spawn(move || answer_probes(&udp, server))?;
 
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-    epoll.add(&udp, EpollEvent::new(EpollFlags::EPOLLIN, UDP))?;
     let mut state = Server {
         number: server,
         epoll,
@@ -46,7 +48,6 @@ pub fn serve(server: u32, address: SocketAddrV4) -> Result<()> {
         for event in events.iter().take(count) {
             match event.data() {
                 LISTENER => state.accept(&listener)?,
-                UDP => answer_probes(&udp, server),
                 token => state.serve(token as usize),
             }
         }
@@ -188,9 +189,12 @@ impl Connection {
     }
 }
 
-fn answer_probes(udp: &UdpSocket, server: u32) {
+/// Answers probes for ever.
+fn answer_probes(udp: &UdpSocket, server: u32) -> Result<()> {
+    super::prefer_this_thread();
     let mut buffer = [0u8; 64];
-    while let Ok((length, client)) = udp.recv_from(&mut buffer) {
+    loop {
+        let (length, client) = udp.recv_from(&mut buffer)?;
         let Some(probe) = buffer.get(..length).and_then(Probe::decode) else {
             continue;
         };

@@ -82,6 +82,7 @@ impl Prober {
 }
 
 fn probe(target: SocketAddrV4, stop: &AtomicBool, answers: &AtomicUsize) -> Result<Probes> {
+    super::prefer_this_thread();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut sockets = Vec::new();
     for token in 0..FLOWS {
