@@ -181,14 +181,11 @@ fn loss() -> Result<()> {
 fn generator() -> Result<()> {
     let hosts = Hosts::new()?;
     let load = Load::start(&hosts.client, address()?, 1000)?;
-    let stalls = ha_tests::rig::stalls::StallDetector::start()?;
     let rate = load.open(1_100, Duration::from_secs(2));
     load.burst();
     let fault = now_ns();
     load.fault_at(fault);
     let (tcp, udp) = load.finish(fault, Duration::from_millis(300))?;
-    for s in stalls.finish() { println!("stall {} at {}", (s.to_ns-s.from_ns)/1000000, (s.from_ns as i64-fault as i64)/1000000); }
-    println!("rate {rate} tcp {tcp:?} udp {udp:?}");
     assert!(rate > 500.0, "{rate}");
     assert!(
         tcp.classes

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ha_agent::status::model::Role;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
@@ -62,7 +63,7 @@ impl Fault {
             Self::Freeze => node.signal(Signal::SIGSTOP)?,
             Self::LinkDown => node.front.cut(Cut::Both),
             Self::Failover => {
-                node.command(&["failover"])?;
+                node.failover()?;
             }
         }
         Ok(at)
@@ -74,7 +75,7 @@ pub(super) fn thaw(pair: &mut Pair, node: usize) -> Result<Option<String>> {
     let node = nth(pair, node)?;
     node.signal(Signal::SIGCONT)?;
     Ok(node
-        .wait_role("standby", THAWED_STANDBY)
+        .wait_role(Role::Standby, THAWED_STANDBY)
         .err()
         .map(|error| format!("the thawed node did not go standby: {error}")))
 }

@@ -1,5 +1,6 @@
 //! The result: figures, and in words what is wrong with them.
 
+use ha_agent::status::model::Role;
 use serde::Serialize;
 
 use super::{Fault, Options};
@@ -49,7 +50,7 @@ pub(super) struct Seen {
     /// Index of the node that was active.
     pub(super) before: usize,
     /// Roles at the end.
-    pub(super) roles: [String; 2],
+    pub(super) roles: [Option<Role>; 2],
     /// New connections a second.
     pub(super) rate: f64,
     pub(super) stalls: Vec<Stall>,
@@ -64,7 +65,7 @@ impl Outcome {
     pub(super) fn new(options: &Options, seen: &Seen) -> Self {
         let active_after: Vec<String> = (1..)
             .zip(&seen.roles)
-            .filter(|(_, role)| *role == "active")
+            .filter(|(_, role)| **role == Some(Role::Active))
             .map(|(number, _)| format!("lb{number}"))
             .collect();
         let mut stalls_ms: Vec<f64> = seen
@@ -79,10 +80,7 @@ impl Outcome {
         Self {
             schema_version: 1,
             fault: options.fault,
-            scheduler: match options.scheduler {
-                crate::rig::config::Scheduler::Mh => "mh",
-                crate::rig::config::Scheduler::Rr => "rr",
-            },
+            scheduler: options.scheduler.as_str(),
             replication: !options.no_replication,
             servers_changed: options.change_servers,
             interval_ms: options.interval.as_millis(),
@@ -160,21 +158,19 @@ fn reasons(options: &Options, seen: &Seen) -> Vec<String> {
         udp.wrong_answers == 0,
         format!("{} UDP answers were wrong", udp.wrong_answers),
     );
-    let wanted = 1 - seen.before;
-    let roles = &seen.roles;
+    let number = seen.before + 1;
+    let role = |index: usize| seen.roles.get(index).copied().flatten();
     unless(
-        roles.get(wanted).is_some_and(|role| role == "active"),
-        format!("lb{} did not take over", wanted + 1),
+        role(1 - seen.before) == Some(Role::Active),
+        format!("lb{} did not take over", 3 - number),
     );
     unless(
-        roles.get(seen.before).is_some_and(|role| role != "active"),
-        format!("lb{} is still active", seen.before + 1),
+        role(seen.before) != Some(Role::Active),
+        format!("lb{number} is still active"),
     );
-    if options.fault.spares_agent() {
-        unless(
-            roles.get(seen.before).is_some_and(|role| !role.is_empty()),
-            format!("the agent of lb{} does not answer", seen.before + 1),
-        );
-    }
+    unless(
+        !options.fault.spares_agent() || role(seen.before).is_some(),
+        format!("the agent of lb{number} does not answer"),
+    );
     reasons
 }

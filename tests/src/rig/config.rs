@@ -27,6 +27,16 @@ pub enum Scheduler {
     Rr,
 }
 
+impl Scheduler {
+    /// As in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mh => "mh",
+            Self::Rr => "rr",
+        }
+    }
+}
+
 /// A real server as the services see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealServer {
@@ -137,10 +147,7 @@ virtual_services:",
         duration(pair.timeout),
         pair.replication,
     ));
-    let scheduler = match pair.scheduler {
-        Scheduler::Mh => "mh",
-        Scheduler::Rr => "rr",
-    };
+    let scheduler = pair.scheduler.as_str();
     for (name, protocol) in [("web", "tcp"), ("probe", "udp")] {
         add(format!(
             "  - name: {name}
@@ -165,4 +172,65 @@ virtual_services:",
 
 fn duration(value: Duration) -> String {
     format!("{}ms", value.as_millis())
+}
+
+/// The file of a node whose partner is a foreign CARP implementation: one shared address, since
+/// `ucarp` hashes exactly one, and no services.
+pub fn file_with_foreign_partner(node: u8, dir: &Path) -> String {
+    let mode = if node == 1 { "first" } else { "second" };
+    let dir = dir.display();
+    format!(
+        "version: 1
+node:
+  name: lb{node}
+  mode: {mode}
+  key_file: {dir}/pair.key
+  carp_passphrase_file: {dir}/carp.passphrase
+  state_dir: {dir}/state
+  run_dir: {dir}/run
+  bpf_dir: {dir}/bpf/ha-agent
+  interfaces:
+    - {{ name: front, device: front, address: {}/24, partner: {}, ha_checks: true }}
+ha:
+  virtual_id: {VHID}
+  advertisement_interval: 1s
+  timeout: 3s
+  carp_auth: permissive
+  multicast_interface: front
+shared_addresses:
+  - {{ interface: front, address: {SHARED_FRONT}/24 }}
+virtual_services: []
+",
+        front(node),
+        front(3 - node),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ha_agent::config::model::Config;
+
+    fn parse(text: &str) {
+        let path = Path::new("/somewhere/ha-agent.yaml");
+        if let Err(problems) = Config::parse(path, text.as_bytes().to_vec()) {
+            panic!("{problems:#?}\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_agent_takes_the_files() {
+        let dir = Path::new("/somewhere");
+        for node in [1, 2] {
+            parse(&file(&PairConfig::default(), node, dir));
+            parse(&file_with_foreign_partner(node, dir));
+            let other = PairConfig {
+                cable: true,
+                replication: false,
+                scheduler: Scheduler::Rr,
+                ..PairConfig::default()
+            };
+            parse(&file(&other, node, dir));
+        }
+    }
 }

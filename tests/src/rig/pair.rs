@@ -18,9 +18,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use ha_agent::control::{Client, Done, Reloaded, Request};
 use ha_agent::keys::PairKeys;
+use ha_agent::status::model::{Counters, RealServerState, Role, Services, Status};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::config::{self, CLIENT, PairConfig, RealServer, SERVER_PORT, SHARED_BACK};
 use super::netns::Netns;
@@ -119,8 +121,9 @@ impl Pair {
         loop {
             let roles = self.roles();
             let whole = matches!(
-                roles.each_ref().map(String::as_str),
-                ["active", "standby"] | ["standby", "active"]
+                roles,
+                [Some(Role::Active), Some(Role::Standby)]
+                    | [Some(Role::Standby), Some(Role::Active)]
             ) && self.nodes.iter().all(|node| self.is_ready(node));
             if whole {
                 return Ok(());
@@ -147,24 +150,17 @@ impl Pair {
         }
     }
 
-    /// The roles of both nodes; a node that does not answer has role "".
-    pub fn roles(&self) -> [String; 2] {
+    /// The roles of both nodes; `None` of one that does not answer.
+    pub fn roles(&self) -> [Option<Role>; 2] {
         self.nodes.each_ref().map(Node::role)
     }
 
     /// Index of the active node.
     pub fn active(&self) -> Result<usize> {
-        let roles = self.roles();
-        let found: Vec<_> = (0..2)
-            .filter(|i| roles.get(*i).is_some_and(|r| r == "active"))
-            .collect();
-        match found.as_slice() {
-            [one] => Ok(*one),
-            _ => bail!(
-                "not one active node: lb1 {:?}, lb2 {:?}",
-                roles[0],
-                roles[1]
-            ),
+        match self.roles() {
+            [Some(Role::Active), other] if other != Some(Role::Active) => Ok(0),
+            [other, Some(Role::Active)] if other != Some(Role::Active) => Ok(1),
+            roles => bail!("not one active node: {roles:?}"),
         }
     }
 
@@ -179,14 +175,11 @@ impl Pair {
         })
     }
 
+    /// Whether a node's standby table is complete and every real server that should serve is up.
     fn is_ready(&self, node: &Node) -> bool {
-        let Ok(status) = node.status() else {
-            return false;
-        };
-        let ready = status
-            .pointer("/replication/ready")
-            .and_then(Value::as_bool);
-        (ready == Some(true) || !self.config.replication) && services_up(&status)
+        let table_complete =
+            !self.config.replication || node.status().is_ok_and(|status| status.replication.ready);
+        table_complete && node.services().is_ok_and(|services| all_up(&services))
     }
 
     /// Replaces the real servers of both services on both nodes: writes both files and tells both
@@ -197,7 +190,7 @@ impl Pair {
             node.write_config(&self.config)?;
         }
         for node in &self.nodes {
-            node.command(&["reload"])?;
+            node.reload()?;
         }
         Ok(())
     }
@@ -213,19 +206,10 @@ impl Pair {
     }
 }
 
-/// Whether every real server with a weight passes its checks; a status without services cannot
-/// tell.
-fn services_up(status: &Value) -> bool {
-    let servers = status
-        .pointer("/services")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|service| service.get("real_servers")?.as_array())
-        .flatten();
-    servers
-        .filter_map(|server| server.get("state")?.as_str())
-        .all(|state| state != "down")
+/// Whether every real server that is to get new connections is up.
+fn all_up(services: &Services) -> bool {
+    let mut servers = services.services.iter().flat_map(|s| &s.real_servers);
+    servers.all(|server| server.weight == 0 || server.state == RealServerState::Up)
 }
 
 fn start_server(run: &Run, switch: &Switch, number: u8) -> Result<Process> {
@@ -315,38 +299,56 @@ impl Node {
         Ok(())
     }
 
-    /// Runs a command of the agent's command line against this node.
-    pub fn command(&self, args: &[&str]) -> Result<String> {
-        let mut command = Command::new(locate::program("ha-agent")?);
-        command.args(args).arg("-f").arg(self.config_file());
-        self.netns.output(&mut command)
+    /// Asks its agent over the control socket.
+    fn request<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
+        let socket = self.dir.join("run/ctl.sock");
+        Client::connect(&socket)?
+            .request(request)
+            .with_context(|| format!("lb{} did not do as it was told", self.number))
     }
 
-    /// What `ha-agent status` says.
-    pub fn status(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.command(&["status", "--json"])?)?)
+    /// Its status.
+    pub fn status(&self) -> Result<Status> {
+        self.request(&Request::Status)
     }
 
-    /// Its role; "" if it does not answer.
-    pub fn role(&self) -> String {
-        self.status()
-            .ok()
-            .and_then(|status| Some(status.get("role")?.as_str()?.to_owned()))
-            .unwrap_or_default()
+    /// Its services.
+    pub fn services(&self) -> Result<Services> {
+        self.request(&Request::Services)
+    }
+
+    /// Counters of its data plane.
+    pub fn counters(&self) -> Result<Counters> {
+        self.request(&Request::Counters)
+    }
+
+    /// Tells it to hand over.
+    pub fn failover(&self) -> Result<Done> {
+        self.request(&Request::Failover)
+    }
+
+    /// Tells it to read its configuration again.
+    pub fn reload(&self) -> Result<Reloaded> {
+        self.request(&Request::Reload)
+    }
+
+    /// Its role; `None` if it does not answer.
+    pub fn role(&self) -> Option<Role> {
+        self.status().ok().map(|status| status.role)
     }
 
     /// Waits until it has this role; returns when that was seen.
-    pub fn wait_role(&self, role: &str, timeout: Duration) -> Result<u64> {
+    pub fn wait_role(&self, role: Role, timeout: Duration) -> Result<u64> {
         let end = now_ns() + u64::try_from(timeout.as_nanos())?;
         loop {
             let found = self.role();
             let now = now_ns();
-            if found == role {
+            if found == Some(role) {
                 return Ok(now);
             }
             if now > end {
                 bail!(
-                    "lb{} is {found:?}, not {role}, after {timeout:?}:\n{}",
+                    "lb{} is {found:?}, not {role:?}, after {timeout:?}:\n{}",
                     self.number,
                     self.log_tail()
                 );
