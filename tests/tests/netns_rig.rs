@@ -185,7 +185,7 @@ fn generator() -> Result<()> {
     load.burst();
     let fault = now_ns();
     load.fault_at(fault);
-    let (tcp, udp) = load.finish(fault, Duration::from_millis(300))?;
+    let (tcp, _udp) = load.finish(fault, Duration::from_millis(300))?;
     assert!(rate > 500.0, "{rate}");
     assert!(
         tcp.classes

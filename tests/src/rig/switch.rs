@@ -6,6 +6,7 @@
 //! also what makes a veth accept frames that the node's XDP program transmits.
 
 use std::fmt;
+use std::mem::offset_of;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -15,21 +16,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
-use aya::maps::{HashMap, Map};
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachType;
 use aya::programs::{SchedClassifier, Xdp, XdpMode};
+use ha_common::rig::port_flags::{CUT_FROM_NODE, CUT_TO_NODE};
+use ha_common::rig::{PORT_CTL, PORT_SLOT, PORTS, PortCtl};
 use nix::net::if_::if_nametoindex;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::netns::Netns;
 use super::{link, locate};
-
-/// Bits of a port's flags, as the programs in `ha_rig` read them.
-const DROP_FROM_NODE: u32 = 1 << 0;
-const DROP_TO_NODE: u32 = 1 << 1;
-/// Bytes of an element of `ha_port_ctl`: flags, loss per million.
-const CONTROL_BYTES: usize = 8;
 
 /// Which frames a cut port drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +128,8 @@ impl Switch {
         self.netns.run(|| {
             let index = if_nametoindex(name.as_str())?;
             let mut slots: HashMap<_, u32, u32> = ebpf
-                .map_mut("ha_port_slot")
-                .context("ha_rig has no map ha_port_slot")?
+                .map_mut(PORT_SLOT)
+                .context("ha_rig has no map of port slots")?
                 .try_into()?;
             slots.insert(index, slot, 0)?;
             let program = xdp(ebpf)?;
@@ -161,8 +158,8 @@ impl Programs {
         xdp(&mut ebpf)?.load()?;
         egress(&mut ebpf)?.load()?;
         let map = ebpf
-            .take_map("ha_port_ctl")
-            .context("ha_rig has no map ha_port_ctl")?;
+            .take_map(PORT_CTL)
+            .context("ha_rig has no map of ports")?;
         Ok(Self {
             ebpf,
             control: Arc::new(ControlMap::new(map)?),
@@ -180,9 +177,9 @@ impl Port {
     pub fn cut(&self, cut: Cut) {
         let flags = match cut {
             Cut::Nothing => 0,
-            Cut::FromNode => DROP_FROM_NODE,
-            Cut::ToNode => DROP_TO_NODE,
-            Cut::Both => DROP_FROM_NODE | DROP_TO_NODE,
+            Cut::FromNode => CUT_FROM_NODE,
+            Cut::ToNode => CUT_TO_NODE,
+            Cut::Both => CUT_FROM_NODE | CUT_TO_NODE,
         };
         if let Some(word) = self.control.flags(self.slot) {
             word.store(flags, Ordering::SeqCst);
@@ -211,12 +208,14 @@ fn egress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
         .try_into()?)
 }
 
-/// `ha_port_ctl`, mapped into this process.
+/// Bytes of the mapped ports.
+const CONTROL_BYTES: usize = PORTS as usize * size_of::<PortCtl>();
+
+/// The map of ports, mapped into this process.
 #[derive(Debug)]
 struct ControlMap {
     address: NonNull<libc::c_void>,
-    slots: u32,
-    _map: aya::maps::MapData,
+    _map: MapData,
 }
 
 // SAFETY: the memory is shared with the kernel and accessed through atomics only; the pointer stays
@@ -228,13 +227,11 @@ unsafe impl Sync for ControlMap {}
 impl ControlMap {
     fn new(map: Map) -> Result<Self> {
         let Map::Array(map) = map else {
-            bail!("ha_port_ctl is no array");
+            bail!("the map of ports is no array");
         };
-        let slots = map.info()?.max_entries();
-        let length = NonZeroUsize::new(slots as usize * CONTROL_BYTES)
-            .context("ha_port_ctl has no elements")?;
-        // SAFETY: a fresh shared mapping of a map created with BPF_F_MMAPABLE aliases no Rust
-        // object; all access to it is atomic.
+        let length = NonZeroUsize::new(CONTROL_BYTES).context("no ports")?;
+        // SAFETY: a fresh shared mapping of a map created with BPF_F_MMAPABLE and `PORTS` elements
+        // aliases no Rust object; all access to it is atomic.
         let address = unsafe {
             mmap(
                 None,
@@ -245,29 +242,25 @@ impl ControlMap {
                 0,
             )
         }
-        .context("cannot map ha_port_ctl")?;
-        Ok(Self {
-            address,
-            slots,
-            _map: map,
-        })
+        .context("cannot map the ports")?;
+        Ok(Self { address, _map: map })
     }
 
     fn flags(&self, slot: u32) -> Option<&AtomicU32> {
-        self.word(slot, 0)
+        self.word(slot, offset_of!(PortCtl, flags))
     }
 
     fn loss(&self, slot: u32) -> Option<&AtomicU32> {
-        self.word(slot, 1)
+        self.word(slot, offset_of!(PortCtl, loss_ppm))
     }
 
-    fn word(&self, slot: u32, word: usize) -> Option<&AtomicU32> {
-        if slot >= self.slots {
+    fn word(&self, slot: u32, offset: usize) -> Option<&AtomicU32> {
+        if slot >= PORTS {
             return None;
         }
-        let base = self.address.cast::<AtomicU32>();
-        // SAFETY: `slot` is below the number of mapped elements of two words each.
-        let word = unsafe { base.add(slot as usize * 2 + word) };
+        let offset = slot as usize * size_of::<PortCtl>() + offset;
+        // SAFETY: `slot` is one of the mapped elements and `offset` a field of it.
+        let word = unsafe { self.address.byte_add(offset) }.cast::<AtomicU32>();
         // SAFETY: the mapping lives as long as `self`, is aligned to a page, and is only ever
         // accessed as atomic words.
         Some(unsafe { word.as_ref() })
@@ -277,7 +270,7 @@ impl ControlMap {
 impl Drop for ControlMap {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `new` with this length, and no reference outlives `self`.
-        let result = unsafe { munmap(self.address, self.slots as usize * CONTROL_BYTES) };
+        let result = unsafe { munmap(self.address, CONTROL_BYTES) };
         debug_assert!(result.is_ok(), "a mapping of our own");
     }
 }
