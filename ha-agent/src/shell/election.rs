@@ -190,8 +190,8 @@ pub struct Parts {
     pub events: mpsc::Sender<Event>,
     /// Where the address keeper listens.
     pub addresses: watch::Sender<Addresses>,
-    /// Tells the replication thread about roles.
-    pub roles: Box<dyn Fn(RoleTerm) + Send>,
+    /// Tells the replication thread about roles; `false` if it could not take the message now.
+    pub roles: Box<dyn Fn(RoleTerm) -> bool + Send>,
 }
 
 /// Starts the thread.
@@ -217,6 +217,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         events: parts.events,
         addresses: parts.addresses,
         roles: parts.roles,
+        untold: None,
         published,
         next_publish: Instant::default(),
         lateness: Lateness::default(),
@@ -259,7 +260,9 @@ struct Worker {
     wake: Wake,
     events: mpsc::Sender<Event>,
     addresses: watch::Sender<Addresses>,
-    roles: Box<dyn Fn(RoleTerm) + Send>,
+    roles: Box<dyn Fn(RoleTerm) -> bool + Send>,
+    /// A role that the replication thread could not take yet.
+    untold: Option<RoleTerm>,
     published: Arc<ArcSwap<Published>>,
     next_publish: Instant,
     lateness: Lateness,
@@ -283,6 +286,7 @@ impl Worker {
             self.receive_frames(&mut actions);
             self.receive_commands(&mut actions);
             self.timers(&mut actions);
+            self.untold = self.untold.take().filter(|role| !(self.roles)(*role));
             self.publish();
         }
         self.gate.close();
@@ -439,7 +443,7 @@ impl Worker {
                 }
                 Action::ReserveTerm { up_to } => self.event(Event::ReserveTerm { up_to }),
                 Action::RoleChanged { from, to, reason, term } => {
-                    (self.roles)(RoleTerm { active: to == Role::Active, term });
+                    self.untold = Some(RoleTerm { active: to == Role::Active, term });
                     self.event(Event::RoleChanged { from, to, reason, term });
                     self.next_publish = Instant::default();
                 }

@@ -1,11 +1,29 @@
 //! The thin shell around the core: performs what the machines ask for.
+//!
+//! ```text
+//! election thread ── events ──▶ main loop (tokio): log, terms on disk, signals, control socket
+//!      │  ▲ commands   wishes ▶ keeper of the shared addresses (netlink)
+//!      │  └───────────────────── carrier, readiness, operator
+//!      └─ roles ─▶ replication thread ── live map
+//! ```
 
+pub mod addresses;
+pub mod agent;
+pub mod alarms;
 pub mod announce;
 pub mod clock;
+pub mod election;
 pub mod frame;
 pub mod gateway;
+pub mod neighbours;
 pub mod netlink;
 pub mod packet_socket;
 pub mod realtime;
+pub mod replication;
+mod serve;
+pub mod start;
+pub mod sysctl;
 pub mod terms;
 pub mod wake;
+
+pub use serve::{RunError, run};

@@ -144,8 +144,9 @@ pub struct Parts {
     pub datapath: Arc<dyn Datapath>,
     /// Turns records into entries of this node.
     pub services: Arc<Mutex<ServiceTable>>,
-    /// Called when the standby's table becomes complete or ceases to be.
-    pub ready: Box<dyn Fn(bool) + Send>,
+    /// Called when the standby's table becomes complete or ceases to be; `false` if the message could
+    /// not be taken now.
+    pub ready: Box<dyn Fn(bool) -> bool + Send>,
 }
 
 /// Starts the thread.
@@ -169,6 +170,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         send_errors: 0,
         bad_events: 0,
         pending: Vec::with_capacity(BATCH),
+        untold: None,
         stopped: false,
     };
     let thread = thread::Builder::new().name("replication".to_owned()).spawn(move || worker.run())?;
@@ -185,6 +187,8 @@ struct Worker {
     send_errors: u64,
     bad_events: u64,
     pending: Vec<Record>,
+    /// Readiness that the election could not take yet.
+    untold: Option<bool>,
     stopped: bool,
 }
 
@@ -201,6 +205,7 @@ impl Worker {
                 self.parts.sync.handle_timeout(now, &mut actions);
             }
             self.perform(&mut actions);
+            self.untold = self.untold.take().filter(|ready| !(self.parts.ready)(*ready));
             self.publish();
         }
     }
@@ -293,7 +298,7 @@ impl Worker {
                 }
                 Action::Ready(ready) => {
                     self.store();
-                    (self.parts.ready)(ready);
+                    self.untold = Some(ready);
                 }
             }
         }
@@ -317,6 +322,11 @@ impl Worker {
                 } else {
                     self.apply_errors += 1;
                 }
+            }
+            // A real server this node does not know yet was given a number.
+            if let Err(error) = services.apply(&*self.parts.datapath) {
+                self.apply_errors += 1;
+                tracing::debug!(%error, "real servers of replicated connections not stored");
             }
         }
         if let Err(error) = self.parts.datapath.put_conns(&entries) {

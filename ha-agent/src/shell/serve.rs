@@ -1,0 +1,253 @@
+//! `ha-agent run`: the main loop, from start to a clean stop.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle as Task;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{error, info, warn};
+
+use super::agent::{Shared, lock};
+use super::election::{self, Event};
+use super::neighbours::Neighbours;
+use super::netlink::{Change, LinkInfo};
+use super::start::{self, StartError, Started};
+use super::terms::TermStore;
+use super::{alarms, clock};
+use crate::config::model::Config;
+use crate::config::{Diagnostic, Loaded, Secrets};
+use crate::control::{self, BindError, Listener};
+use crate::health::{Monitor, Outcome};
+use crate::proto::carp::Command;
+
+/// How often next hops are looked up anew, whatever the kernel told of.
+const REFRESH: Duration = Duration::from_secs(5);
+/// How long a hand-over may take at a stop before the agent ends all the same.
+const STOP_MAX: Duration = Duration::from_secs(3);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be used.
+    #[error("the configuration cannot be used")]
+    Configuration(Vec<Diagnostic>),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// The node did not come up.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The runtime or a signal handler.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs an agent with this configuration file until it is told to stop.
+pub fn run(path: &Path) -> Result<(), RunError> {
+    let loaded = Config::load(path).map_err(RunError::Configuration)?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let secrets = loaded.secrets().map_err(RunError::Configuration)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("agent")
+        .enable_all()
+        .build()?
+        .block_on(serve(loaded, secrets))
+}
+
+async fn serve(loaded: Loaded, secrets: Secrets) -> Result<(), RunError> {
+    // First of all: it tells whether another agent is alive, before anything is touched.
+    let listener = Listener::bind(&loaded.config.node.socket())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+
+    let Started { shared, mut events, mut changes, terms, addresses, threads, pins } =
+        start::start(loaded, secrets).await?;
+    let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
+    let mut neighbours = Neighbours::new(
+        shared.netlink.clone(),
+        Arc::clone(&shared.services),
+        Arc::clone(&shared.datapath),
+        start::own_macs(&shared.bound),
+    );
+    let (monitor, mut outcomes) = Monitor::start();
+    *lock(&shared.health) = Some(monitor);
+    shared.check_health(&shared.config());
+
+    let mut refresh = interval(REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watchdog = interval(watchdog_interval());
+    watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    notify(&[sd_notify::NotifyState::Ready]);
+    info!(node = shared.config().node.name, "agent started");
+
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(Event::Stopped) | None => break,
+                Some(event) => handle(event, &shared, &terms),
+            },
+            change = changes.next() => match change {
+                Some(Change::Neighbour(neighbour)) => neighbours.changed(neighbour),
+                Some(Change::Link(link)) => link_changed(&shared, &link),
+                Some(Change::LinkGone { ifindex }) => link_gone(&shared, ifindex),
+                None => {
+                    // Without it carrier loss goes unseen; the service manager starts the agent anew.
+                    error!("the netlink connection broke; handing over and stopping");
+                    stop(&shared);
+                }
+            },
+            Some(outcome) = outcomes.recv() => health_changed(&shared, &outcome),
+            _ = refresh.tick() => neighbours.refresh().await,
+            _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
+            _ = hangup.recv() => reload(&shared),
+            _ = terminate.recv() => stop(&shared),
+            _ = interrupt.recv() => stop(&shared),
+        }
+    }
+
+    info!("agent stopping");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    control.abort();
+    finish(&shared, addresses, threads).await;
+    pins.remove()?;
+    Ok(())
+}
+
+/// Hands over; [`Event::Stopped`] ends the loop.
+fn stop(shared: &Arc<Shared>) {
+    let (answer, _nobody_waits) = tokio::sync::oneshot::channel();
+    shared.election.send(election::Command::Operator(Command::Stop, answer));
+}
+
+async fn finish(shared: &Shared, addresses: Task<()>, threads: Vec<JoinHandle<()>>) {
+    if let Some(replication) = &shared.replication {
+        replication.stop();
+    }
+    // Ends because the election, which held the other end of its channel, is gone.
+    if timeout(STOP_MAX, addresses).await.is_err() {
+        warn!("shared addresses not removed in time; the kernel removes them when their lifetime ends");
+    }
+    let joined = tokio::task::spawn_blocking(move || {
+        threads.into_iter().filter_map(|thread| thread.join().err()).count()
+    });
+    match timeout(STOP_MAX, joined).await {
+        Ok(Ok(0)) => {}
+        Ok(_) => error!("a thread had panicked"),
+        Err(_elapsed) => warn!("a thread did not end in time"),
+    }
+}
+
+fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
+    match event {
+        Event::RoleChanged { from, to, reason, term } => {
+            info!(?from, ?to, ?reason, term, "role change");
+        }
+        Event::ReserveTerm { up_to } => reserve(shared, terms.clone(), up_to),
+        Event::Alarm { alarm, raised } => {
+            let alarm = alarms::named(alarm);
+            if raised {
+                warn!(alarm = alarm.name, "{}", alarm.message);
+            } else {
+                info!(alarm = alarm.name, "alarm over");
+            }
+        }
+        Event::Unpunctual { what, error } => {
+            warn!(
+                error,
+                "the election thread works without {what}: grant CAP_SYS_NICE and CAP_IPC_LOCK"
+            );
+        }
+        // Ends the loop before it comes here.
+        Event::Stopped => {}
+    }
+}
+
+/// Writes the reservation off this loop: a disk may hang.
+fn reserve(shared: &Arc<Shared>, terms: TermStore, up_to: u64) {
+    let election = shared.election.clone();
+    tokio::task::spawn_blocking(move || match terms.reserve(up_to) {
+        Ok(()) => {
+            election.send(election::Command::TermReserved(up_to));
+        }
+        Err(error) => error!(%error, up_to, "terms not reserved on disk"),
+    });
+}
+
+fn link_changed(shared: &Shared, link: &LinkInfo) {
+    let mut bound = lock(&shared.bound);
+    let Some((index, found)) =
+        bound.iter_mut().enumerate().find(|(_, bound)| bound.link.ifindex == link.ifindex)
+    else {
+        return;
+    };
+    if found.link.carrier == link.carrier {
+        return;
+    }
+    found.link.carrier = link.carrier;
+    let (name, checked) = (found.interface.name.clone(), found.interface.ha_checks);
+    drop(bound);
+    warn!(interface = name, carrier = link.carrier, "carrier changed");
+    if checked {
+        shared.election.send(election::Command::Carrier { link: index, up: link.carrier });
+    }
+}
+
+fn link_gone(shared: &Shared, ifindex: u32) {
+    let gone = lock(&shared.bound)
+        .iter()
+        .find(|bound| bound.link.ifindex == ifindex)
+        .map(|bound| LinkInfo { carrier: false, ..bound.link.clone() });
+    if let Some(gone) = gone {
+        link_changed(shared, &gone);
+    }
+}
+
+fn health_changed(shared: &Shared, outcome: &Outcome) {
+    let mut services = lock(&shared.services);
+    if !services.set_health(&outcome.real, outcome.up) {
+        return;
+    }
+    let applied = services.apply(&*shared.datapath);
+    drop(services);
+    info!(real = %outcome.target, up = outcome.up, reason = outcome.reason, "real server changed");
+    if let Err(error) = applied {
+        warn!(%error, "change of a real server not stored");
+    }
+}
+
+fn reload(shared: &Shared) {
+    notify(&[sd_notify::NotifyState::Reloading, monotonic()]);
+    match shared.reload() {
+        Ok(reloaded) => info!(changes = ?reloaded.changes, "configuration reloaded"),
+        Err(refusal) => {
+            for problem in &refusal.problems {
+                error!("{problem}");
+            }
+            error!("{refusal}; {}", refusal.remedy);
+        }
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// The time systemd wants with every `RELOADING=1`.
+fn monotonic() -> sd_notify::NotifyState<'static> {
+    sd_notify::NotifyState::MonotonicUsec(i128::from(clock::now().as_nanos() / 1_000))
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "service manager not told");
+    }
+}
+
+fn watchdog_interval() -> Duration {
+    sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3)
+}

@@ -1,0 +1,466 @@
+//! Bringing a node up: from a configuration to running threads, in an order in which a failure at any
+//! step leaves nothing behind that acts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::siphash;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::addresses::{self, Addresses, SharedOn};
+use super::agent::Shared;
+use super::netlink::{Changes, LinkInfo, Netlink};
+use super::terms::TermStore;
+use super::{clock, election, replication, sysctl};
+use crate::config::model::{Config, Interface, Mode};
+use crate::config::{Loaded, Secrets};
+use crate::datapath::load::{self, LoadError, Options, Pins};
+use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
+use crate::proto::carp::{Election, ElectionConfig, ElectionKeys, LinkConfig};
+use crate::proto::rng::Rng;
+use crate::proto::sync::{Input, Record, Sync, SyncConfig};
+use crate::services::expiry::Keeper;
+use crate::services::{ApplyError, ServiceError, ServiceTable};
+
+/// Events of the election that may wait to be logged.
+const EVENTS: usize = 256;
+/// Entries read at a time when looking at what a previous agent left.
+const PIECE: usize = 4096;
+
+/// Why a node does not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A configured interface is not there.
+    #[error("interface {name}: there is no device {device}; see `ip link`, or correct `device`")]
+    NoDevice {
+        /// Logical name.
+        name: String,
+        /// Kernel name.
+        device: String,
+    },
+    /// An interface lacks the node's own address.
+    #[error(
+        "interface {name}: device {device} does not have the address {address}; \
+         run `ip addr add {address} dev {device}`, or correct `address`"
+    )]
+    NoAddress {
+        /// Logical name.
+        name: String,
+        /// Kernel name.
+        device: String,
+        /// What is configured.
+        address: String,
+    },
+    /// Netlink refused something.
+    #[error("netlink: {0}; the agent needs CAP_NET_ADMIN")]
+    Netlink(#[source] io::Error),
+    /// A file in the state directory.
+    #[error("state directory {path}: {source}")]
+    State {
+        /// The directory.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A system setting.
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::SysctlError),
+    /// The data plane.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A map.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The services.
+    #[error(transparent)]
+    Services(#[from] ServiceError),
+    /// Storing the services.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A thread or socket of the election.
+    #[error("election: {0}; the agent needs CAP_NET_RAW")]
+    Election(#[source] io::Error),
+    /// The replication socket or thread.
+    #[error("replication on interface {interface}: {source}")]
+    Replication {
+        /// Logical name.
+        interface: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gave no random bytes.
+    #[error("the system gave no random bytes")]
+    Random,
+}
+
+impl StartError {
+    /// Whether a privilege is missing.
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Load(LoadError::Privileges { .. }) => true,
+            Self::Netlink(error)
+            | Self::Election(error)
+            | Self::State { source: error, .. }
+            | Self::Replication { source: error, .. } => {
+                error.kind() == io::ErrorKind::PermissionDenied
+            }
+            Self::Sysctl(error) => error.is_permission(),
+            Self::NoDevice { .. }
+            | Self::NoAddress { .. }
+            | Self::Load(_)
+            | Self::Datapath(_)
+            | Self::Services(_)
+            | Self::Apply(_)
+            | Self::Random => false,
+        }
+    }
+}
+
+/// A running node.
+pub struct Started {
+    /// What commands act on.
+    pub shared: Arc<Shared>,
+    /// What the election says.
+    pub events: mpsc::Receiver<election::Event>,
+    /// What the kernel says.
+    pub changes: Changes,
+    /// The reservation of terms.
+    pub terms: TermStore,
+    /// The keeper of the shared addresses; ends after the election.
+    pub addresses: tokio::task::JoinHandle<()>,
+    /// The threads, to be waited for.
+    pub threads: Vec<JoinHandle<()>>,
+    /// What a clean stop removes from the kernel.
+    pub pins: Pins,
+}
+
+/// An interface of the configuration and what the kernel says of it.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// As configured.
+    pub interface: Interface,
+    /// As found.
+    pub link: LinkInfo,
+    /// Shared addresses on it.
+    pub shared: Vec<crate::config::model::Cidr4>,
+}
+
+/// Starts everything; the gate stays closed until the election opens it.
+pub async fn start(loaded: Loaded, secrets: Secrets) -> Result<Started, StartError> {
+    let config = loaded.config.clone();
+    let (netlink, changes) = Netlink::connect().map_err(StartError::Netlink)?;
+    let bound = bind(&netlink, &config).await?;
+    sysctl::prepare(bound.iter().filter(|b| b.interface.address.is_some()).map(|b| b.interface.device.as_str()))?;
+    let state = |source| StartError::State {
+        path: config.node.state_dir.display().to_string(),
+        source,
+    };
+    let terms = TermStore::open(&config.node.state_dir).map_err(state)?;
+    let first_term = terms.load().map_err(state)?;
+
+    let plane = load::load(&Options {
+        bpf_dir: config.node.bpf_dir.clone(),
+        connections: config.limits.connections,
+        devices: bound.iter().filter(|b| b.interface.address.is_some()).map(device).collect(),
+    })?;
+    for attachment in &plane.attachments {
+        if attachment.mode == datapath::attach::XdpMode::Generic {
+            warn!(device = attachment.device, "no native XDP in this driver: generic mode, slow");
+        }
+        info!(
+            device = attachment.device,
+            mode = attachment.mode.as_str(),
+            taken_over = attachment.taken_over,
+            "data plane attached"
+        );
+    }
+
+    let on = shared_on(&bound);
+    let stale = addresses::remove_stale(&netlink, &on).await.map_err(StartError::Netlink)?;
+    for address in stale {
+        info!(%address, "shared address left by a previous agent removed");
+    }
+
+    let map: Arc<dyn Datapath> = Arc::new(plane.datapath);
+    let replicated = config.ha.l4_connection_updates && config.node.mode != Mode::Off;
+    let mut kernel = datapath::default_config(config.ha.virtual_id);
+    kernel.emit_events = u32::from(replicated);
+    let settings = Arc::new(Settings::new(Arc::clone(&map), kernel)?);
+    let mut services = ServiceTable::adopt(secrets.keys.hash_seed(), &*map)?;
+    services.configure(&config.virtual_services)?;
+    services.set_addresses(
+        config.node.interfaces.iter().filter_map(|i| i.address.map(|a| a.address)),
+        config.shared_addresses.iter().map(|shared| shared.address.address),
+    );
+    services.apply(&*map)?;
+    let services = Arc::new(Mutex::new(services));
+
+    let keeper = Keeper::spawn(
+        Arc::clone(&settings),
+        Arc::clone(&services),
+        config.limits.connections.saturating_mul(2),
+    )
+    .map_err(StartError::Election)?;
+    let mut threads = Vec::new();
+
+    // The replication thread needs the election's handle to report readiness, and the election needs
+    // the replication's to report roles: the cell is filled once both are there.
+    let ready_cell: Arc<std::sync::OnceLock<election::Handle>> = Arc::default();
+    let replication = if replicated {
+        let channel = channel(&config, &bound);
+        let failed = |source| StartError::Replication {
+            interface: config.ha.multicast_interface.clone(),
+            source,
+        };
+        let channel = channel.ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
+        let mut sync = Sync::new(
+            sync_config(&config),
+            secrets.keys.clone(),
+            random().ok_or(StartError::Random)?,
+            Rng::new(u64::from_ne_bytes(random().ok_or(StartError::Random)?)),
+            clock::now(),
+        );
+        let mut actions = Vec::new();
+        sync.handle_input(clock::now(), Input::Load(leftovers(&*map)?), &mut actions);
+        let cell = Arc::clone(&ready_cell);
+        let (handle, thread) = replication::spawn(replication::Parts {
+            sync,
+            socket: channel.open().map_err(failed)?,
+            channel,
+            ring: plane.events,
+            datapath: Arc::clone(&map),
+            services: Arc::clone(&services),
+            ready: Box::new(move |ready| {
+                cell.get().is_some_and(|election| election.send(election::Command::Ready(ready)))
+            }),
+        })
+        .map_err(failed)?;
+        threads.push(thread);
+        Some(handle)
+    } else {
+        None
+    };
+
+    let (events_out, events) = mpsc::channel(EVENTS);
+    let (wishes, wished) = watch::channel(Addresses::default());
+    let seed = u64::from_ne_bytes(random().ok_or(StartError::Random)?);
+    let machine = Election::new(
+        election_config(&config, &bound),
+        ElectionKeys {
+            carp_passphrase: secrets.carp_passphrase.to_vec(),
+            trailer: secrets.keys.iter().map(|key| (key.id, key.trailer_key())).collect(),
+        },
+        Rng::new(seed),
+        first_term,
+        clock::now(),
+    );
+    let keeper = Arc::new(keeper);
+    let (roles_to, roles_keeper) = (replication.clone(), Arc::clone(&keeper));
+    let (election, thread) = election::spawn(election::Parts {
+        election: machine,
+        links: links(&bound),
+        timing: (config.ha.advertisement_interval, config.ha.timeout),
+        gate: plane.gate,
+        ring: plane.carp,
+        events: events_out,
+        addresses: wishes,
+        roles: Box::new(move |role| {
+            roles_keeper.set_active(role.active.then(clock::now));
+            roles_to.as_ref().is_none_or(|replication| replication.role(role))
+        }),
+    })
+    .map_err(StartError::Election)?;
+    threads.push(thread);
+    // Set once, just made: it cannot be taken.
+    let _first = ready_cell.set(election.clone());
+    if !replicated {
+        // Nothing to wait for: the table is as complete as it will be.
+        election.send(election::Command::Ready(true));
+    }
+    for (index, bound) in bound.iter().filter(|bound| bound.interface.ha_checks).enumerate() {
+        election.send(election::Command::Carrier { link: index, up: bound.link.carrier });
+    }
+
+    let lifetime = (config.node.mode != Mode::Off).then(|| addresses::lifetime(config.ha.timeout));
+    let addresses = tokio::spawn(addresses::keep(netlink.clone(), on, lifetime, wished));
+    let shared = Arc::new(Shared {
+        loaded: Mutex::new(loaded),
+        bound: Mutex::new(bound),
+        attachments: plane.attachments,
+        netlink,
+        datapath: map,
+        services,
+        keeper,
+        election,
+        replication,
+        health: Mutex::default(),
+        started: clock::now(),
+    });
+    Ok(Started { shared, events, changes, terms, addresses, threads, pins: plane.pins })
+}
+
+async fn bind(netlink: &Netlink, config: &Config) -> Result<Vec<Bound>, StartError> {
+    let mut bound = Vec::new();
+    for interface in &config.node.interfaces {
+        let link = netlink
+            .link(&interface.device)
+            .await
+            .map_err(StartError::Netlink)?
+            .ok_or_else(|| StartError::NoDevice {
+                name: interface.name.clone(),
+                device: interface.device.clone(),
+            })?;
+        if let Some(address) = interface.address {
+            let found = netlink.addresses(link.ifindex).await.map_err(StartError::Netlink)?;
+            if !found.iter().any(|found| found.address == address.address) {
+                return Err(StartError::NoAddress {
+                    name: interface.name.clone(),
+                    device: interface.device.clone(),
+                    address: address.to_string(),
+                });
+            }
+        }
+        let shared = config.shared_addresses.iter().filter(|shared| shared.interface == interface.name);
+        let shared = shared.map(|shared| shared.address).collect();
+        bound.push(Bound { interface: interface.clone(), link, shared });
+    }
+    // The election numbers its links in this order.
+    bound.sort_by_key(|bound| !bound.interface.ha_checks);
+    Ok(bound)
+}
+
+fn device(bound: &Bound) -> datapath::attach::Device {
+    datapath::attach::Device {
+        name: bound.link.device.clone(),
+        ifindex: bound.link.ifindex,
+        attached: bound.link.xdp,
+    }
+}
+
+fn shared_on(bound: &[Bound]) -> Vec<SharedOn> {
+    bound
+        .iter()
+        .filter(|bound| !bound.shared.is_empty())
+        .map(|bound| SharedOn { ifindex: bound.link.ifindex, addresses: bound.shared.clone() })
+        .collect()
+}
+
+fn links(bound: &[Bound]) -> Vec<election::Link> {
+    bound
+        .iter()
+        .map(|bound| election::Link {
+            name: bound.interface.name.clone(),
+            ifindex: bound.link.ifindex,
+            mac: bound.link.mac,
+            address: bound.interface.address.map(|address| address.address),
+            shared: bound.shared.iter().map(|shared| shared.address).collect(),
+            checked: bound.interface.ha_checks,
+            gateway: bound.interface.gateway,
+        })
+        .collect()
+}
+
+fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfig {
+    ElectionConfig {
+        mode: config.node.mode,
+        vhid: config.ha.virtual_id,
+        interval: config.ha.advertisement_interval,
+        timeout: config.ha.timeout,
+        initial_wait: config.ha.initial_wait,
+        preferred: config.ha.preferred,
+        auth: config.ha.carp_auth,
+        generation: generation(config),
+        links: bound
+            .iter()
+            .filter(|bound| bound.interface.ha_checks)
+            .map(|bound| LinkConfig {
+                name: bound.interface.name.clone(),
+                address: bound.interface.address.map(|address| address.address),
+                partner: bound.interface.partner,
+                shared: bound.shared.iter().map(|shared| shared.address).collect(),
+                has_gateway: bound.interface.gateway.is_some(),
+            })
+            .collect(),
+    }
+}
+
+/// A number for the part of the configuration that both nodes must have alike: equal if and only if
+/// that part is. 48 bits, so that JSON readers keep it exact.
+pub fn generation(config: &Config) -> u64 {
+    let text = format!("{:?}", (&config.ha, &config.shared_addresses, &config.virtual_services));
+    let tag = siphash::tag(&[0; 16], text.as_bytes());
+    u64::from_be_bytes([0, 0, tag[0], tag[1], tag[2], tag[3], tag[4], tag[5]])
+}
+
+fn sync_config(config: &Config) -> SyncConfig {
+    let node = if config.node.mode == Mode::Second { 2 } else { 1 };
+    let mut sync = SyncConfig::new(node, u16::from(config.ha.virtual_id));
+    sync.max_entries = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
+    sync
+}
+
+fn channel(config: &Config, bound: &[Bound]) -> Option<replication::Channel> {
+    let bound = bound.iter().find(|bound| bound.interface.name == config.ha.multicast_interface)?;
+    Some(replication::Channel {
+        own: bound.interface.address?.address,
+        partner: bound.interface.partner?,
+        group: config.ha.multicast_group,
+        port: config.ha.multicast_port,
+        ifindex: bound.link.ifindex,
+        device: bound.link.device.clone(),
+    })
+}
+
+/// Connections that a previous agent of this node left in the map.
+fn leftovers(datapath: &dyn Datapath) -> Result<Vec<Record>, DatapathError> {
+    let mut records = Vec::new();
+    let mut cursor = Some(Cursor::default());
+    while let Some(from) = cursor {
+        let scan = datapath.scan_conns(from, PIECE)?;
+        records.extend(scan.entries.iter().filter_map(|(key, conn)| record(key, conn)));
+        cursor = scan.next;
+    }
+    if !records.is_empty() {
+        info!(connections = records.len(), "connections of a previous agent found");
+    }
+    Ok(records)
+}
+
+fn record(key: &ConnKey4, conn: &Conn4) -> Option<Record> {
+    (!conn.is_reverse()).then_some(Record {
+        key: *key,
+        real_addr: conn.to_addr,
+        real_port: conn.to_port,
+        state: conn.state,
+        flags: conn.flags,
+        version: conn.version,
+    })
+}
+
+fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Own MAC on each interface with the data plane, by index.
+pub fn own_macs(bound: &Mutex<Vec<Bound>>) -> BTreeMap<u32, super::frame::Mac> {
+    let bound = bound.lock().unwrap_or_else(PoisonError::into_inner);
+    bound.iter().map(|bound| (bound.link.ifindex, bound.link.mac)).collect()
+}
+
+/// An address of this node in the subnet of another: where health checks come from.
+pub fn own_address_towards(config: &Config, target: Ipv4Addr) -> Option<Ipv4Addr> {
+    config
+        .node
+        .interfaces
+        .iter()
+        .filter_map(|interface| interface.address)
+        .find(|address| address.contains(target))
+        .map(|address| address.address)
+}

@@ -1,0 +1,50 @@
+//! Kernel settings the data plane relies on. They are set, never restored: another service may rely on
+//! them too.
+
+use std::fs;
+use std::io;
+
+/// A setting that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("setting {name} to {value}: {source}; allow the agent to write /proc/sys/net, or set it with sysctl")]
+pub struct SysctlError {
+    name: String,
+    value: &'static str,
+    source: io::Error,
+}
+
+impl SysctlError {
+    /// Whether a privilege is missing.
+    pub fn is_permission(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    }
+}
+
+/// Prepares the system and these interfaces.
+pub fn prepare<'a>(devices: impl Iterator<Item = &'a str>) -> Result<(), SysctlError> {
+    // Packets that XDP rewrites but cannot send yet (no neighbour) are forwarded by the kernel.
+    set("net/ipv4/ip_forward", "1")?;
+    for device in devices {
+        // Such a packet towards a client has a shared address, so a local one, as its source.
+        set(&format!("net/ipv4/conf/{device}/accept_local"), "1")?;
+        // Its source also seems to come from the wrong side.
+        set(&format!("net/ipv4/conf/{device}/rp_filter"), "0")?;
+        // A shared address of one interface is not to be answered for on another.
+        set(&format!("net/ipv4/conf/{device}/arp_ignore"), "1")?;
+        // And never used as the sender of this node's own questions.
+        set(&format!("net/ipv4/conf/{device}/arp_announce"), "2")?;
+    }
+    set("net/ipv4/conf/all/rp_filter", "0")
+}
+
+fn set(name: &str, value: &'static str) -> Result<(), SysctlError> {
+    let path = format!("/proc/sys/{name}");
+    if fs::read_to_string(&path).is_ok_and(|found| found.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value).map_err(|source| SysctlError {
+        name: name.replace('/', "."),
+        value,
+        source,
+    })
+}
