@@ -1,7 +1,8 @@
 //! What commands act on, and how they are carried out.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -9,14 +10,13 @@ use tokio::sync::oneshot;
 use super::netlink::Netlink;
 use super::start::{self, Bound};
 use super::{alarms, clock, election, replication};
-use crate::config::model::{Config, Mode, VirtualService};
+use crate::config::model::{Config, Mode, Protocol};
 use crate::config::{self, Loaded};
 use crate::control::{Done, Handler, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attachment};
 use crate::datapath::{Cursor, Datapath, DatapathError};
-use crate::health::Monitor;
-use crate::proto::carp::{self, Command, Role};
-use crate::proto::time::Instant;
+use crate::health::{self, HealthChecks};
+use crate::proto::carp::{self, Command, Role, WireRole};
 use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
 use crate::status::model::{
@@ -50,9 +50,9 @@ pub struct Shared {
     /// The replication thread, if connections are replicated.
     pub replication: Option<replication::Handle>,
     /// Health checks.
-    pub health: Mutex<Option<Monitor>>,
-    /// When the agent started.
-    pub started: Instant,
+    pub health: Mutex<HealthChecks>,
+    /// The configuration file.
+    pub path: PathBuf,
 }
 
 /// Locks a mutex; a panic elsewhere while it was held does not make the data unreadable.
@@ -66,20 +66,18 @@ impl Shared {
         lock(&self.loaded).config.clone()
     }
 
-    fn build_status(&self) -> Result<Status, DatapathError> {
+    fn build_status(&self) -> Status {
         let config = self.config();
-        let now = clock::now();
         let published = self.election.published();
         let snapshot = &published.election;
         let alarms = alarms::current(&published, self.replication.as_ref());
         let role = role(snapshot.role);
         let partner = (config.node.mode != Mode::Off).then(|| partner(&config, snapshot));
-        let counters = self.datapath.counters()?;
-        Ok(Status {
+        Status {
             schema_version: SCHEMA_VERSION,
             node: NodeIdentity { name: config.node.name.clone(), mode: config.node.mode.into() },
             role,
-            since_seconds: now.since(snapshot.since).as_secs_f64(),
+            since_seconds: snapshot.since.as_secs_f64(),
             square: own_square(snapshot),
             term: snapshot.term,
             config_generation: start::generation(&config),
@@ -87,9 +85,9 @@ impl Shared {
             partner,
             interfaces: self.interfaces(snapshot),
             replication: self.replication_status(),
-            connections: self.table_size(&config, &counters),
+            connections: self.table_size(&config),
             alarms,
-        })
+        }
     }
 
     fn interfaces(&self, snapshot: &carp::Snapshot) -> Vec<InterfaceStatus> {
@@ -110,10 +108,11 @@ impl Shared {
                         attach::XdpMode::Generic => XdpMode::Generic,
                     }),
                 shared: bound.shared.iter().map(ToString::to_string).collect(),
-                gateway_reachable: bound.interface.gateway.and_then(|_| {
-                    let link = snapshot.links.iter().find(|link| link.name == bound.interface.name);
-                    link.map(|link| link.gateway)
-                }),
+                gateway_reachable: snapshot
+                    .links
+                    .iter()
+                    .find(|link| link.name == bound.interface.name)
+                    .and_then(|link| link.gateway),
             })
             .collect();
         interfaces.sort_by_key(|found| order.iter().position(|name| *name == found.name));
@@ -135,7 +134,7 @@ impl Shared {
         }
     }
 
-    fn table_size(&self, config: &Config, _counters: &[u64]) -> TableSize {
+    fn table_size(&self, config: &Config) -> TableSize {
         let census = self.keeper.census();
         TableSize {
             established: census.connections,
@@ -145,10 +144,17 @@ impl Shared {
     }
 
     fn page(&self, query: &ConnectionQuery) -> Result<ConnectionPage, DatapathError> {
-        let names: BTreeMap<u16, String> = lock(&self.services)
-            .status()
+        let names: BTreeMap<(Ipv4Addr, u16, u32), String> = self
+            .config()
+            .virtual_services
             .into_iter()
-            .map(|service| (service.id, service.name))
+            .map(|service| {
+                let protocol = match service.protocol {
+                    Protocol::Tcp => ha_common::proto::TCP,
+                    Protocol::Udp => ha_common::proto::UDP,
+                };
+                ((service.address, service.port, u32::from(protocol)), service.name)
+            })
             .collect();
         let now = clock::now().as_nanos();
         let mut failed = None;
@@ -167,8 +173,9 @@ impl Shared {
             }
         });
         let connections = pieces.flatten().filter_map(|(key, conn)| {
-            let name = names.get(&conn.service).filter(|name| !name.is_empty()).cloned();
-            Connection::from_entry(&key, &conn, name, now)
+            let listen =
+                (Ipv4Addr::from(u32::from_be(key.dst)), u16::from_be(key.dport), key.proto);
+            Connection::from_entry(&key, &conn, names.get(&listen).cloned(), now)
         });
         let page = query.page(connections);
         failed.map_or(Ok(page), Err)
@@ -201,14 +208,15 @@ impl Shared {
                 name: service.name,
             })
             .collect();
-        services.sort_by_key(|found| order.iter().position(|name| *name == found.name));
-        services
+        services.sort_by_key(|found| {
+            order.iter().position(|name| *name == found.name).unwrap_or(usize::MAX)
+        });
+        Services { schema_version: SCHEMA_VERSION, services }
     }
 
     /// Reads the file again and takes over what may change under traffic; on any error nothing changes.
     pub fn reload(&self) -> Reply<Reloaded> {
-        let path = lock(&self.loaded).path().to_owned();
-        let fresh = Config::load(&path).map_err(Refusal::configuration)?;
+        let fresh = Config::load(&self.path).map_err(Refusal::configuration)?;
         let changes = config::diff(&self.config(), &fresh).map_err(Refusal::configuration)?;
         if !changes.is_empty() {
             let failed = |error: &dyn std::fmt::Display| {
@@ -232,9 +240,7 @@ impl Shared {
 
     /// (Re)starts the health checks of these services.
     pub fn check_health(&self, config: &Config) {
-        if let Some(monitor) = &*lock(&self.health) {
-            monitor.watch(checks(config));
-        }
+        lock(&self.health).configure(health::targets(config));
     }
 
     async fn request(&self, command: Command) -> Reply<()> {
@@ -253,7 +259,7 @@ impl Shared {
 
 impl Handler for Shared {
     async fn status(&self) -> Reply<Status> {
-        self.build_status().map_err(|error| map_refusal(&error))
+        Ok(self.build_status())
     }
 
     async fn connections(&self, query: ConnectionQuery) -> Reply<ConnectionPage> {
@@ -300,11 +306,21 @@ const fn role(role: Role) -> model::Role {
     }
 }
 
+const fn wire_role(role: WireRole) -> model::Role {
+    match role {
+        WireRole::Init => model::Role::Init,
+        WireRole::Standby => model::Role::Standby,
+        WireRole::Active => model::Role::Active,
+        WireRole::Pacified => model::Role::Pacified,
+        WireRole::Maintenance => model::Role::Maintenance,
+    }
+}
+
 fn partner(config: &Config, snapshot: &carp::Snapshot) -> Partner {
     let found = snapshot.partner.as_ref();
     Partner {
         name: None,
-        role: found.map(|partner| role(partner.role)),
+        role: found.map(|partner| wire_role(partner.role)),
         square: partner_square(snapshot),
         heard: snapshot.links.iter().map(|link| (link.name.clone(), link.heard)).collect(),
         config_in_sync: found.is_some_and(|partner| partner.generation == start::generation(config)),
@@ -324,12 +340,12 @@ fn own_square(snapshot: &carp::Snapshot) -> Square {
 fn partner_square(snapshot: &carp::Snapshot) -> Square {
     let heard = snapshot.links.iter().any(|link| link.heard);
     match &snapshot.partner {
-        Some(partner) if heard => match partner.role {
-            Role::Pacified | Role::Maintenance => Square::Blue,
-            Role::Active if both_active(snapshot) => Square::Grey,
-            Role::Active => Square::Green,
-            Role::Standby if partner.ready => Square::Green,
-            Role::Standby | Role::Init | Role::Off => Square::Yellow,
+        Some(partner) if heard => match wire_role(partner.role) {
+            model::Role::Pacified | model::Role::Maintenance => Square::Blue,
+            model::Role::Active if both_active(snapshot) => Square::Grey,
+            model::Role::Active => Square::Green,
+            model::Role::Standby if partner.ready => Square::Green,
+            model::Role::Standby | model::Role::Init | model::Role::Off => Square::Yellow,
         },
         Some(_) | None => Square::Red,
     }
@@ -337,14 +353,4 @@ fn partner_square(snapshot: &carp::Snapshot) -> Square {
 
 fn both_active(snapshot: &carp::Snapshot) -> bool {
     snapshot.alarms.contains(&carp::Alarm::BothActive)
-}
-
-/// The health checks that these services ask for.
-pub fn checks(config: &Config) -> Vec<crate::health::Check> {
-    let wanted = |service: &VirtualService| {
-        let health = service.health.clone()?;
-        Some(service.real_servers.iter().filter(|real| real.weight > 0).map(move |_real| health.clone()))
-    };
-    let _count = config.virtual_services.iter().filter_map(wanted).flatten().count();
-    Vec::new()
 }

@@ -71,6 +71,8 @@ pub enum Command {
     Ready(bool),
     /// Terms below this one are safe to use after a crash.
     TermReserved(u64),
+    /// The configuration changed; this is its generation.
+    Generation(u64),
     /// An operator's wish, and whom to tell what became of it.
     Operator(Request, oneshot::Sender<Result<(), Refusal>>),
 }
@@ -199,7 +201,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
     let (commands, queue) = sync_channel(QUEUE);
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
-        election: parts.election.snapshot(clock::now()),
+        election: parts.election.snapshot(),
         lateness: Lateness::default(),
         send_errors: 0,
         events_lost: 0,
@@ -367,6 +369,7 @@ impl Worker {
                 Command::Carrier { link, up } => Input::Carrier { link, up },
                 Command::Ready(ready) => Input::Ready(ready),
                 Command::TermReserved(term) => Input::TermReserved(term),
+                Command::Generation(generation) => Input::Generation(generation),
                 Command::Operator(request, to) => {
                     answer = Some(to);
                     Input::Command(request)
@@ -503,7 +506,7 @@ impl Worker {
         }
         self.next_publish = now + PUBLISH;
         self.published.store(Arc::new(Published {
-            election: self.election.snapshot(now),
+            election: self.election.snapshot(),
             lateness: self.lateness,
             send_errors: self.send_errors,
             events_lost: self.events_lost,

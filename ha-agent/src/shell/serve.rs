@@ -21,7 +21,7 @@ use super::{alarms, clock};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener};
-use crate::health::{Monitor, Outcome};
+use crate::health::Report;
 use crate::proto::carp::Command;
 
 /// How often next hops are looked up anew, whatever the kernel told of.
@@ -58,18 +58,18 @@ pub fn run(path: &Path) -> Result<(), RunError> {
         .thread_name("agent")
         .enable_all()
         .build()?
-        .block_on(serve(loaded, secrets))
+        .block_on(serve(path, loaded, secrets))
 }
 
-async fn serve(loaded: Loaded, secrets: Secrets) -> Result<(), RunError> {
+async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunError> {
     // First of all: it tells whether another agent is alive, before anything is touched.
     let listener = Listener::bind(&loaded.config.node.socket())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
-    let Started { shared, mut events, mut changes, terms, addresses, threads, pins } =
-        start::start(loaded, secrets).await?;
+    let Started { shared, mut events, mut changes, terms, mut reports, addresses, threads, pins } =
+        start::start(path, loaded, secrets).await?;
     let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
@@ -77,8 +77,6 @@ async fn serve(loaded: Loaded, secrets: Secrets) -> Result<(), RunError> {
         Arc::clone(&shared.datapath),
         start::own_macs(&shared.bound),
     );
-    let (monitor, mut outcomes) = Monitor::start();
-    *lock(&shared.health) = Some(monitor);
     shared.check_health(&shared.config());
 
     let mut refresh = interval(REFRESH);
@@ -104,7 +102,7 @@ async fn serve(loaded: Loaded, secrets: Secrets) -> Result<(), RunError> {
                     stop(&shared);
                 }
             },
-            Some(outcome) = outcomes.recv() => health_changed(&shared, &outcome),
+            Some(report) = reports.recv() => health_changed(&shared, &report),
             _ = refresh.tick() => neighbours.refresh().await,
             _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
             _ = hangup.recv() => reload(&shared),
@@ -210,14 +208,13 @@ fn link_gone(shared: &Shared, ifindex: u32) {
     }
 }
 
-fn health_changed(shared: &Shared, outcome: &Outcome) {
+fn health_changed(shared: &Shared, report: &Report) {
     let mut services = lock(&shared.services);
-    if !services.set_health(&outcome.real, outcome.up) {
+    if !services.set_health(&report.key, report.up) {
         return;
     }
     let applied = services.apply(&*shared.datapath);
     drop(services);
-    info!(real = %outcome.target, up = outcome.up, reason = outcome.reason, "real server changed");
     if let Err(error) = applied {
         warn!(%error, "change of a real server not stored");
     }

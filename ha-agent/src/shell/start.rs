@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -12,7 +12,7 @@ use ha_common::siphash;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::addresses::{self, Addresses, SharedOn};
+use super::addresses::{self, SharedOn};
 use super::agent::Shared;
 use super::netlink::{Changes, LinkInfo, Netlink};
 use super::terms::TermStore;
@@ -21,6 +21,7 @@ use crate::config::model::{Config, Interface, Mode};
 use crate::config::{Loaded, Secrets};
 use crate::datapath::load::{self, LoadError, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
+use crate::health::{HealthChecks, Report};
 use crate::proto::carp::{Election, ElectionConfig, ElectionKeys, LinkConfig};
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Input, Record, Sync, SyncConfig};
@@ -129,6 +130,8 @@ pub struct Started {
     pub events: mpsc::Receiver<election::Event>,
     /// What the kernel says.
     pub changes: Changes,
+    /// What the health checks say.
+    pub reports: mpsc::Receiver<Report>,
     /// The reservation of terms.
     pub terms: TermStore,
     /// The keeper of the shared addresses; ends after the election.
@@ -151,7 +154,9 @@ pub struct Bound {
 }
 
 /// Starts everything; the gate stays closed until the election opens it.
-pub async fn start(loaded: Loaded, secrets: Secrets) -> Result<Started, StartError> {
+pub async fn start(
+    path: &Path,
+    loaded: Loaded, secrets: Secrets) -> Result<Started, StartError> {
     let config = loaded.config.clone();
     let (netlink, changes) = Netlink::connect().map_err(StartError::Netlink)?;
     let bound = bind(&netlink, &config).await?;
@@ -222,7 +227,7 @@ pub async fn start(loaded: Loaded, secrets: Secrets) -> Result<Started, StartErr
             sync_config(&config),
             secrets.keys.clone(),
             random().ok_or(StartError::Random)?,
-            Rng::new(u64::from_ne_bytes(random().ok_or(StartError::Random)?)),
+            rng()?,
             clock::now(),
         );
         let mut actions = Vec::new();
@@ -246,16 +251,16 @@ pub async fn start(loaded: Loaded, secrets: Secrets) -> Result<Started, StartErr
         None
     };
 
+    let (reports_out, reports) = mpsc::channel(EVENTS);
     let (events_out, events) = mpsc::channel(EVENTS);
-    let (wishes, wished) = watch::channel(Addresses::default());
-    let seed = u64::from_ne_bytes(random().ok_or(StartError::Random)?);
+    let (wishes, wished) = watch::channel(election::Addresses::default());
     let machine = Election::new(
         election_config(&config, &bound),
         ElectionKeys {
             carp_passphrase: secrets.carp_passphrase.to_vec(),
             trailer: secrets.keys.iter().map(|key| (key.id, key.trailer_key())).collect(),
         },
-        Rng::new(seed),
+        rng()?,
         first_term,
         clock::now(),
     );
@@ -298,10 +303,10 @@ pub async fn start(loaded: Loaded, secrets: Secrets) -> Result<Started, StartErr
         keeper,
         election,
         replication,
-        health: Mutex::default(),
-        started: clock::now(),
+        health: Mutex::new(HealthChecks::new(reports_out, rng()?)),
+        path: path.to_owned(),
     });
-    Ok(Started { shared, events, changes, terms, addresses, threads, pins: plane.pins })
+    Ok(Started { shared, events, changes, reports, terms, addresses, threads, pins: plane.pins })
 }
 
 async fn bind(netlink: &Netlink, config: &Config) -> Result<Vec<Bound>, StartError> {
@@ -442,6 +447,10 @@ fn record(key: &ConnKey4, conn: &Conn4) -> Option<Record> {
     })
 }
 
+fn rng() -> Result<Rng, StartError> {
+    random().map(u64::from_ne_bytes).map(Rng::new).ok_or(StartError::Random)
+}
+
 fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;
@@ -452,15 +461,4 @@ fn random<const N: usize>() -> Option<[u8; N]> {
 pub fn own_macs(bound: &Mutex<Vec<Bound>>) -> BTreeMap<u32, super::frame::Mac> {
     let bound = bound.lock().unwrap_or_else(PoisonError::into_inner);
     bound.iter().map(|bound| (bound.link.ifindex, bound.link.mac)).collect()
-}
-
-/// An address of this node in the subnet of another: where health checks come from.
-pub fn own_address_towards(config: &Config, target: Ipv4Addr) -> Option<Ipv4Addr> {
-    config
-        .node
-        .interfaces
-        .iter()
-        .filter_map(|interface| interface.address)
-        .find(|address| address.contains(target))
-        .map(|address| address.address)
 }
