@@ -35,11 +35,18 @@ pub fn lifetime(timeout: Duration) -> Duration {
 }
 
 /// Removes shared addresses that a previous agent left behind, and returns them.
-pub async fn remove_stale(netlink: &Netlink, shared: &[SharedOn]) -> std::io::Result<Vec<Ipv4Addr>> {
+pub async fn remove_stale(
+    netlink: &Netlink,
+    shared: &[SharedOn],
+) -> std::io::Result<Vec<Ipv4Addr>> {
     let mut removed = Vec::new();
     for on in shared {
         for found in netlink.addresses(on.ifindex).await? {
-            if on.addresses.iter().any(|wanted| wanted.address == found.address) {
+            if on
+                .addresses
+                .iter()
+                .any(|wanted| wanted.address == found.address)
+            {
                 netlink.remove_address(on.ifindex, found.address).await?;
                 removed.push(found.address);
             }
@@ -56,7 +63,7 @@ pub async fn keep(
     mut wishes: watch::Receiver<Addresses>,
 ) {
     // Three renewals fit into one lifetime, so that two may fail.
-    let renewal = lifetime.map_or(Duration::from_secs(60), |lifetime| lifetime / 4);
+    let renewal = lifetime.map_or(Duration::from_mins(1), |lifetime| lifetime / 4);
     let mut held = false;
     loop {
         let wanted = wishes.borrow_and_update().held;
@@ -73,7 +80,7 @@ pub async fn keep(
         } else if wanted {
             renewal
         } else {
-            Duration::from_secs(3600)
+            Duration::from_hours(1)
         };
         tokio::select! {
             changed = wishes.changed() => if changed.is_err() { break },

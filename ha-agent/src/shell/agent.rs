@@ -16,15 +16,16 @@ use crate::control::{Done, Handler, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attachment};
 use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
-use crate::proto::carp::{self, Command, Role, WireRole};
+use crate::proto::carp::trailer::WireRole;
+use crate::proto::carp::{self, Command, Role};
 use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
+use crate::status::model;
 use crate::status::model::{
     Connection, ConnectionPage, ConnectionQuery, Counters, InterfaceStatus, NodeIdentity, Partner,
-    RealServerState, RealServerStatus, Replication, SCHEMA_VERSION, ServiceStatus, Services, Square,
-    Status, TableSize, XdpMode,
+    RealServerState, RealServerStatus, Replication, SCHEMA_VERSION, ServiceStatus, Services,
+    Square, Status, TableSize, XdpMode,
 };
-use crate::status::model;
 
 /// Entries read at a time for a page of connections.
 const PIECE: usize = 8192;
@@ -75,7 +76,10 @@ impl Shared {
         let partner = (config.node.mode != Mode::Off).then(|| partner(&config, snapshot));
         Status {
             schema_version: SCHEMA_VERSION,
-            node: NodeIdentity { name: config.node.name.clone(), mode: config.node.mode.into() },
+            node: NodeIdentity {
+                name: config.node.name.clone(),
+                mode: config.node.mode.into(),
+            },
             role,
             since_seconds: snapshot.since.as_secs_f64(),
             square: own_square(snapshot),
@@ -91,8 +95,13 @@ impl Shared {
     }
 
     fn interfaces(&self, snapshot: &carp::Snapshot) -> Vec<InterfaceStatus> {
-        let order: Vec<String> =
-            self.config().node.interfaces.into_iter().map(|interface| interface.name).collect();
+        let order: Vec<String> = self
+            .config()
+            .node
+            .interfaces
+            .into_iter()
+            .map(|interface| interface.name)
+            .collect();
         let mut interfaces: Vec<InterfaceStatus> = lock(&self.bound)
             .iter()
             .map(|bound| InterfaceStatus {
@@ -120,7 +129,9 @@ impl Shared {
     }
 
     fn replication_status(&self) -> Replication {
-        let Some(replication) = &self.replication else { return Replication::default() };
+        let Some(replication) = &self.replication else {
+            return Replication::default();
+        };
         let published = replication.published();
         let sync = &published.sync;
         let counters = &sync.counters;
@@ -153,7 +164,10 @@ impl Shared {
                     Protocol::Tcp => ha_common::proto::TCP,
                     Protocol::Udp => ha_common::proto::UDP,
                 };
-                ((service.address, service.port, u32::from(protocol)), service.name)
+                (
+                    (service.address, service.port, u32::from(protocol)),
+                    service.name,
+                )
             })
             .collect();
         let now = clock::now().as_nanos();
@@ -173,8 +187,11 @@ impl Shared {
             }
         });
         let connections = pieces.flatten().filter_map(|(key, conn)| {
-            let listen =
-                (Ipv4Addr::from(u32::from_be(key.dst)), u16::from_be(key.dport), key.proto);
+            let listen = (
+                Ipv4Addr::from(u32::from_be(key.dst)),
+                u16::from_be(key.dport),
+                key.proto,
+            );
             Connection::from_entry(&key, &conn, names.get(&listen).cloned(), now)
         });
         let page = query.page(connections);
@@ -182,8 +199,12 @@ impl Shared {
     }
 
     fn service_list(&self) -> Services {
-        let order: Vec<String> =
-            self.config().virtual_services.into_iter().map(|service| service.name).collect();
+        let order: Vec<String> = self
+            .config()
+            .virtual_services
+            .into_iter()
+            .map(|service| service.name)
+            .collect();
         let mut services: Vec<ServiceStatus> = lock(&self.services)
             .status()
             .into_iter()
@@ -209,9 +230,15 @@ impl Shared {
             })
             .collect();
         services.sort_by_key(|found| {
-            order.iter().position(|name| *name == found.name).unwrap_or(usize::MAX)
+            order
+                .iter()
+                .position(|name| *name == found.name)
+                .unwrap_or(usize::MAX)
         });
-        Services { schema_version: SCHEMA_VERSION, services }
+        Services {
+            schema_version: SCHEMA_VERSION,
+            services,
+        }
     }
 
     /// Reads the file again and takes over what may change under traffic; on any error nothing changes.
@@ -220,22 +247,33 @@ impl Shared {
         let changes = config::diff(&self.config(), &fresh).map_err(Refusal::configuration)?;
         if !changes.is_empty() {
             let failed = |error: &dyn std::fmt::Display| {
-                Refusal::new(error.to_string(), "the agent goes on with what it has; see its log")
+                Refusal::new(
+                    error.to_string(),
+                    "the agent goes on with what it has; see its log",
+                )
             };
             let mut services = lock(&self.services);
-            services.configure(&fresh.config.virtual_services).map_err(|error| failed(&error))?;
-            services.apply(&*self.datapath).map_err(|error| failed(&error))?;
+            services
+                .configure(&fresh.config.virtual_services)
+                .map_err(|error| failed(&error))?;
+            services
+                .apply(&*self.datapath)
+                .map_err(|error| failed(&error))?;
             drop(services);
             self.check_health(&fresh.config);
         }
         let warnings = fresh.warnings.clone();
         *lock(&self.loaded) = fresh;
         let generation = start::generation(&self.config());
-        self.election.send(election::Command::Generation(generation));
+        self.election
+            .send(election::Command::Generation(generation));
         if let Some(replication) = &self.replication {
             replication.generation(generation);
         }
-        Ok(Reloaded { changes: changes.iter().map(ToString::to_string).collect(), warnings })
+        Ok(Reloaded {
+            changes: changes.iter().map(ToString::to_string).collect(),
+            warnings,
+        })
     }
 
     /// (Re)starts the health checks of these services.
@@ -246,7 +284,10 @@ impl Shared {
     async fn request(&self, command: Command) -> Reply<()> {
         let (answer, answered) = oneshot::channel();
         let gone = || Refusal::new("the election does not answer", "look at the agent's log");
-        if !self.election.send(election::Command::Operator(command, answer)) {
+        if !self
+            .election
+            .send(election::Command::Operator(command, answer))
+        {
             return Err(gone());
         }
         match answered.await {
@@ -267,7 +308,10 @@ impl Handler for Shared {
     }
 
     async fn counters(&self) -> Reply<Counters> {
-        let values = self.datapath.counters().map_err(|error| map_refusal(&error))?;
+        let values = self
+            .datapath
+            .counters()
+            .map_err(|error| map_refusal(&error))?;
         Ok(Counters::from_values(&values))
     }
 
@@ -277,13 +321,21 @@ impl Handler for Shared {
 
     async fn failover(&self) -> Reply<Done> {
         self.request(Command::Failover).await?;
-        Ok(Done { message: "the partner was asked to take over".to_owned() })
+        Ok(Done {
+            message: "the partner was asked to take over".to_owned(),
+        })
     }
 
     async fn maintenance(&self, on: bool) -> Reply<Done> {
         self.request(Command::Maintenance(on)).await?;
-        let message = if on { "in maintenance: takes no part" } else { "takes part again" };
-        Ok(Done { message: message.to_owned() })
+        let message = if on {
+            "in maintenance: takes no part"
+        } else {
+            "takes part again"
+        };
+        Ok(Done {
+            message: message.to_owned(),
+        })
     }
 
     async fn reload(&self) -> Reply<Reloaded> {
@@ -292,7 +344,10 @@ impl Handler for Shared {
 }
 
 fn map_refusal(error: &DatapathError) -> Refusal {
-    Refusal::new(error.to_string(), "see whether the pins under node.bpf_dir are still there")
+    Refusal::new(
+        error.to_string(),
+        "see whether the pins under node.bpf_dir are still there",
+    )
 }
 
 const fn role(role: Role) -> model::Role {
@@ -322,8 +377,13 @@ fn partner(config: &Config, snapshot: &carp::Snapshot) -> Partner {
         name: None,
         role: found.map(|partner| wire_role(partner.role)),
         square: partner_square(snapshot),
-        heard: snapshot.links.iter().map(|link| (link.name.clone(), link.heard)).collect(),
-        config_in_sync: found.is_some_and(|partner| partner.generation == start::generation(config)),
+        heard: snapshot
+            .links
+            .iter()
+            .map(|link| (link.name.clone(), link.heard))
+            .collect(),
+        config_in_sync: found
+            .is_some_and(|partner| partner.generation == start::generation(config)),
     }
 }
 

@@ -10,8 +10,12 @@ pub fn current(
     election: &election::Published,
     replication: Option<&replication::Handle>,
 ) -> Vec<model::Alarm> {
-    let mut alarms: Vec<model::Alarm> =
-        election.election.alarms.iter().map(|alarm| named(*alarm)).collect();
+    let mut alarms: Vec<model::Alarm> = election
+        .election
+        .alarms
+        .iter()
+        .map(|alarm| named(*alarm))
+        .collect();
     if let Some(replication) = replication {
         let published = replication.published();
         if published.apply_errors > 0 {
@@ -78,13 +82,19 @@ pub fn named(alarm: Alarm) -> model::Alarm {
             "neither the partner nor a gateway answers: this node's network is cut off",
         ),
     };
-    model::Alarm { name: name.to_owned(), message: message.to_owned() }
+    model::Alarm {
+        name: name.to_owned(),
+        message: message.to_owned(),
+    }
 }
 
 /// Why an operator's wish is not carried out.
 pub fn refused(refusal: Refusal) -> Words {
     let (what, remedy) = match refusal {
-        Refusal::NotActive => ("this node is not active", "run the command on the active node"),
+        Refusal::NotActive => (
+            "this node is not active",
+            "run the command on the active node",
+        ),
         Refusal::PartnerUnheard => (
             "the partner is not heard, so there is nobody to hand over to",
             "see `ha-agent status`, and start the partner",

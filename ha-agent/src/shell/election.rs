@@ -206,8 +206,16 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         send_errors: 0,
         events_lost: 0,
     }));
-    let handle = Handle { commands, wake: wake.clone(), published: Arc::clone(&published) };
-    let ports = parts.links.into_iter().map(|link| Port::open(link, parts.timing)).collect::<io::Result<_>>()?;
+    let handle = Handle {
+        commands,
+        wake: wake.clone(),
+        published: Arc::clone(&published),
+    };
+    let ports = parts
+        .links
+        .into_iter()
+        .map(|link| Port::open(link, parts.timing))
+        .collect::<io::Result<_>>()?;
     let worker = Worker {
         election: parts.election,
         ports,
@@ -228,7 +236,9 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         refused: None,
         stopped: false,
     };
-    let thread = thread::Builder::new().name("election".to_owned()).spawn(move || worker.run())?;
+    let thread = thread::Builder::new()
+        .name("election".to_owned())
+        .spawn(move || worker.run())?;
     Ok((handle, thread))
 }
 
@@ -243,12 +253,23 @@ struct Port {
 
 impl Port {
     fn open(link: Link, (interval, timeout): (Duration, Duration)) -> io::Result<Self> {
-        let receive = if link.checked { Receive::Hellos } else { Receive::Nothing };
+        let receive = if link.checked {
+            Receive::Hellos
+        } else {
+            Receive::Nothing
+        };
         let socket = PacketSocket::open(link.ifindex, receive)?;
         let watched = link.checked && link.gateway.is_some();
-        let arp = watched.then(|| PacketSocket::open(link.ifindex, Receive::ArpReplies)).transpose()?;
+        let arp = watched
+            .then(|| PacketSocket::open(link.ifindex, Receive::ArpReplies))
+            .transpose()?;
         let probe = watched.then(|| GatewayProbe::new(interval, timeout, clock::now()));
-        Ok(Self { link, socket, arp, probe })
+        Ok(Self {
+            link,
+            socket,
+            arp,
+            probe,
+        })
     }
 }
 
@@ -277,7 +298,10 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         for (what, error) in realtime::make_punctual() {
-            self.event(Event::Unpunctual { what, error: error.to_string() });
+            self.event(Event::Unpunctual {
+                what,
+                error: error.to_string(),
+            });
         }
         let mut actions = Vec::new();
         while !self.stopped {
@@ -299,7 +323,11 @@ impl Worker {
         let deadline = [
             self.election.poll_timeout(),
             self.announcements.poll_timeout(),
-            self.ports.iter().filter_map(|port| port.probe.as_ref()).map(GatewayProbe::poll_timeout).min(),
+            self.ports
+                .iter()
+                .filter_map(|port| port.probe.as_ref())
+                .map(GatewayProbe::poll_timeout)
+                .min(),
             Some(self.next_publish),
         ]
         .into_iter()
@@ -322,9 +350,14 @@ impl Worker {
     fn receive_advertisements(&mut self, actions: &mut Vec<Action>) {
         for _ in 0..BURST {
             let Some(item) = self.ring.next() else { break };
-            let Some(seen) = advertisement(&item) else { continue };
+            let Some(seen) = advertisement(&item) else {
+                continue;
+            };
             drop(item);
-            let port = self.ports.iter().position(|port| port.link.checked && port.link.ifindex == seen.ifindex);
+            let port = self
+                .ports
+                .iter()
+                .position(|port| port.link.checked && port.link.ifindex == seen.ifindex);
             if let Some(link) = port {
                 let input = Input::Advert {
                     link,
@@ -342,18 +375,35 @@ impl Worker {
         let mut buffer = [0u8; 2048];
         for index in 0..self.ports.len() {
             for _ in 0..BURST {
-                let Some(port) = self.ports.get(index).filter(|port| port.link.checked) else { break };
-                let Ok(Some(received)) = port.socket.receive(&mut buffer) else { break };
-                let Some((source, payload)) = frame::parse_hello(received) else { continue };
+                let Some(port) = self.ports.get(index).filter(|port| port.link.checked) else {
+                    break;
+                };
+                let Ok(Some(received)) = port.socket.receive(&mut buffer) else {
+                    break;
+                };
+                let Some((source, payload)) = frame::parse_hello(received) else {
+                    continue;
+                };
                 let now = clock::now();
-                let input = Input::Hello { link: index, source, payload, at: now };
+                let input = Input::Hello {
+                    link: index,
+                    source,
+                    payload,
+                    at: now,
+                };
                 self.election.handle_input(now, input, actions);
                 self.perform(actions);
             }
             for _ in 0..BURST {
-                let Some(port) = self.ports.get_mut(index) else { break };
-                let (Some(arp), Some(probe)) = (&port.arp, &mut port.probe) else { break };
-                let Ok(Some(received)) = arp.receive(&mut buffer) else { break };
+                let Some(port) = self.ports.get_mut(index) else {
+                    break;
+                };
+                let (Some(arp), Some(probe)) = (&port.arp, &mut port.probe) else {
+                    break;
+                };
+                let Ok(Some(received)) = arp.receive(&mut buffer) else {
+                    break;
+                };
                 if frame::arp_reply_sender(received) == port.link.gateway {
                     probe.replied(clock::now());
                 }
@@ -363,7 +413,9 @@ impl Worker {
 
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
         for _ in 0..QUEUE {
-            let Ok(command) = self.queue.try_recv() else { break };
+            let Ok(command) = self.queue.try_recv() else {
+                break;
+            };
             let mut answer = None;
             let input = match command {
                 Command::Carrier { link, up } => Input::Carrier { link, up },
@@ -400,9 +452,15 @@ impl Worker {
 
     fn probe_gateways(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for index in 0..self.ports.len() {
-            let Some(port) = self.ports.get_mut(index) else { break };
-            let Some(probe) = &mut port.probe else { continue };
-            let request = probe.due(now).then_some((port.link.address, port.link.gateway));
+            let Some(port) = self.ports.get_mut(index) else {
+                break;
+            };
+            let Some(probe) = &mut port.probe else {
+                continue;
+            };
+            let request = probe
+                .due(now)
+                .then_some((port.link.address, port.link.gateway));
             let change = probe.change(now);
             if let Some((Some(address), Some(gateway))) = request {
                 let request = frame::arp_request(port.link.mac, address, gateway);
@@ -410,7 +468,10 @@ impl Worker {
                 self.count_send(&sent);
             }
             if let Some(reachable) = change {
-                let input = Input::Gateway { link: index, reachable };
+                let input = Input::Gateway {
+                    link: index,
+                    reachable,
+                };
                 self.election.handle_input(now, input, actions);
                 self.perform(actions);
             }
@@ -424,12 +485,20 @@ impl Worker {
                 Action::Gate(Some(until)) => self.gate.open_until(until),
                 Action::SendAdvert { link, payload } => {
                     self.send(link, |link| {
-                        frame::advertisement(link.mac, link.address.unwrap_or(Ipv4Addr::UNSPECIFIED), &payload)
+                        frame::advertisement(
+                            link.mac,
+                            link.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                            &payload,
+                        )
                     });
                 }
                 Action::SendHello { link, payload } => {
                     self.send(link, |link| {
-                        frame::hello(link.mac, link.address.unwrap_or(Ipv4Addr::UNSPECIFIED), &payload)
+                        frame::hello(
+                            link.mac,
+                            link.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                            &payload,
+                        )
                     });
                 }
                 Action::ClaimAddresses => {
@@ -445,9 +514,22 @@ impl Worker {
                     }
                 }
                 Action::ReserveTerm { up_to } => self.event(Event::ReserveTerm { up_to }),
-                Action::RoleChanged { from, to, reason, term } => {
-                    self.untold = Some(RoleTerm { active: to == Role::Active, term });
-                    self.event(Event::RoleChanged { from, to, reason, term });
+                Action::RoleChanged {
+                    from,
+                    to,
+                    reason,
+                    term,
+                } => {
+                    self.untold = Some(RoleTerm {
+                        active: to == Role::Active,
+                        term,
+                    });
+                    self.event(Event::RoleChanged {
+                        from,
+                        to,
+                        reason,
+                        term,
+                    });
                     self.next_publish = Instant::default();
                 }
                 Action::Alarm { alarm, raised } => self.event(Event::Alarm { alarm, raised }),
@@ -469,12 +551,17 @@ impl Worker {
 
     fn announce(&mut self) {
         for index in 0..self.ports.len() {
-            let Some(port) = self.ports.get(index) else { break };
+            let Some(port) = self.ports.get(index) else {
+                break;
+            };
             let results: Vec<io::Result<()>> = port
                 .link
                 .shared
                 .iter()
-                .map(|address| port.socket.send(&frame::gratuitous_arp(port.link.mac, *address)))
+                .map(|address| {
+                    port.socket
+                        .send(&frame::gratuitous_arp(port.link.mac, *address))
+                })
                 .collect();
             for result in &results {
                 self.count_send(result);
@@ -536,7 +623,12 @@ fn advertisement(record: &[u8]) -> Option<Advertisement> {
     Some(Advertisement {
         at: Instant::from_nanos(seen.at_ns),
         ifindex: seen.ifindex,
-        source: Ipv4Addr::new(*packet.get(12)?, *packet.get(13)?, *packet.get(14)?, *packet.get(15)?),
+        source: Ipv4Addr::new(
+            *packet.get(12)?,
+            *packet.get(13)?,
+            *packet.get(14)?,
+            *packet.get(15)?,
+        ),
         // The frame may be padded beyond the packet.
         payload: packet.get(header..total.min(packet.len()))?.to_vec(),
     })

@@ -33,7 +33,13 @@ impl Neighbours {
         datapath: Arc<dyn Datapath>,
         own: BTreeMap<u32, Mac>,
     ) -> Self {
-        Self { netlink, services, datapath, own, routes: BTreeMap::new() }
+        Self {
+            netlink,
+            services,
+            datapath,
+            own,
+            routes: BTreeMap::new(),
+        }
     }
 
     /// Looks everything up anew, and has the kernel resolve what it does not know.
@@ -92,11 +98,14 @@ impl Neighbours {
             if route.ifindex != neighbour.ifindex || route.next_hop != neighbour.address {
                 continue;
             }
-            let hop = neighbour.mac.zip(self.own.get(&route.ifindex)).map(|(mac, src_mac)| Hop {
-                ifindex: route.ifindex,
-                mac,
-                src_mac: *src_mac,
-            });
+            let hop = neighbour
+                .mac
+                .zip(self.own.get(&route.ifindex))
+                .map(|(mac, src_mac)| Hop {
+                    ifindex: route.ifindex,
+                    mac,
+                    src_mac: *src_mac,
+                });
             services.set_hop(*address, hop);
         }
     }

@@ -95,11 +95,13 @@ impl PacketSocket {
             };
             let Ok(length) = usize::try_from(received) else {
                 let error = io::Error::last_os_error();
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock => Ok(None),
-                    io::ErrorKind::Interrupted => continue,
-                    _ => Err(error),
-                };
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    return Ok(None);
+                }
+                return Err(error);
             };
             if from.sll_pkttype == libc::PACKET_OUTGOING {
                 continue;
@@ -174,10 +176,10 @@ const fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 fn hello_filter() -> [libc::sock_filter; 7] {
     [
         step(LOAD_BYTE, 0, 0, 14 + 9),
-        step(JUMP_EQUAL, 0, 4, proto::UDP as u32),
+        step(JUMP_EQUAL, 0, 4, u32::from(proto::UDP)),
         step(LOAD_HEADER, 0, 0, 14),
         step(LOAD_HALF_INDEXED, 0, 0, 14 + 2),
-        step(JUMP_EQUAL, 0, 1, carp::HELLO_PORT as u32),
+        step(JUMP_EQUAL, 0, 1, u32::from(carp::HELLO_PORT)),
         step(RETURN, 0, 0, WHOLE),
         step(RETURN, 0, 0, 0),
     ]

@@ -159,7 +159,11 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         send_errors: 0,
         bad_events: 0,
     }));
-    let handle = Handle { commands, wake: wake.clone(), published: Arc::clone(&published) };
+    let handle = Handle {
+        commands,
+        wake: wake.clone(),
+        published: Arc::clone(&published),
+    };
     let worker = Worker {
         parts,
         queue,
@@ -173,7 +177,9 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         untold: None,
         stopped: false,
     };
-    let thread = thread::Builder::new().name("replication".to_owned()).spawn(move || worker.run())?;
+    let thread = thread::Builder::new()
+        .name("replication".to_owned())
+        .spawn(move || worker.run())?;
     Ok((handle, thread))
 }
 
@@ -205,15 +211,25 @@ impl Worker {
                 self.parts.sync.handle_timeout(now, &mut actions);
             }
             self.perform(&mut actions);
-            self.untold = self.untold.take().filter(|ready| !(self.parts.ready)(*ready));
+            self.untold = self
+                .untold
+                .take()
+                .filter(|ready| !(self.parts.ready)(*ready));
             self.publish();
         }
     }
 
     fn sleep(&self) {
         let now = clock::now();
-        let deadline = [self.parts.sync.poll_timeout(), Some(self.next_publish)].into_iter().flatten().min();
-        let fds = [self.wake.as_fd(), self.parts.ring.as_fd(), self.parts.socket.as_fd()];
+        let deadline = [self.parts.sync.poll_timeout(), Some(self.next_publish)]
+            .into_iter()
+            .flatten()
+            .min();
+        let fds = [
+            self.wake.as_fd(),
+            self.parts.ring.as_fd(),
+            self.parts.socket.as_fd(),
+        ];
         if wake::sleep(&fds, now, deadline).is_err() {
             thread::sleep(Duration::from_millis(1));
         }
@@ -222,7 +238,9 @@ impl Worker {
 
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
         for _ in 0..QUEUE {
-            let Ok(command) = self.queue.try_recv() else { break };
+            let Ok(command) = self.queue.try_recv() else {
+                break;
+            };
             let input = match command {
                 Command::Role(RoleTerm { active, term }) => {
                     let mut salt = [0u8; 16];
@@ -247,7 +265,9 @@ impl Worker {
     fn receive_events(&mut self, actions: &mut Vec<Action>) {
         let mut any = false;
         for _ in 0..BURST {
-            let Some(item) = self.parts.ring.next() else { break };
+            let Some(item) = self.parts.ring.next() else {
+                break;
+            };
             any = true;
             let event = parse_event(&item);
             drop(item);
@@ -255,10 +275,14 @@ impl Worker {
                 self.bad_events += 1;
                 continue;
             };
-            self.parts.sync.handle_input(clock::now(), Input::Local { change, at }, actions);
+            self.parts
+                .sync
+                .handle_input(clock::now(), Input::Local { change, at }, actions);
         }
         if any {
-            self.parts.sync.handle_input(clock::now(), Input::Flush, actions);
+            self.parts
+                .sync
+                .handle_input(clock::now(), Input::Flush, actions);
             self.perform(actions);
         }
     }
@@ -266,9 +290,13 @@ impl Worker {
     fn receive_packets(&mut self, actions: &mut Vec<Action>) {
         let mut buffer = [0u8; 9216];
         for _ in 0..BURST {
-            let Ok((length, _)) = self.parts.socket.recv_from(&mut buffer) else { break };
+            let Ok((length, _)) = self.parts.socket.recv_from(&mut buffer) else {
+                break;
+            };
             let bytes = buffer.get(..length).unwrap_or_default();
-            self.parts.sync.handle_input(clock::now(), Input::Packet { bytes }, actions);
+            self.parts
+                .sync
+                .handle_input(clock::now(), Input::Packet { bytes }, actions);
             if actions.len() >= BATCH {
                 self.perform(actions);
             }
@@ -313,7 +341,9 @@ impl Worker {
         let now = clock::now().as_nanos();
         let mut entries = Vec::with_capacity(2 * self.pending.len());
         {
-            let Ok(mut services) = self.parts.services.lock() else { return };
+            let Ok(mut services) = self.parts.services.lock() else {
+                return;
+            };
             for record in self.pending.drain(..) {
                 if let Some((forward, reverse)) = services.entries(&record, now) {
                     // As the data plane does it: reverse first, so that no packet finds half a pair.

@@ -68,8 +68,16 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
-    let Started { shared, mut events, mut changes, terms, mut reports, addresses, threads, pins } =
-        start::start(path, loaded, secrets).await?;
+    let Started {
+        shared,
+        mut events,
+        mut changes,
+        terms,
+        mut reports,
+        addresses,
+        threads,
+        pins,
+    } = start::start(path, loaded, secrets).await?;
     let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
@@ -122,7 +130,9 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
 /// Hands over; [`Event::Stopped`] ends the loop.
 fn stop(shared: &Arc<Shared>) {
     let (answer, _nobody_waits) = tokio::sync::oneshot::channel();
-    shared.election.send(election::Command::Operator(Command::Stop, answer));
+    shared
+        .election
+        .send(election::Command::Operator(Command::Stop, answer));
 }
 
 async fn finish(shared: &Shared, addresses: Task<()>, threads: Vec<JoinHandle<()>>) {
@@ -131,10 +141,15 @@ async fn finish(shared: &Shared, addresses: Task<()>, threads: Vec<JoinHandle<()
     }
     // Ends because the election, which held the other end of its channel, is gone.
     if timeout(STOP_MAX, addresses).await.is_err() {
-        warn!("shared addresses not removed in time; the kernel removes them when their lifetime ends");
+        warn!(
+            "shared addresses not removed in time; the kernel removes them when their lifetime ends"
+        );
     }
     let joined = tokio::task::spawn_blocking(move || {
-        threads.into_iter().filter_map(|thread| thread.join().err()).count()
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().err())
+            .count()
     });
     match timeout(STOP_MAX, joined).await {
         Ok(Ok(0)) => {}
@@ -145,7 +160,12 @@ async fn finish(shared: &Shared, addresses: Task<()>, threads: Vec<JoinHandle<()
 
 fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
     match event {
-        Event::RoleChanged { from, to, reason, term } => {
+        Event::RoleChanged {
+            from,
+            to,
+            reason,
+            term,
+        } => {
             info!(?from, ?to, ?reason, term, "role change");
         }
         Event::ReserveTerm { up_to } => reserve(shared, terms.clone(), up_to),
@@ -181,8 +201,10 @@ fn reserve(shared: &Arc<Shared>, terms: TermStore, up_to: u64) {
 
 fn link_changed(shared: &Shared, link: &LinkInfo) {
     let mut bound = lock(&shared.bound);
-    let Some((index, found)) =
-        bound.iter_mut().enumerate().find(|(_, bound)| bound.link.ifindex == link.ifindex)
+    let Some((index, found)) = bound
+        .iter_mut()
+        .enumerate()
+        .find(|(_, bound)| bound.link.ifindex == link.ifindex)
     else {
         return;
     };
@@ -194,7 +216,10 @@ fn link_changed(shared: &Shared, link: &LinkInfo) {
     drop(bound);
     warn!(interface = name, carrier = link.carrier, "carrier changed");
     if checked {
-        shared.election.send(election::Command::Carrier { link: index, up: link.carrier });
+        shared.election.send(election::Command::Carrier {
+            link: index,
+            up: link.carrier,
+        });
     }
 }
 
@@ -202,7 +227,10 @@ fn link_gone(shared: &Shared, ifindex: u32) {
     let gone = lock(&shared.bound)
         .iter()
         .find(|bound| bound.link.ifindex == ifindex)
-        .map(|bound| LinkInfo { carrier: false, ..bound.link.clone() });
+        .map(|bound| LinkInfo {
+            carrier: false,
+            ..bound.link.clone()
+        });
     if let Some(gone) = gone {
         link_changed(shared, &gone);
     }
@@ -246,5 +274,5 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 fn watchdog_interval() -> Duration {
-    sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3)
+    sd_notify::watchdog_enabled().map_or(Duration::from_hours(1), |limit| limit / 3)
 }

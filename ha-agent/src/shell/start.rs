@@ -154,13 +154,16 @@ pub struct Bound {
 }
 
 /// Starts everything; the gate stays closed until the election opens it.
-pub async fn start(
-    path: &Path,
-    loaded: Loaded, secrets: Secrets) -> Result<Started, StartError> {
+pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Started, StartError> {
     let config = loaded.config.clone();
     let (netlink, changes) = Netlink::connect().map_err(StartError::Netlink)?;
     let bound = bind(&netlink, &config).await?;
-    sysctl::prepare(bound.iter().filter(|b| b.interface.address.is_some()).map(|b| b.interface.device.as_str()))?;
+    sysctl::prepare(
+        bound
+            .iter()
+            .filter(|b| b.interface.address.is_some())
+            .map(|b| b.interface.device.as_str()),
+    )?;
     let state = |source| StartError::State {
         path: config.node.state_dir.display().to_string(),
         source,
@@ -171,11 +174,18 @@ pub async fn start(
     let plane = load::load(&Options {
         bpf_dir: config.node.bpf_dir.clone(),
         connections: config.limits.connections,
-        devices: bound.iter().filter(|b| b.interface.address.is_some()).map(device).collect(),
+        devices: bound
+            .iter()
+            .filter(|b| b.interface.address.is_some())
+            .map(device)
+            .collect(),
     })?;
     for attachment in &plane.attachments {
         if attachment.mode == datapath::attach::XdpMode::Generic {
-            warn!(device = attachment.device, "no native XDP in this driver: generic mode, slow");
+            warn!(
+                device = attachment.device,
+                "no native XDP in this driver: generic mode, slow"
+            );
         }
         info!(
             device = attachment.device,
@@ -186,7 +196,9 @@ pub async fn start(
     }
 
     let on = shared_on(&bound);
-    let stale = addresses::remove_stale(&netlink, &on).await.map_err(StartError::Netlink)?;
+    let stale = addresses::remove_stale(&netlink, &on)
+        .await
+        .map_err(StartError::Netlink)?;
     for address in stale {
         info!(%address, "shared address left by a previous agent removed");
     }
@@ -199,8 +211,15 @@ pub async fn start(
     let mut services = ServiceTable::adopt(secrets.keys.hash_seed(), &*map)?;
     services.configure(&config.virtual_services)?;
     services.set_addresses(
-        config.node.interfaces.iter().filter_map(|i| i.address.map(|a| a.address)),
-        config.shared_addresses.iter().map(|shared| shared.address.address),
+        config
+            .node
+            .interfaces
+            .iter()
+            .filter_map(|i| i.address.map(|a| a.address)),
+        config
+            .shared_addresses
+            .iter()
+            .map(|shared| shared.address.address),
     );
     services.apply(&*map)?;
     let services = Arc::new(Mutex::new(services));
@@ -241,7 +260,8 @@ pub async fn start(
             datapath: Arc::clone(&map),
             services: Arc::clone(&services),
             ready: Box::new(move |ready| {
-                cell.get().is_some_and(|election| election.send(election::Command::Ready(ready)))
+                cell.get()
+                    .is_some_and(|election| election.send(election::Command::Ready(ready)))
             }),
         })
         .map_err(failed)?;
@@ -258,7 +278,11 @@ pub async fn start(
         election_config(&config, &bound),
         ElectionKeys {
             carp_passphrase: secrets.carp_passphrase.to_vec(),
-            trailer: secrets.keys.iter().map(|key| (key.id, key.trailer_key())).collect(),
+            trailer: secrets
+                .keys
+                .iter()
+                .map(|key| (key.id, key.trailer_key()))
+                .collect(),
         },
         rng()?,
         first_term,
@@ -276,7 +300,9 @@ pub async fn start(
         addresses: wishes,
         roles: Box::new(move |role| {
             roles_keeper.set_active(role.active.then(clock::now));
-            roles_to.as_ref().is_none_or(|replication| replication.role(role))
+            roles_to
+                .as_ref()
+                .is_none_or(|replication| replication.role(role))
         }),
     })
     .map_err(StartError::Election)?;
@@ -287,8 +313,15 @@ pub async fn start(
         // Nothing to wait for: the table is as complete as it will be.
         election.send(election::Command::Ready(true));
     }
-    for (index, bound) in bound.iter().filter(|bound| bound.interface.ha_checks).enumerate() {
-        election.send(election::Command::Carrier { link: index, up: bound.link.carrier });
+    for (index, bound) in bound
+        .iter()
+        .filter(|bound| bound.interface.ha_checks)
+        .enumerate()
+    {
+        election.send(election::Command::Carrier {
+            link: index,
+            up: bound.link.carrier,
+        });
     }
 
     let lifetime = (config.node.mode != Mode::Off).then(|| addresses::lifetime(config.ha.timeout));
@@ -306,7 +339,16 @@ pub async fn start(
         health: Mutex::new(HealthChecks::new(reports_out, rng()?)),
         path: path.to_owned(),
     });
-    Ok(Started { shared, events, changes, reports, terms, addresses, threads, pins: plane.pins })
+    Ok(Started {
+        shared,
+        events,
+        changes,
+        reports,
+        terms,
+        addresses,
+        threads,
+        pins: plane.pins,
+    })
 }
 
 async fn bind(netlink: &Netlink, config: &Config) -> Result<Vec<Bound>, StartError> {
@@ -321,7 +363,10 @@ async fn bind(netlink: &Netlink, config: &Config) -> Result<Vec<Bound>, StartErr
                 device: interface.device.clone(),
             })?;
         if let Some(address) = interface.address {
-            let found = netlink.addresses(link.ifindex).await.map_err(StartError::Netlink)?;
+            let found = netlink
+                .addresses(link.ifindex)
+                .await
+                .map_err(StartError::Netlink)?;
             if !found.iter().any(|found| found.address == address.address) {
                 return Err(StartError::NoAddress {
                     name: interface.name.clone(),
@@ -330,9 +375,16 @@ async fn bind(netlink: &Netlink, config: &Config) -> Result<Vec<Bound>, StartErr
                 });
             }
         }
-        let shared = config.shared_addresses.iter().filter(|shared| shared.interface == interface.name);
+        let shared = config
+            .shared_addresses
+            .iter()
+            .filter(|shared| shared.interface == interface.name);
         let shared = shared.map(|shared| shared.address).collect();
-        bound.push(Bound { interface: interface.clone(), link, shared });
+        bound.push(Bound {
+            interface: interface.clone(),
+            link,
+            shared,
+        });
     }
     // The election numbers its links in this order.
     bound.sort_by_key(|bound| !bound.interface.ha_checks);
@@ -351,7 +403,10 @@ fn shared_on(bound: &[Bound]) -> Vec<SharedOn> {
     bound
         .iter()
         .filter(|bound| !bound.shared.is_empty())
-        .map(|bound| SharedOn { ifindex: bound.link.ifindex, addresses: bound.shared.clone() })
+        .map(|bound| SharedOn {
+            ifindex: bound.link.ifindex,
+            addresses: bound.shared.clone(),
+        })
         .collect()
 }
 
@@ -397,20 +452,33 @@ fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfig {
 /// A number for the part of the configuration that both nodes must have alike: equal if and only if
 /// that part is. 48 bits, so that JSON readers keep it exact.
 pub fn generation(config: &Config) -> u64 {
-    let text = format!("{:?}", (&config.ha, &config.shared_addresses, &config.virtual_services));
+    let text = format!(
+        "{:?}",
+        (
+            &config.ha,
+            &config.shared_addresses,
+            &config.virtual_services
+        )
+    );
     let tag = siphash::tag(&[0; 16], text.as_bytes());
     u64::from_be_bytes([0, 0, tag[0], tag[1], tag[2], tag[3], tag[4], tag[5]])
 }
 
 fn sync_config(config: &Config) -> SyncConfig {
-    let node = if config.node.mode == Mode::Second { 2 } else { 1 };
+    let node = if config.node.mode == Mode::Second {
+        2
+    } else {
+        1
+    };
     let mut sync = SyncConfig::new(node, u16::from(config.ha.virtual_id));
     sync.max_entries = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
     sync
 }
 
 fn channel(config: &Config, bound: &[Bound]) -> Option<replication::Channel> {
-    let bound = bound.iter().find(|bound| bound.interface.name == config.ha.multicast_interface)?;
+    let bound = bound
+        .iter()
+        .find(|bound| bound.interface.name == config.ha.multicast_interface)?;
     Some(replication::Channel {
         own: bound.interface.address?.address,
         partner: bound.interface.partner?,
@@ -427,11 +495,18 @@ fn leftovers(datapath: &dyn Datapath) -> Result<Vec<Record>, DatapathError> {
     let mut cursor = Some(Cursor::default());
     while let Some(from) = cursor {
         let scan = datapath.scan_conns(from, PIECE)?;
-        records.extend(scan.entries.iter().filter_map(|(key, conn)| record(key, conn)));
+        records.extend(
+            scan.entries
+                .iter()
+                .filter_map(|(key, conn)| record(key, conn)),
+        );
         cursor = scan.next;
     }
     if !records.is_empty() {
-        info!(connections = records.len(), "connections of a previous agent found");
+        info!(
+            connections = records.len(),
+            "connections of a previous agent found"
+        );
     }
     Ok(records)
 }
@@ -448,7 +523,10 @@ fn record(key: &ConnKey4, conn: &Conn4) -> Option<Record> {
 }
 
 fn rng() -> Result<Rng, StartError> {
-    random().map(u64::from_ne_bytes).map(Rng::new).ok_or(StartError::Random)
+    random()
+        .map(u64::from_ne_bytes)
+        .map(Rng::new)
+        .ok_or(StartError::Random)
 }
 
 fn random<const N: usize>() -> Option<[u8; N]> {
@@ -460,5 +538,8 @@ fn random<const N: usize>() -> Option<[u8; N]> {
 /// Own MAC on each interface with the data plane, by index.
 pub fn own_macs(bound: &Mutex<Vec<Bound>>) -> BTreeMap<u32, super::frame::Mac> {
     let bound = bound.lock().unwrap_or_else(PoisonError::into_inner);
-    bound.iter().map(|bound| (bound.link.ifindex, bound.link.mac)).collect()
+    bound
+        .iter()
+        .map(|bound| (bound.link.ifindex, bound.link.mac))
+        .collect()
 }

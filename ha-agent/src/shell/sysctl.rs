@@ -6,7 +6,9 @@ use std::io;
 
 /// A setting that could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("setting {name} to {value}: {source}; allow the agent to write /proc/sys/net, or set it with sysctl")]
+#[error(
+    "setting {name} to {value}: {source}; allow the agent to write /proc/sys/net, or set it with sysctl"
+)]
 pub struct SysctlError {
     name: String,
     value: &'static str,
@@ -16,12 +18,15 @@ pub struct SysctlError {
 impl SysctlError {
     /// Whether a privilege is missing.
     pub fn is_permission(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        )
     }
 }
 
 /// Prepares the system and these interfaces.
-pub fn prepare<'a>(devices: impl Iterator<Item = &'a str>) -> Result<(), SysctlError> {
+pub fn prepare(devices: impl Iterator<Item = &str>) -> Result<(), SysctlError> {
     // Packets that XDP rewrites but cannot send yet (no neighbour) are forwarded by the kernel.
     set("net/ipv4/ip_forward", "1")?;
     for device in devices {
