@@ -26,10 +26,11 @@ impl SysctlError {
 }
 
 /// Prepares the system and these interfaces.
-pub fn prepare(devices: impl Iterator<Item = &str>) -> Result<(), SysctlError> {
+pub fn prepare<D: AsRef<str>>(devices: impl Iterator<Item = D>) -> Result<(), SysctlError> {
     // Packets that XDP rewrites but cannot send yet (no neighbour) are forwarded by the kernel.
     set("net/ipv4/ip_forward", "1")?;
     for device in devices {
+        let device = device.as_ref();
         // Such a packet towards a client has a shared address, so a local one, as its source.
         set(&format!("net/ipv4/conf/{device}/accept_local"), "1")?;
         // Its source also seems to come from the wrong side.
