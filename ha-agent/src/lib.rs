@@ -13,3 +13,4 @@ pub mod proto;
 pub mod services;
 pub mod shell;
 pub mod status;
+pub mod telemetry;

@@ -1,3 +1,7 @@
-//! Entry point.
+//! Entry point of `ha-agent`; everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ha_agent::cli::main()
+}

@@ -1,1 +1,111 @@
-//! cli
+//! The command line: what a person types, what comes back, and the exit code.
+
+pub mod args;
+mod local;
+mod remote;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
+use serde::Serialize;
+
+use crate::config::Diagnostic;
+use args::{Args, Verb};
+
+/// How a command ended. Numbers are stable; `help` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Failed.
+    Failed = 1,
+    /// No agent is running: as `status` of an LSB init script.
+    NotRunning = 3,
+    /// This user may not.
+    Permission = 4,
+    /// The configuration is wrong: `EX_CONFIG` of sysexits.h.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.socket.is_some()
+        && let Some(verb) = verb_without_socket(&args.verb)
+    {
+        // Exit code 2, like every other wrong usage.
+        Args::command()
+            .error(
+                ErrorKind::ArgumentConflict,
+                format!("`--socket` has no meaning for `{verb}`"),
+            )
+            .exit();
+    }
+    let exit = match &args.verb {
+        Verb::CheckConfig => local::check_config(&args.config, args.json),
+        Verb::Keygen { file } => local::keygen(file),
+        Verb::Status
+        | Verb::Connections(_)
+        | Verb::Counters { .. }
+        | Verb::Services
+        | Verb::Failover
+        | Verb::Maintenance { .. }
+        | Verb::Reload => remote::command(&args),
+    };
+    exit.into()
+}
+
+const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
+    match verb {
+        Verb::CheckConfig => Some("check-config"),
+        Verb::Keygen { .. } => Some("keygen"),
+        Verb::Status
+        | Verb::Connections(_)
+        | Verb::Counters { .. }
+        | Verb::Services
+        | Verb::Failover
+        | Verb::Maintenance { .. }
+        | Verb::Reload => None,
+    }
+}
+
+/// Prints a result. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Exit {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Failed,
+        _ => Exit::Ok,
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Exit {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print(&(text + "\n")),
+        Err(error) => {
+            complain(&error.to_string(), "report this as a bug");
+            Exit::Failed
+        }
+    }
+}
+
+/// Tells on standard error what went wrong and what to do about it.
+#[expect(clippy::print_stderr, reason = "the command line's way to complain")]
+fn complain(what: &str, remedy: &str) {
+    eprintln!("ha-agent: {what}\n  = {remedy}");
+}
+
+/// Shows problems of a configuration file on standard error.
+#[expect(clippy::print_stderr, reason = "the command line's way to complain")]
+fn complain_about(problems: &[Diagnostic]) {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+}

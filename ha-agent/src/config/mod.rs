@@ -27,7 +27,7 @@ use diagnostic::{Problem, Source, Span};
 use model::{Config, Mode, Node};
 pub use reload::{Change, diff};
 use sections::Draft;
-use tree::{Kind, Tree};
+use tree::{Kind, Step, Tree};
 use walk::Walk;
 
 /// Largest file read. A thousand services of some real servers each are well below one megabyte.
@@ -50,13 +50,6 @@ pub struct Secrets {
     pub keys: PairKeys,
     /// Passphrase of the HMAC inside advertisements.
     pub carp_passphrase: Zeroizing<Vec<u8>>,
-}
-
-/// A step on the way to a value.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Step<'a> {
-    Key(&'a str),
-    Index(usize),
 }
 
 impl Config {
@@ -94,6 +87,20 @@ impl Config {
             _ => Err(diagnostics),
         }
     }
+}
+
+/// Where the agent of a configuration file listens for commands. The file need not be free of
+/// errors: one that is being edited must not hide the agent that runs.
+pub fn control_socket(path: &Path) -> Result<PathBuf, Vec<Diagnostic>> {
+    let bytes = read(path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (tree, _) = Tree::parse(&text);
+    let run_dir = tree.find(&[Step::Key("node"), Step::Key("run_dir")]);
+    let run_dir = match run_dir.map(|node| &node.kind) {
+        Some(Kind::Scalar { text, .. }) => PathBuf::from(text.as_ref()),
+        _ => PathBuf::from(sections::node::RUN_DIR),
+    };
+    Ok(run_dir.join(sections::node::SOCKET))
 }
 
 impl Node {
@@ -199,25 +206,11 @@ impl Loaded {
     /// Where a value stands in the file; if it is not written, the nearest section that is.
     pub(crate) fn locate(&self, path: &[Step<'_>]) -> Span {
         let (tree, _) = Tree::parse(self.source.text());
-        let mut place = Span::default();
-        let mut at = tree.root;
-        let mut steps = path.iter();
-        while let Some(node) = at.and_then(|id| tree.node(id)) {
-            place = node.span;
-            let Some(step) = steps.next() else { break };
-            at = match (&node.kind, step) {
-                (Kind::Map(entries), Step::Key(wanted)) => entries
-                    .iter()
-                    .find(|(key, _)| {
-                        let key = tree.node(*key).map(|node| &node.kind);
-                        matches!(key, Some(Kind::Scalar { text, .. }) if text == wanted)
-                    })
-                    .map(|(_, value)| *value),
-                (Kind::List(items), Step::Index(index)) => items.get(*index).copied(),
-                _ => None,
-            };
-        }
-        place
+        let mut ways = (0..=path.len())
+            .rev()
+            .filter_map(|length| path.get(..length));
+        ways.find_map(|way| tree.find(way))
+            .map_or_else(Span::default, |node| node.span)
     }
 }
 

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddrV4;
 
+use super::Loaded;
 use super::diagnostic::{Diagnostic, Problem};
 use super::model::{Config, Ha, Interface, Node, VirtualService};
-use super::{Loaded, Step};
+use super::tree::Step;
 
 /// One thing a reload changes.
 #[derive(Clone, Debug, PartialEq, Eq)]

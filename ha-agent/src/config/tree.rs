@@ -54,7 +54,34 @@ pub(crate) struct Tree<'a> {
     pub(crate) root: Option<NodeId>,
 }
 
+/// A step on the way to a value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
 impl<'a> Tree<'a> {
+    /// The value at the end of a way from the root.
+    pub(crate) fn find(&self, way: &[Step<'_>]) -> Option<&Node<'a>> {
+        let mut at = self.node(self.root?)?;
+        for step in way {
+            let next = match (&at.kind, step) {
+                (Kind::Map(entries), Step::Key(wanted)) => {
+                    let is_wanted = |id: NodeId| {
+                        let key = self.node(id).map(|node| &node.kind);
+                        matches!(key, Some(Kind::Scalar { text, .. }) if text == wanted)
+                    };
+                    entries.iter().find(|(key, _)| is_wanted(*key))?.1
+                }
+                (Kind::List(items), Step::Index(index)) => *items.get(*index)?,
+                _ => return None,
+            };
+            at = self.node(next)?;
+        }
+        Some(at)
+    }
+
     pub(crate) fn node(&self, id: NodeId) -> Option<&Node<'a>> {
         self.nodes.get(id.0)
     }

@@ -10,6 +10,8 @@ use super::super::walk::{Field, Items, Walk};
 
 /// Name of the control socket in `run_dir`.
 pub(crate) const SOCKET: &str = "ctl.sock";
+/// Where the control socket is unless configured otherwise.
+pub(crate) const RUN_DIR: &str = "/run/ha-agent";
 /// Longest path of a UNIX socket: `sun_path` less the terminator (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -122,7 +124,7 @@ impl NodeDraft {
             key_file: dir(self.key_file, "/etc/ha-agent/pair.key")?,
             carp_passphrase_file: optional(self.carp_passphrase_file)?,
             state_dir: dir(self.state_dir, "/var/lib/ha-agent")?,
-            run_dir: dir(self.run_dir, "/run/ha-agent")?,
+            run_dir: dir(self.run_dir, RUN_DIR)?,
             bpf_dir: dir(self.bpf_dir, "/sys/fs/bpf/ha-agent")?,
             interfaces: self
                 .interfaces

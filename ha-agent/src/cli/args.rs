@@ -1,0 +1,119 @@
+//! Words of the command line. Names are stable: scripts rely on them.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Where the configuration is unless `-f` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/ha-agent/ha-agent.yaml";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent is running, 4 no permission,
+78 error in the configuration.";
+
+/// Failover agent of a load-balancer pair.
+#[derive(Debug, Parser)]
+#[command(name = "ha-agent", version, about, after_help = EXIT_CODES)]
+pub struct Args {
+    /// Configuration file
+    #[arg(
+        short = 'f',
+        long = "config",
+        value_name = "FILE",
+        default_value = DEFAULT_CONFIG,
+        global = true
+    )]
+    pub config: PathBuf,
+    /// Control socket of the agent to command [default: as the configuration file says]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Report everything that is wrong with the configuration; changes nothing
+    CheckConfig,
+    /// Show the state of node and pair
+    Status,
+    /// Show the connection table
+    Connections(Connections),
+    /// Show what the data plane counted
+    Counters {
+        /// Counters that are zero, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show virtual services and their real servers
+    Services,
+    /// Hand the active role to the partner
+    Failover,
+    /// Put this node aside, or take it back
+    Maintenance {
+        /// On: the partner takes over and this node stays out
+        switch: Switch,
+    },
+    /// Take over changes of real servers and health checks from the configuration file
+    Reload,
+    /// Make a key for the pair; an existing file is never overwritten
+    Keygen {
+        /// File to write, mode 0600; the same on both nodes
+        file: PathBuf,
+    },
+}
+
+/// Which connections to show.
+#[derive(Debug, clap::Args)]
+pub struct Connections {
+    /// Only of this virtual service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only of this client
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<Ipv4Addr>,
+    /// Only on this real server
+    #[arg(long, value_name = "ADDRESS")]
+    pub real: Option<Ipv4Addr>,
+    /// Only in this state
+    #[arg(long, value_parser = states())]
+    pub state: Option<String>,
+    /// Most to show
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub limit: usize,
+    /// Matching ones to skip
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub offset: usize,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// Names of connection states. Their numbers are dense from 1.
+fn states() -> PossibleValuesParser {
+    let states = (1..).map_while(ha_common::conn::ConnState::from_u8);
+    PossibleValuesParser::new(states.map(ha_common::conn::ConnState::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

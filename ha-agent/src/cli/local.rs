@@ -1,0 +1,113 @@
+//! Commands that need no running agent.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Exit, complain, complain_about, print, print_json};
+use crate::config::model::Config;
+use crate::config::{Diagnostic, Severity};
+use crate::keys::{KeyError, PairKeys};
+
+/// What `check-config --json` prints.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    schema_version: u32,
+    valid: bool,
+    problems: &'a [Diagnostic],
+}
+
+/// `check-config`: everything `run` would refuse, and what it would warn of.
+pub(super) fn check_config(file: &Path, json: bool) -> Exit {
+    let (problems, exit) = match Config::load(file) {
+        Err(problems) => (problems, blame(file)),
+        Ok(loaded) => {
+            let mut problems = loaded.warnings.clone();
+            match loaded.secrets() {
+                Ok(_) => (problems, Exit::Ok),
+                Err(more) => {
+                    problems.extend(more);
+                    let node = &loaded.config.node;
+                    let exit = match (blame(&node.key_file), &node.carp_passphrase_file) {
+                        (Exit::Config, Some(file)) => blame(file),
+                        (exit, _) => exit,
+                    };
+                    (problems, exit)
+                }
+            }
+        }
+    };
+    if json {
+        let printed = print_json(&Verdict {
+            schema_version: crate::status::model::SCHEMA_VERSION,
+            valid: exit == Exit::Ok,
+            problems: &problems,
+        });
+        return if exit == Exit::Ok { printed } else { exit };
+    }
+    complain_about(&problems);
+    if exit == Exit::Ok {
+        return print(&format!("{}: ok{}\n", file.display(), count(&problems)));
+    }
+    complain(
+        &format!("{} cannot be used{}", file.display(), count(&problems)),
+        "nothing was changed",
+    );
+    exit
+}
+
+/// How many problems, in words.
+fn count(problems: &[Diagnostic]) -> String {
+    let number =
+        |severity, word: &str| match problems.iter().filter(|p| p.severity == severity).count() {
+            0 => None,
+            1 => Some(format!("1 {word}")),
+            n => Some(format!("{n} {word}s")),
+        };
+    let errors = number(Severity::Error, "error");
+    let warnings = number(Severity::Warning, "warning");
+    match (errors, warnings) {
+        (None, None) => String::new(),
+        (Some(one), None) | (None, Some(one)) => format!(": {one}"),
+        (Some(errors), Some(warnings)) => format!(": {errors}, {warnings}"),
+    }
+}
+
+/// Whether a file that could not be used is out of reach or wrong.
+pub(super) fn blame(file: &Path) -> Exit {
+    match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Exit::Permission,
+        _ => Exit::Config,
+    }
+}
+
+/// `keygen`.
+pub(super) fn keygen(file: &Path) -> Exit {
+    let Err(error) = PairKeys::generate(file) else {
+        return print(&format!(
+            "{0}: new key, mode 0600\n\
+             Copy it to the other node and keep its mode: scp -p {0} OTHER:{0}\n",
+            file.display()
+        ));
+    };
+    let kind = match &error {
+        KeyError::Io { source, .. } => source.kind(),
+        KeyError::Exposed { .. } | KeyError::Malformed { .. } => io::ErrorKind::Other,
+    };
+    let (exit, remedy) = if kind == io::ErrorKind::AlreadyExists {
+        (
+            Exit::Failed,
+            "a key is never overwritten: name another file, or remove this one",
+        )
+    } else if kind == io::ErrorKind::PermissionDenied {
+        (Exit::Permission, "run as a user who may write there")
+    } else if kind == io::ErrorKind::NotFound {
+        (Exit::Failed, "make its directory first")
+    } else {
+        (Exit::Failed, "check the path and the disk")
+    };
+    complain(&error.to_string(), remedy);
+    exit
+}

@@ -1,0 +1,140 @@
+//! Commands to a running agent.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::args::{Args, DEFAULT_CONFIG, Switch, Verb};
+use super::{Exit, complain, complain_about, print, print_json};
+use crate::config;
+use crate::control::{Client, ClientError, Done, Reloaded, Request};
+use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
+use crate::status::render::{self, Style};
+
+/// Sends the command and shows the answer.
+pub(super) fn command(args: &Args) -> Exit {
+    let socket = match socket(args) {
+        Ok(socket) => socket,
+        Err(exit) => return exit,
+    };
+    let mut client = match Client::connect(&socket) {
+        Ok(client) => client,
+        Err(error) => return explain(&error, args),
+    };
+    let style = Style::detect();
+    let mut ask = Ask {
+        client: &mut client,
+        args,
+    };
+    match &args.verb {
+        Verb::Status => ask.show(&Request::Status, |s: &Status| render::status(s, style)),
+        Verb::Connections(wanted) => {
+            let query = ConnectionQuery {
+                service: wanted.service.clone(),
+                client: wanted.client,
+                state: wanted.state.clone(),
+                real: wanted.real,
+                limit: wanted.limit,
+                offset: wanted.offset,
+            };
+            ask.show(&Request::Connections(query), |page: &ConnectionPage| {
+                render::connections(page, style)
+            })
+        }
+        Verb::Counters { all } => ask.show(&Request::Counters, |counters: &Counters| {
+            render::counters(counters, *all, style)
+        }),
+        Verb::Services => ask.show(&Request::Services, |services: &Services| {
+            render::services(services, style)
+        }),
+        Verb::Failover => ask.show(&Request::Failover, done),
+        Verb::Maintenance { switch } => {
+            let on = *switch == Switch::On;
+            ask.show(&Request::Maintenance { on }, done)
+        }
+        Verb::Reload => ask.show(&Request::Reload, reloaded),
+        // Handled before a socket is looked for.
+        Verb::CheckConfig | Verb::Keygen { .. } => Exit::Failed,
+    }
+}
+
+struct Ask<'a> {
+    client: &'a mut Client,
+    args: &'a Args,
+}
+
+impl Ask<'_> {
+    fn show<T: DeserializeOwned + Serialize>(
+        &mut self,
+        request: &Request,
+        render: impl FnOnce(&T) -> String,
+    ) -> Exit {
+        match self.client.request::<T>(request) {
+            Ok(answer) if self.args.json => print_json(&answer),
+            Ok(answer) => print(&render(&answer)),
+            Err(error) => explain(&error, self.args),
+        }
+    }
+}
+
+fn done(done: &Done) -> String {
+    format!("{}\n", done.message)
+}
+
+fn reloaded(reloaded: &Reloaded) -> String {
+    complain_about(&reloaded.warnings);
+    if reloaded.changes.is_empty() {
+        return "nothing changed\n".to_owned();
+    }
+    let lines = reloaded.changes.iter().map(|change| format!("{change}\n"));
+    lines.collect()
+}
+
+/// The socket to use: as told, or where the configuration file says the agent puts it.
+fn socket(args: &Args) -> Result<PathBuf, Exit> {
+    if let Some(socket) = &args.socket {
+        return Ok(socket.clone());
+    }
+    config::control_socket(&args.config).map_err(|problems| {
+        complain_about(&problems);
+        super::local::blame(&args.config)
+    })
+}
+
+/// Tells why there is no answer, and what to do.
+fn explain(error: &ClientError, args: &Args) -> Exit {
+    let what = error.to_string();
+    match error {
+        ClientError::NotRunning { .. } => {
+            complain(&what, &start_hint(&args.config));
+            Exit::NotRunning
+        }
+        ClientError::Permission { .. } => {
+            complain(&what, "use sudo, or join the group of the socket file");
+            Exit::Permission
+        }
+        ClientError::Refused(refusal) => {
+            complain_about(&refusal.problems);
+            complain(&what, &refusal.remedy);
+            if refusal.problems.is_empty() {
+                Exit::Failed
+            } else {
+                Exit::Config
+            }
+        }
+        ClientError::Garbled(_) | ClientError::Io(_) => {
+            complain(&what, "look at the agent's log");
+            Exit::Failed
+        }
+    }
+}
+
+fn start_hint(config: &Path) -> String {
+    if config == Path::new(DEFAULT_CONFIG) {
+        "start it with `systemctl start ha-agent`, or name another with -f FILE or --socket PATH"
+            .to_owned()
+    } else {
+        format!("start it with `ha-agent run -f {}`", config.display())
+    }
+}
