@@ -1,5 +1,11 @@
 //! The command line as a person meets it: help, exit codes, every kind of error message.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests; a failure is the test's"
+)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -154,7 +160,10 @@ fn wrong_usage_is_2() {
     ] {
         let (code, _, complaint) = run(args);
         assert_eq!(code, 2, "{args:?}: {complaint}");
-        assert!(complaint.contains("Usage"), "{args:?}: {complaint}");
+        assert!(
+            complaint.contains("--help") || complaint.contains("Commands:"),
+            "{args:?}: {complaint}"
+        );
     }
 }
 
@@ -200,14 +209,14 @@ fn twelve_mistakes_are_told_at_once() {
     let file = node.config();
     let file = file.to_str().unwrap();
     let expected = [
-        ("1:10", "2 is out of range", "from 1 to 1"),
+        ("1:10", "version 2 of the format", "`version: 1`"),
         ("3:9", "`lb 1` is not a name", "letters, digits"),
         (
             "4:9",
-            "`third` is not a mode",
+            "`mode: third` is not known",
             "`off` or `first` or `second`",
         ),
-        ("11:64", "unknown key `parnter`", "did you mean `partner`?"),
+        ("11:58", "unknown key `parnter`", "did you mean `partner`?"),
         ("13:12", "`9` is not a duration", "`9s`"),
         ("14:15", "300 is out of range", "from 1 to 255"),
         ("15:3", "`virtual_id` is given twice", "keep one"),
@@ -216,7 +225,7 @@ fn twelve_mistakes_are_told_at_once() {
             "`transport: unicast` is not yet supported",
             "`multicast`",
         ),
-        ("19:31", "not in the subnet of `back`", "in that subnet"),
+        ("19:33", "not in the subnet of `back`", "in that subnet"),
         (
             "22:14",
             "this node's own address on front",

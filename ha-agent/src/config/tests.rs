@@ -174,7 +174,7 @@ fn the_example_in_deploy_is_good() {
 #[test]
 fn structure() {
     refuses("version: 1\n", "", "node:", "`version` has no value");
-    refuses("version: 1", "version: 2", "2", "out of range");
+    refuses("version: 1", "version: 2", "2", "version 2 of the format");
     refuses("  name: lb1", "  nmae: lb1", "nmae", "unknown key `nmae`");
 }
 

@@ -307,7 +307,7 @@ pub(crate) fn choice<T: Copy>(
         Some((_, Some(meaning))) => Ok(*meaning),
         Some((word, None)) => Err(not_yet(&format!("{key}: {word}"), &remedy)),
         None => Err(Fault::new(
-            format!("{} is not a {key} there is", quote(scalar.text)),
+            format!("{} is not known", quote(&format!("{key}: {}", scalar.text))),
             remedy,
         )),
     }

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use super::model::{Cidr4, Config, Limits, SharedAddress};
 use super::tree::NodeId;
-use super::values;
+use super::values::{self, Fault, Parsed, Scalar};
 use super::walk::{Field, Items, Section, Walk};
 use ha::HaDraft;
 use node::{InterfaceDraft, NodeDraft};
@@ -48,9 +48,7 @@ impl Draft {
             "limits",
         ];
         let top = walk.section(root, "the file", KEYS)?;
-        walk.required(&top, "version", "1", |v| {
-            values::number(v, VERSION, VERSION)
-        });
+        walk.required(&top, "version", "1", version);
         let node = match walk.map(&top, "node") {
             Field::Given(at) => node::read(walk, at.value),
             Field::Absent => {
@@ -124,6 +122,16 @@ impl Draft {
             }
         }
         own
+    }
+}
+
+fn version(scalar: Scalar<'_>) -> Parsed<()> {
+    match values::number(scalar, 0, u32::MAX)? {
+        VERSION => Ok(()),
+        other => Err(Fault::new(
+            format!("version {other} of the format is not known to this agent"),
+            format!("write `version: {VERSION}`, or use an agent that knows version {other}"),
+        )),
     }
 }
 
