@@ -14,12 +14,14 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
+    /// A full bucket.
     pub(super) fn new(per_second: u32, burst: u64, now: Instant) -> Self {
         let cost = 1_000_000_000 / u64::from(per_second.max(1));
+        let depth = cost.saturating_mul(burst);
         Self {
             cost,
-            depth: cost.saturating_mul(burst),
-            empty_at: now,
+            depth,
+            empty_at: Instant::from_nanos(now.as_nanos().saturating_sub(depth)),
         }
     }
 

@@ -128,6 +128,11 @@ impl Sync {
         }
     }
 
+    #[cfg(test)]
+    pub(super) const fn context_mut(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
     fn local(&mut self, now: Instant, change: Change, at: Instant, out: &mut Vec<Action>) {
         match &mut self.role {
             Role::Active(sender) => sender.local(&mut self.context, now, change, at, out),

@@ -189,9 +189,7 @@ impl Receiver {
         if let Arrival::Next(gap) = arrival {
             stream.deliver(context, now, body, out);
             let repaired = gap != Gap::None;
-            while let Some(held) = stream.order.pop() {
-                stream.deliver(context, now, &held, out);
-            }
+            stream.deliver_held(context, now, out);
             if repaired || stream.sample.is_none_or(|sample| !sample.repaired) {
                 stream.sample = Some(Sample {
                     seq: header.seq,
@@ -231,7 +229,7 @@ impl Receiver {
             return;
         };
         context.partner_generation = Some(header.generation);
-        self.position(context, now, &position);
+        self.position(context, now, &position, out);
         self.update_ready(context, now, out);
     }
 
@@ -268,13 +266,19 @@ impl Receiver {
         }
         self.challenge = context.rng.next_u64();
         context.partner_generation = Some(header.generation);
-        self.position(context, now, &welcome.position);
+        self.position(context, now, &welcome.position, out);
         self.send_hello(context, now, out);
         self.update_ready(context, now, out);
     }
 
     /// Where the sender's stream stands.
-    fn position(&mut self, context: &mut Context, now: Instant, position: &Position) {
+    fn position(
+        &mut self,
+        context: &mut Context,
+        now: Instant,
+        position: &Position,
+        out: &mut Vec<Action>,
+    ) {
         let Some(stream) = &mut self.stream else {
             return;
         };
@@ -299,6 +303,7 @@ impl Receiver {
         {
             context.counters.skipped += stream.order.skip_to(position.begin);
             stream.state = State::Waiting;
+            stream.deliver_held(context, now, out);
         }
         context.counters.missing += stream.order.exists(now, position.head);
         if stream.order.missing() > 0 {
@@ -479,6 +484,13 @@ impl Stream {
                     return;
                 }
             }
+        }
+    }
+
+    /// Delivers what had waited for the packets before it.
+    fn deliver_held(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        while let Some(held) = self.order.pop() {
+            self.deliver(context, now, &held, out);
         }
     }
 

@@ -1,0 +1,253 @@
+//! Hostile packets: none of them changes anything.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::sim::{Faults, MILLIS, SECOND, World};
+use super::{pair_keys, record, salt};
+use crate::keys::{PairKey, PairKeys};
+use crate::proto::rng::Rng;
+use crate::proto::sync::record::Item;
+use crate::proto::sync::wire::Reader;
+use crate::proto::sync::{Action, Counters, Input, Sync, SyncConfig};
+use crate::proto::time::Instant;
+
+/// What must not change: everything but the counters of packets without effect.
+fn state(world: &World, node: usize) -> String {
+    let snapshot = world.snapshot(node);
+    let kept = Counters {
+        malformed: 0,
+        other_version: 0,
+        other_cluster: 0,
+        reflected: 0,
+        unknown_key: 0,
+        auth_failed: 0,
+        replayed: 0,
+        overtaken: 0,
+        unconfirmed_session: 0,
+        wrong_challenge: 0,
+        stale_term: 0,
+        other_role: 0,
+        rate_limited: 0,
+        duplicates: 0,
+        received_packets: 0,
+        ..snapshot.counters
+    };
+    format!(
+        "{:?} {kept:?}",
+        (
+            world.nodes[node].ready,
+            snapshot.entries,
+            snapshot.outstanding,
+            world.nodes[node].applied
+        )
+    )
+}
+
+fn recorded_pair() -> (World, Vec<(usize, Vec<u8>)>) {
+    let mut world = World::new(20);
+    world.recording = Some(Vec::new());
+    world.fill(50);
+    world.rate = 1000;
+    world.run(SECOND);
+    world.rate = 0;
+    world.converge(SECOND);
+    let recording = world.recording.take().unwrap();
+    (world, recording)
+}
+
+#[test]
+fn a_replay_of_everything_changes_nothing() {
+    let (mut world, recording) = recorded_pair();
+    let before = [state(&world, 0), state(&world, 1)];
+    for (from, bytes) in &recording {
+        world.packet(1 - from, bytes);
+    }
+    assert_eq!(before, [state(&world, 0), state(&world, 1)]);
+    let [active, standby] = [0, 1].map(|node| world.snapshot(node).counters);
+    assert!(active.replayed > 0 && standby.replayed > 0 && standby.duplicates > 0);
+}
+
+#[test]
+fn a_replay_of_a_session_after_a_restart_changes_nothing() {
+    let (mut world, recording) = recorded_pair();
+    // The active node is cut off, so that only the recording speaks.
+    world.faults.cut = [true, true];
+    world.nodes[1].sync = None;
+    world.nodes[1].map.clear();
+    world.start(1);
+    for (from, bytes) in &recording {
+        if *from == 0 {
+            world.run(MILLIS);
+            world.packet(1, bytes);
+        }
+    }
+    assert!(world.nodes[1].map.is_empty() && !world.nodes[1].ready);
+    let counters = world.snapshot(1).counters;
+    assert!(counters.unconfirmed_session > 0 && counters.wrong_challenge > 0);
+    assert_eq!(counters.received_records, 0);
+    world.converge(SECOND * 3);
+}
+
+#[test]
+fn recorded_hellos_do_not_make_a_listener() {
+    let (mut world, recording) = recorded_pair();
+    // The active node restarts and is active again; the partner is dead.
+    world.faults.cut = [true, true];
+    world.start(0);
+    world.term += 1;
+    world.role(0, true);
+    for (from, bytes) in &recording {
+        if *from == 1 {
+            world.packet(0, bytes);
+        }
+    }
+    world.run(MILLIS * 100);
+    let active = world.snapshot(0);
+    assert!(!active.partner_heard);
+    assert_eq!(active.counters.sent_packets, 0);
+}
+
+#[test]
+fn reflections_foreign_pairs_and_foreign_keys_are_counted() {
+    let (mut world, recording) = recorded_pair();
+    let before = state(&world, 1);
+    for (from, bytes) in &recording {
+        if *from == 1 {
+            world.packet(1, bytes);
+        } else {
+            let mut foreign = bytes.clone();
+            foreign[7] ^= 1;
+            world.packet(1, &foreign);
+            let mut later = bytes.clone();
+            later[2] = 2;
+            world.packet(1, &later);
+        }
+    }
+    let counters = world.snapshot(1).counters;
+    assert!(counters.reflected > 0 && counters.other_cluster > 0 && counters.other_version > 0);
+    assert_eq!(before, state(&world, 1));
+}
+
+#[test]
+fn an_earlier_term_is_ignored() {
+    let mut world = World::new(21);
+    world.fill(10);
+    world.run(SECOND);
+    // Node 0 is frozen, misses its removal from office, and thaws.
+    world.term += 5;
+    world.role(1, false);
+    assert!(!world.nodes[1].ready);
+    world.fill(10);
+    world.run(SECOND * 2);
+    assert_eq!(world.nodes[1].map.len(), 10);
+    assert!(!world.nodes[1].ready);
+    assert!(world.snapshot(1).counters.stale_term > 0);
+}
+
+#[test]
+fn either_of_two_keys_opens() {
+    let now = Instant::from_nanos(1_000_000_000);
+    let [old, new] = [PairKey::new(1, [1; 32]), PairKey::new(2, [2; 32])];
+    let mut rng = Rng::new(1);
+    let mut node = |id, keys| {
+        let salt = salt(&mut rng);
+        let mut config = SyncConfig::new(id, 1);
+        config.max_entries = 16;
+        Sync::new(
+            config,
+            PairKeys::new(keys),
+            salt,
+            Rng::new(u64::from(id)),
+            now,
+        )
+    };
+    let mut active = node(1, vec![old.clone(), new.clone()]);
+    let mut standby = node(2, vec![new, old]);
+    let mut stranger = node(2, vec![PairKey::new(9, [9; 32])]);
+    let mut out = Vec::new();
+    let role = Input::Role {
+        active: true,
+        term: 1,
+        salt: [9; 16],
+    };
+    active.handle_input(now, role, &mut out);
+    for action in out.drain(..) {
+        if let Action::Send { bytes, .. } = action {
+            standby.handle_input(now, Input::Packet { bytes: &bytes }, &mut Vec::new());
+            stranger.handle_input(now, Input::Packet { bytes: &bytes }, &mut Vec::new());
+        }
+    }
+    assert_eq!(standby.snapshot().counters.unconfirmed_session, 1);
+    assert_eq!(stranger.snapshot().counters.unknown_key, 1);
+    standby.handle_timeout(now, &mut out);
+    for action in out.drain(..) {
+        if let Action::Send { bytes, .. } = action {
+            active.handle_input(now, Input::Packet { bytes: &bytes }, &mut Vec::new());
+        }
+    }
+    assert_eq!(
+        active.snapshot().counters.auth_failed + active.snapshot().counters.unknown_key,
+        0
+    );
+    drop(pair_keys());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn arbitrary_bytes_change_nothing(packets in vec(vec(any::<u8>(), 0..200), 1..20)) {
+        let mut world = World::new(22);
+        world.fill(5);
+        world.run(MILLIS * 100);
+        world.faults = Faults { cut: [true, true], ..Faults::NONE };
+        let before = [state(&world, 0), state(&world, 1)];
+        for packet in packets {
+            // Half of them look right at first sight.
+            let mut dressed = vec![b'H', b'S', 1];
+            dressed.extend_from_slice(&packet);
+            for node in [0, 1] {
+                world.packet(node, &packet);
+                world.packet(node, &dressed);
+            }
+        }
+        prop_assert_eq!(before, [state(&world, 0), state(&world, 1)]);
+    }
+
+    #[test]
+    fn flipped_bits_change_nothing(flips in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..60)) {
+        let (mut world, recording) = recorded_pair();
+        let before = [state(&world, 0), state(&world, 1)];
+        for (which, bit) in flips {
+            let (from, bytes) = which.get(&recording);
+            let mut bytes = bytes.clone();
+            let bit = bit.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            world.packet(1 - from, &bytes);
+        }
+        prop_assert_eq!(before, [state(&world, 0), state(&world, 1)]);
+    }
+
+    #[test]
+    fn the_record_parser_is_total(bytes in vec(any::<u8>(), 0..100)) {
+        let mut reader = Reader::new(&bytes);
+        let mut items = 0;
+        while let Some(Ok(_item)) = Item::decode(&mut reader) {
+            items += 1;
+        }
+        prop_assert!(items <= bytes.len());
+    }
+
+    #[test]
+    fn records_survive_the_wire(client in any::<u32>(), version in any::<u16>(), state in any::<u8>()) {
+        let mut put = record(client & 0xff_ffff, version);
+        put.state = state;
+        let item = Item::Change(crate::proto::sync::Change::Put(put));
+        let mut body = vec![0x99, 2, 7, 7];
+        item.encode(&mut body);
+        let mut reader = Reader::new(&body);
+        prop_assert_eq!(Item::decode(&mut reader), Some(Ok(item)));
+        prop_assert_eq!(Item::decode(&mut reader), None);
+    }
+}

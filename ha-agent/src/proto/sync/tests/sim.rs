@@ -1,0 +1,356 @@
+//! Two machines, their maps, and a network that loses, doubles, delays and cuts.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::time::Duration;
+
+use ha_common::conn::ConnKey4;
+
+use super::{Sabotage, pair_keys, record, salt};
+use crate::proto::rng::Rng;
+use crate::proto::sync::{Action, Change, Input, Record, Sync, SyncConfig, SyncSnapshot};
+use crate::proto::time::Instant;
+
+pub(super) const MILLIS: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// What the network does to packets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    pub(super) loss_percent: u64,
+    pub(super) duplicate_percent: u64,
+    pub(super) delay_min: Duration,
+    pub(super) delay_max: Duration,
+    /// Packets of node 0 and of node 1 are lost altogether.
+    pub(super) cut: [bool; 2],
+}
+
+impl Faults {
+    pub(super) const NONE: Self = Self {
+        loss_percent: 0,
+        duplicate_percent: 0,
+        delay_min: Duration::from_micros(50),
+        delay_max: Duration::from_micros(60),
+        cut: [false; 2],
+    };
+}
+
+pub(super) struct Node {
+    /// `None` while it is down.
+    pub(super) sync: Option<Sync>,
+    /// The data plane's map.
+    pub(super) map: BTreeMap<ConnKey4, Record>,
+    pub(super) ready: bool,
+    pub(super) applied: u64,
+}
+
+/// A packet under way: arrival, number, receiver, bytes.
+type Flight = (Instant, u64, usize, Vec<u8>);
+
+pub(super) struct World {
+    pub(super) now: Instant,
+    pub(super) nodes: [Node; 2],
+    pub(super) active: usize,
+    pub(super) faults: Faults,
+    pub(super) term: u64,
+    /// Changes a second made on the active node.
+    pub(super) rate: u64,
+    pub(super) sabotage: Sabotage,
+    pub(super) config: SyncConfig,
+    /// Every packet ever sent: sender and bytes.
+    pub(super) recording: Option<Vec<(usize, Vec<u8>)>>,
+    rng: Rng,
+    network: BinaryHeap<Reverse<Flight>>,
+    packets: u64,
+    /// Nonce of every packet seen, to prove that none is used for two packets.
+    nonces: HashMap<(u64, bool, u64), u64>,
+    next_change: Instant,
+    next_client: u32,
+}
+
+impl World {
+    /// Both nodes up, node 0 active.
+    pub(super) fn new(seed: u64) -> Self {
+        let mut config = SyncConfig::new(1, 110);
+        config.max_entries = 1 << 13;
+        let node = || Node {
+            sync: None,
+            map: BTreeMap::new(),
+            ready: false,
+            applied: 0,
+        };
+        let mut world = Self {
+            now: Instant::from_nanos(1_000_000_000),
+            nodes: [node(), node()],
+            active: 0,
+            faults: Faults::NONE,
+            term: 1,
+            rate: 0,
+            sabotage: Sabotage::default(),
+            config,
+            recording: None,
+            rng: Rng::new(seed),
+            network: BinaryHeap::new(),
+            packets: 0,
+            nonces: HashMap::new(),
+            next_change: Instant::from_nanos(0),
+            next_client: 0,
+        };
+        world.start(0);
+        world.start(1);
+        world.role(0, true);
+        world
+    }
+
+    pub(super) fn standby(&self) -> usize {
+        1 - self.active
+    }
+
+    /// Starts a node's agent, which finds what is in its map.
+    pub(super) fn start(&mut self, node: usize) {
+        let config = SyncConfig {
+            node_id: node as u8 + 1,
+            ..self.config.clone()
+        };
+        let seed = Rng::new(self.rng.next_u64());
+        let salt = salt(&mut self.rng);
+        let mut sync = Sync::new(config, pair_keys(), salt, seed, self.now);
+        sync.context_mut().sabotage = self.sabotage;
+        self.nodes[node].sync = Some(sync);
+        self.nodes[node].ready = false;
+        let found = self.nodes[node].map.values().copied().collect();
+        self.input(node, Input::Load(found));
+    }
+
+    pub(super) fn role(&mut self, node: usize, active: bool) {
+        let (term, salt) = (self.term, salt(&mut self.rng));
+        self.input(node, Input::Role { active, term, salt });
+    }
+
+    /// The other node becomes active; `release` tells the old one first.
+    pub(super) fn swap(&mut self, release: bool) {
+        let old = self.active;
+        self.term += 1;
+        if release && self.nodes[old].sync.is_some() {
+            self.role(old, false);
+        }
+        self.active = 1 - old;
+        self.role(self.active, true);
+    }
+
+    pub(super) fn put(&mut self, record: Record) {
+        let active = self.active;
+        self.nodes[active].map.insert(record.key, record);
+        self.local(Change::Put(record));
+    }
+
+    pub(super) fn delete(&mut self, key: ConnKey4) {
+        let active = self.active;
+        self.nodes[active].map.remove(&key);
+        self.local(Change::Delete(key));
+    }
+
+    fn local(&mut self, change: Change) {
+        let at = self.now;
+        self.input(self.active, Input::Local { change, at });
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.input(self.active, Input::Flush);
+    }
+
+    /// Adds connections on the active node.
+    pub(super) fn fill(&mut self, count: u32) {
+        for _ in 0..count {
+            self.put(record(self.next_client, 1));
+            self.next_client += 1;
+        }
+        self.flush();
+    }
+
+    pub(super) fn packet(&mut self, node: usize, bytes: &[u8]) {
+        self.input(node, Input::Packet { bytes });
+    }
+
+    pub(super) fn input(&mut self, node: usize, input: Input<'_>) {
+        let mut out = Vec::new();
+        if let Some(sync) = &mut self.nodes[node].sync {
+            sync.handle_input(self.now, input, &mut out);
+        }
+        self.perform(node, out);
+    }
+
+    fn perform(&mut self, node: usize, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send { to: _, bytes } => self.send(node, &bytes),
+                Action::Ready(ready) => self.nodes[node].ready = ready,
+                Action::Apply(change) => {
+                    let target = &mut self.nodes[node];
+                    target.applied += 1;
+                    match change {
+                        Change::Put(record) => {
+                            target.map.insert(record.key, record);
+                        }
+                        Change::Delete(key) => {
+                            target.map.remove(&key);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, bytes: &[u8]) {
+        assert!(bytes.len() <= self.config.mtu_payload, "packet too long");
+        self.check_nonce(bytes);
+        if let Some(recording) = &mut self.recording {
+            recording.push((from, bytes.to_owned()));
+        }
+        let copies = 1 + u64::from(self.rng.below(100) < self.faults.duplicate_percent);
+        for _ in 0..copies {
+            if self.faults.cut[from] || self.rng.below(100) < self.faults.loss_percent {
+                continue;
+            }
+            let spread = self.faults.delay_max.saturating_sub(self.faults.delay_min);
+            let extra = Duration::from_nanos(self.rng.below(spread.as_nanos() as u64 + 1));
+            let at = self.now + self.faults.delay_min + extra;
+            self.packets += 1;
+            self.network
+                .push(Reverse((at, self.packets, 1 - from, bytes.to_owned())));
+        }
+    }
+
+    /// One nonce under one key, one packet.
+    fn check_nonce(&mut self, bytes: &[u8]) {
+        let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+        let nonce = (word(12), bytes[3] == 1, word(20));
+        // The tag stands for the packet.
+        let tag = u64::from_be_bytes(bytes[bytes.len() - 8..].try_into().unwrap());
+        let before = self.nonces.insert(nonce, tag);
+        assert!(
+            before.is_none_or(|before| before == tag),
+            "nonce used twice"
+        );
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let mut next = end;
+            for node in &self.nodes {
+                let due = node.sync.as_ref().and_then(Sync::poll_timeout);
+                next = next.min(due.unwrap_or(end));
+            }
+            if let Some(Reverse((at, ..))) = self.network.peek() {
+                next = next.min(*at);
+            }
+            if self.rate > 0 {
+                next = next.min(self.next_change.max(self.now));
+            }
+            if next >= end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        while let Some(Reverse((at, ..))) = self.network.peek()
+            && *at <= self.now
+        {
+            if let Some(Reverse((_at, _number, to, bytes))) = self.network.pop() {
+                self.packet(to, &bytes);
+            }
+        }
+        for node in 0..2 {
+            let Some(sync) = &mut self.nodes[node].sync else {
+                continue;
+            };
+            if sync.poll_timeout().is_some_and(|due| due <= self.now) {
+                let mut out = Vec::new();
+                sync.handle_timeout(self.now, &mut out);
+                let again = sync.poll_timeout();
+                assert!(again.is_none_or(|due| due > self.now), "busy loop");
+                self.perform(node, out);
+            }
+        }
+        if self.rate > 0 && self.next_change <= self.now {
+            self.change();
+            let pause = 2_000_000_000 / self.rate;
+            self.next_change = self.now + Duration::from_nanos(self.rng.below(pause) + 1);
+        }
+    }
+
+    /// A connection comes, changes or goes.
+    fn change(&mut self) {
+        let map = &self.nodes[self.active].map;
+        let dice = self.rng.below(100);
+        if map.is_empty() || dice < 40 {
+            self.put(record(self.next_client, 1));
+            self.next_client += 1;
+        } else {
+            let start = record(self.rng.below(u64::from(self.next_client)) as u32, 0).key;
+            let found = map.range(start..).next().or_else(|| map.iter().next());
+            let mut changed = *found.unwrap().1;
+            if dice < 70 {
+                changed.version = changed.version.wrapping_add(1);
+                changed.state = 1 + (changed.version % 5) as u8;
+                self.put(changed);
+            } else {
+                self.delete(changed.key);
+            }
+        }
+        // The ring is drained in batches.
+        if self.rng.below(3) == 0 {
+            self.flush();
+        }
+    }
+
+    pub(super) fn snapshot(&self, node: usize) -> SyncSnapshot {
+        self.nodes[node].sync.as_ref().unwrap().snapshot()
+    }
+
+    pub(super) fn same_tables(&self) -> bool {
+        self.nodes[0].map == self.nodes[1].map
+    }
+
+    /// Runs a healthy network without traffic until the standby is ready; then the tables are equal.
+    pub(super) fn converge(&mut self, within: Duration) {
+        assert!(self.settle(within), "not ready: {:#?}", self.diagnosis());
+        assert!(self.same_tables(), "tables differ: {:#?}", self.diagnosis());
+        for node in 0..2 {
+            let entries = self.snapshot(node).entries;
+            assert_eq!(
+                entries,
+                self.nodes[node].map.len() as u64,
+                "shadow of {node}"
+            );
+        }
+    }
+
+    /// Whether the standby becomes ready and the active knows it.
+    pub(super) fn settle(&mut self, within: Duration) -> bool {
+        self.rate = 0;
+        self.faults = Faults::NONE;
+        let end = self.now + within;
+        while self.now < end {
+            self.run(MILLIS * 10);
+            let idle = self.snapshot(self.active).outstanding == 0
+                && self.snapshot(self.standby()).outstanding == 0;
+            if idle && self.nodes[self.standby()].ready && self.snapshot(self.active).ready {
+                // The state of heartbeats in flight is that of the end of the traffic.
+                self.run(MILLIS * 300);
+                return self.nodes[self.standby()].ready;
+            }
+        }
+        false
+    }
+
+    fn diagnosis(&self) -> [(usize, SyncSnapshot); 2] {
+        [0, 1].map(|node| (self.nodes[node].map.len(), self.snapshot(node)))
+    }
+}
