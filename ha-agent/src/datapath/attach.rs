@@ -126,13 +126,20 @@ pub(super) fn attach_all(
         .collect();
     for path in pinned_links(dir).map_err(pin_error(dir))? {
         if !wanted.contains(&path) {
-            fs::remove_file(&path).map_err(pin_error(&path))?;
+            detach(&path).map_err(pin_error(&path))?;
         }
     }
     devices
         .iter()
         .map(|device| attach(program, dir, device))
         .collect()
+}
+
+/// Detaches a pinned link and removes the pin.
+pub(super) fn detach(path: &Path) -> io::Result<()> {
+    let link = sys::object_get(path)?;
+    sys::link_detach(link.as_fd())?;
+    fs::remove_file(path)
 }
 
 /// Pins of links in `dir`.

@@ -264,7 +264,7 @@ impl Pins {
     pub fn remove(&self) -> io::Result<()> {
         // Links first: no packet may find the program with its maps half gone.
         for link in attach::pinned_links(&self.dir)? {
-            fs::remove_file(link)?;
+            attach::detach(&link)?;
         }
         for name in PINNED {
             match fs::remove_file(self.dir.join(name)) {

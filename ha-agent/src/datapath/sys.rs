@@ -2,8 +2,9 @@
 //! runs.
 //!
 //! aya 0.14 has no batch operations, and its links hide the errno that decides between native and
-//! generic mode; the numbers and structures are those of `aya_obj::generated`. Each operation passes
-//! only its own member of `union bpf_attr`: the kernel takes the rest as zero.
+//! generic mode; the numbers and most structures are those of `aya_obj::generated`. Each operation
+//! passes only its own member of `union bpf_attr`, or the front of it: the kernel takes the rest as
+//! zero. A structure with padding at its end will not do, since the kernel refuses stray bytes there.
 
 use std::ffi::CString;
 use std::io;
@@ -247,14 +248,21 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<abi::bpf_map_info> {
     info(map)
 }
 
+/// The front of `bpf_attr` for `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjectPath {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
 /// The object pinned at `path`.
 pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let mut attr = abi::bpf_attr__bindgen_ty_5 {
+    let mut attr = ObjectPath {
         pathname: path.as_ptr() as u64,
         bpf_fd: 0,
         file_flags: 0,
-        path_fd: 0,
     };
     bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(owned)
 }
@@ -262,11 +270,10 @@ pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
 /// Pins an object at `path`.
 pub fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
-    let mut attr = abi::bpf_attr__bindgen_ty_5 {
+    let mut attr = ObjectPath {
         pathname: path.as_ptr() as u64,
         bpf_fd: raw(object),
         file_flags: 0,
-        path_fd: 0,
     };
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
@@ -309,6 +316,12 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Detaches what a link attaches, now. (Removing a link's last pin does so too, but some time later.)
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = abi::bpf_attr__bindgen_ty_16 { link_fd: raw(link) };
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
 /// The interface an XDP link is attached to: 0 if that interface is gone, `None` if the link is not
 /// an XDP link at all.
 pub fn xdp_link_ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
@@ -323,7 +336,19 @@ pub fn xdp_link_ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
 
 /// Runs a program once on `data` and returns its return value.
 pub fn test_run(program: BorrowedFd<'_>, data: &[u8]) -> io::Result<u32> {
-    let mut attr = abi::bpf_attr__bindgen_ty_7 {
+    // The front of `bpf_attr.test`.
+    #[repr(C)]
+    struct TestRun {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    let mut attr = TestRun {
         prog_fd: raw(program),
         retval: 0,
         data_size_in: data.len() as u32,
@@ -332,13 +357,6 @@ pub fn test_run(program: BorrowedFd<'_>, data: &[u8]) -> io::Result<u32> {
         data_out: 0,
         repeat: 1,
         duration: 0,
-        ctx_size_in: 0,
-        ctx_size_out: 0,
-        ctx_in: 0,
-        ctx_out: 0,
-        flags: 0,
-        cpu: 0,
-        batch_size: 0,
     };
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
     Ok(attr.retval)

@@ -1,0 +1,671 @@
+//! The data plane in the kernel, as the agent handles it: loading, attaching, taking over what a
+//! killed agent left, refusing what is not its own, and the speed of the maps.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test: a wrong index fails it, and figures are for whoever runs it"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{Xdp, XdpMode as AyaMode};
+use ha_agent::datapath::attach::{AttachError, Device, XdpMode};
+use ha_agent::datapath::load::{LoadError, Loaded, Options, load_object};
+use ha_agent::datapath::sys::{self, Map, Update};
+use ha_agent::datapath::{
+    Cursor, Datapath as _, DatapathError, default_config, remove_connections,
+};
+use ha_agent::proto::time::Instant;
+use ha_agent::shell::clock;
+use ha_agent::shell::netlink::Netlink;
+use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+use ha_common::reason::Tally;
+use ha_common::service::{Real4, Service, ServiceKey4};
+use ha_common::{LAYOUT_VERSION, maps};
+use ha_tests::rig::netns::Netns;
+use ha_tests::rig::process::Process;
+use ha_tests::rig::{Run, locate};
+use nix::sys::signal::Signal;
+
+/// First argument of this program when it plays an agent that is to be killed.
+const HOLD: &str = "hold-the-data-plane";
+const CONNECTIONS: u32 = 100_000;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, verb, dir] = arguments.as_slice()
+        && verb == HOLD
+    {
+        return match hold(Path::new(dir)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    common::run(
+        &["ip"],
+        &[
+            (
+                "every_map_operation_works_and_batches_are_faster",
+                operations,
+            ),
+            ("the_janitor_deletes_what_is_idle_and_only_that", janitor),
+            ("a_killed_agent_is_succeeded", succession),
+            ("a_clean_stop_leaves_nothing", clean_stop),
+            ("a_foreign_program_is_named_and_spared", foreign),
+            ("pins_of_another_layout_are_refused", layouts),
+            ("without_native_mode_generic_is_used", generic),
+            ("a_replaced_interface_is_attached_anew", replaced),
+            ("a_bpf_file_system_is_mounted_where_none_is", mounting),
+            ("missing_privileges_are_named", privileges),
+        ],
+    )
+}
+
+/// One host with two interfaces.
+struct Host {
+    netns: Netns,
+    dir: PathBuf,
+    run: Run,
+}
+
+impl Host {
+    fn new() -> Result<Self> {
+        let run = Run::start()?;
+        let netns = run.namespace("node")?;
+        netns.ip("link add eth0 type veth peer name far0\n\
+             link add eth1.7 type veth peer name far1\n\
+             link set eth0 up\n\
+             link set far0 up\n\
+             link set eth1.7 up\n\
+             link set far1 up\n")?;
+        let dir = run.mount_bpf("node")?.join("ha-agent");
+        Ok(Self { netns, dir, run })
+    }
+
+    fn load(&self) -> Result<Loaded> {
+        Ok(self.try_load(&self.options(&["eth0", "eth1.7"])?)??)
+    }
+
+    fn try_load(&self, options: &Options) -> Result<Result<Loaded, LoadError>> {
+        let object = object()?;
+        self.netns.run(|| Ok(load_object(&object, options)))
+    }
+
+    fn options(&self, devices: &[&str]) -> Result<Options> {
+        Ok(Options {
+            bpf_dir: self.dir.clone(),
+            connections: CONNECTIONS,
+            devices: self.devices(devices)?,
+        })
+    }
+
+    fn devices(&self, names: &[&str]) -> Result<Vec<Device>> {
+        self.netns.run(|| devices(names))
+    }
+
+    /// Whether an XDP program is on the interface.
+    fn has_xdp(&self, device: &str) -> Result<bool> {
+        let devices = self.devices(&[device])?;
+        Ok(devices.iter().any(|device| device.attached.is_some()))
+    }
+}
+
+fn object() -> Result<Vec<u8>> {
+    Ok(fs::read(locate::bpf_object("ha_xdp")?)?)
+}
+
+fn devices(names: &[&str]) -> Result<Vec<Device>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (netlink, _changes) = Netlink::connect()?;
+        let mut devices = Vec::new();
+        for name in names {
+            let link = netlink
+                .link(name)
+                .await?
+                .with_context(|| format!("no device {name}"))?;
+            devices.push(Device {
+                name: link.device,
+                ifindex: link.ifindex,
+                attached: link.xdp,
+            });
+        }
+        Ok(devices)
+    })
+}
+
+/// An agent that loads, opens its gate, and waits to be killed.
+fn hold(dir: &Path) -> Result<()> {
+    let options = Options {
+        bpf_dir: dir.to_owned(),
+        connections: CONNECTIONS,
+        devices: devices(&["eth0", "eth1.7"])?,
+    };
+    let loaded = load_object(&object()?, &options)?;
+    loaded
+        .datapath
+        .put_conns(&connection(1, ConnState::Established, 1))?;
+    loaded.datapath.put_real(
+        5,
+        &Real4 {
+            generation: 9,
+            state: 1,
+            ..Real4::default()
+        },
+    )?;
+    loaded.gate.open_always();
+    println!("ready");
+    loop {
+        std::thread::park();
+    }
+}
+
+fn key(n: u32) -> ConnKey4 {
+    ConnKey4 {
+        src: n.to_be(),
+        dst: 0x6400_000a,
+        sport: (1024 + (n % 50_000) as u16).to_be(),
+        dport: 80u16.to_be(),
+        proto: 6,
+    }
+}
+
+fn connection(n: u32, state: ConnState, last_seen_ns: u64) -> [(ConnKey4, Conn4); 2] {
+    let forward = Conn4 {
+        to_addr: 0x1500_010a,
+        to_port: 8080u16.to_be(),
+        real: 5,
+        state: state as u8,
+        last_seen_ns,
+        ..Conn4::default()
+    };
+    let reverse = Conn4 {
+        to_addr: key(n).dst,
+        to_port: key(n).dport,
+        flags: flags::REVERSE,
+        ..forward
+    };
+    [(key(n), forward), (forward.partner_key(&key(n)), reverse)]
+}
+
+fn operations() -> Result<()> {
+    let host = Host::new()?;
+    let loaded = host.load()?;
+    let datapath = &loaded.datapath;
+
+    // Single elements.
+    let service_key = ServiceKey4 {
+        addr: 1,
+        port: 2,
+        proto: 6,
+    };
+    let service = Service {
+        id: 3,
+        table_len: 251,
+        ..Service::default()
+    };
+    datapath.put_service(&service_key, &service)?;
+    assert_eq!(datapath.services()?, [(service_key, service)]);
+    datapath.remove_service(&service_key)?;
+    datapath.remove_service(&service_key)?;
+    assert!(datapath.services()?.is_empty());
+    let real = Real4 {
+        addr: 7,
+        generation: 2,
+        ..Real4::default()
+    };
+    datapath.put_real(4095, &real)?;
+    let reals = datapath.reals()?;
+    assert_eq!(
+        (reals.len(), reals.last()),
+        (maps::REALS_ENTRIES as usize, Some(&real))
+    );
+    assert!(datapath.put_real(4096, &real).is_err());
+    datapath.set_config(&default_config(7))?;
+
+    // A large region of an array, and what lies around it.
+    let slots: Vec<u32> = (1..=65_521).collect();
+    let started = clock::now();
+    datapath.put_slots(1000, &slots)?;
+    println!(
+        "largest Maglev table stored in {:?}",
+        clock::now().since(started)
+    );
+    let map = Map::<u32, u32>::new(sys::object_get(&host.dir.join(maps::SLOTS))?)?;
+    let expected = [(999, 0), (1000, 1), (66_520, 65_521), (66_521, 0)];
+    for (index, id) in expected {
+        assert_eq!(map.lookup(&index)?, Some(id), "{index}");
+    }
+    let last = maps::SLOTS_ENTRIES - 10;
+    assert!(datapath.put_slots(last, &[1; 11]).is_err());
+
+    // Gate and counters.
+    let gate = Map::<u32, u64>::new(sys::object_get(&host.dir.join(maps::GATE))?)?;
+    loaded.gate.open_until(Instant::from_nanos(1234));
+    assert_eq!(gate.lookup(&0)?, Some(1234));
+    loaded.gate.close();
+    assert_eq!(gate.lookup(&0)?, Some(0));
+    assert!(datapath.counters()?.len() > Tally::Expired.index() as usize);
+
+    connections(&host, &loaded)
+}
+
+/// Batches against single operations, on as many connections as the table holds.
+fn connections(host: &Host, loaded: &Loaded) -> Result<()> {
+    let datapath = &loaded.datapath;
+    let entries: Vec<_> = (0..CONNECTIONS)
+        .flat_map(|n| connection(n, ConnState::Established, 1))
+        .collect();
+    let keys: Vec<ConnKey4> = entries.iter().map(|(key, _)| *key).collect();
+    let forward: Vec<ConnKey4> = (0..CONNECTIONS).map(key).collect();
+    let map = Map::<ConnKey4, Conn4>::new(sys::object_get(&host.dir.join(maps::CONNS4))?)?;
+
+    let per_entry =
+        |what: &str, count: usize, work: &mut dyn FnMut() -> Result<()>| -> Result<Duration> {
+            let started = clock::now();
+            work()?;
+            let each = clock::now().since(started) / u32::try_from(count)?;
+            println!("{what:<28} {:>6} ns an entry", each.as_nanos());
+            Ok(each)
+        };
+    let count = entries.len();
+    let single = per_entry("update, one by one", count, &mut || {
+        for (key, value) in &entries {
+            map.update(key, value, Update::Any)?;
+        }
+        Ok(())
+    })?;
+    per_entry("look up, one by one", count, &mut || {
+        for key in &keys {
+            ensure!(map.lookup(key)?.is_some());
+        }
+        Ok(())
+    })?;
+    per_entry("walk by next key", count, &mut || {
+        let mut at = map.next_key(None)?;
+        let mut seen = 0;
+        while let Some(key) = at {
+            seen += 1;
+            at = map.next_key(Some(&key))?;
+        }
+        ensure!(seen == count, "{seen} keys");
+        Ok(())
+    })?;
+    per_entry("delete, one by one", count, &mut || {
+        for key in &keys {
+            ensure!(map.delete(key)?);
+        }
+        ensure!(!map.delete(&key(0))?);
+        Ok(())
+    })?;
+
+    let batch = per_entry("update, batches of 256", count, &mut || {
+        for piece in entries.chunks(256) {
+            datapath.put_conns(piece)?;
+        }
+        Ok(())
+    })?;
+    // Two a connection: the table is full to the last entry.
+    match datapath.put_conns(&[
+        entries[0],
+        connection(CONNECTIONS + 1, ConnState::Established, 1)[0],
+    ]) {
+        Err(DatapathError::Full { map, done }) => assert_eq!((map, done), (maps::CONNS4, 1)),
+        other => bail!("{other:?} from a full table"),
+    }
+    let mut found = Vec::new();
+    per_entry("scan, pieces of 2048", count, &mut || {
+        let mut cursor = Cursor::default();
+        loop {
+            let scan = datapath.scan_conns(cursor, 2048)?;
+            found.extend(scan.entries);
+            match scan.next {
+                Some(next) => cursor = next,
+                None => return Ok(()),
+            }
+        }
+    })?;
+    found.sort_unstable_by_key(|(key, _)| *key);
+    let mut sorted = entries.clone();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    assert_eq!(found, sorted, "a scan sees every entry once");
+    assert_eq!(datapath.get_conn(&keys[0])?, Some(entries[0].1));
+    let tiny = datapath.scan_conns(Cursor::default(), 1)?;
+    assert!(
+        !tiny.entries.is_empty(),
+        "a bucket larger than the piece is returned whole"
+    );
+
+    per_entry("remove connections", 1000, &mut || {
+        for piece in forward[..1000].chunks(100) {
+            ensure!(remove_connections(datapath, piece)? == 2 * piece.len());
+        }
+        Ok(())
+    })?;
+    per_entry("delete, one batch", count, &mut || {
+        // A hundredth of them is gone already, here and there.
+        ensure!(datapath.remove_conns(&keys)? == count - 2000);
+        ensure!(datapath.remove_conns(&keys[..10])? == 0);
+        Ok(())
+    })?;
+    assert_eq!(datapath.scan_conns(Cursor::default(), 10)?.entries, []);
+    println!(
+        "batches store {:.2} times as fast",
+        single.as_secs_f64() / batch.as_secs_f64()
+    );
+
+    let started = clock::now();
+    datapath.settle()?;
+    println!("settling took {:?}", clock::now().since(started));
+    Ok(())
+}
+
+fn janitor() -> Result<()> {
+    let host = Host::new()?;
+    let loaded = host.load()?;
+    let datapath = &loaded.datapath;
+    datapath.set_config(&default_config(7))?;
+    let now = clock::now().as_nanos();
+    let hour = 3_600_000_000_000;
+    for n in 0..200 {
+        datapath.put_conns(&connection(
+            n,
+            ConnState::Established,
+            now.saturating_sub(hour).max(1),
+        ))?;
+    }
+    for n in 200..250 {
+        datapath.put_conns(&connection(n, ConnState::Established, now))?;
+    }
+    // Idle forwards, busy backwards.
+    let [forward, mut reverse] = connection(250, ConnState::Established, 1);
+    reverse.1.last_seen_ns = now;
+    datapath.put_conns(&[forward, reverse])?;
+    if now < hour {
+        println!("this machine is up for less than an hour: the idle time is shortened");
+        let mut config = default_config(7);
+        config.tcp_timeout_ns = now / 2;
+        datapath.set_config(&config)?;
+    }
+
+    let keys: Vec<ConnKey4> = (0..252).map(key).collect();
+    let started = clock::now();
+    assert_eq!(datapath.expire(&keys)?, 200);
+    println!(
+        "expiry: {:?} for {} candidates",
+        clock::now().since(started),
+        keys.len()
+    );
+    assert_eq!(datapath.expire(&keys)?, 0);
+    assert_eq!(datapath.expire(&[])?, 0);
+    let left = datapath.scan_conns(Cursor::default(), 4096)?.entries;
+    assert_eq!(left.len(), 2 * 51);
+    assert_eq!(datapath.counters()?[Tally::Expired.index() as usize], 200);
+    Ok(())
+}
+
+fn succession() -> Result<()> {
+    let host = Host::new()?;
+    let log = host.run.host_dir("node")?.join("log");
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(HOLD).arg(&host.dir);
+    let mut agent = Process::start("agent", &host.netns, &mut command, &log)?;
+    let end = clock::now() + Duration::from_secs(30);
+    while !agent.log().contains("ready") {
+        ensure!(
+            agent.ended()?.is_none() && clock::now() < end,
+            "{}",
+            agent.log()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    agent.signal(Signal::SIGKILL)?;
+    agent.wait(Duration::from_secs(5))?;
+    assert!(
+        host.has_xdp("eth0")? && host.has_xdp("eth1.7")?,
+        "the program outlives its agent"
+    );
+
+    let loaded = host.load()?;
+    for attachment in &loaded.attachments {
+        assert!(attachment.taken_over, "{attachment:?}");
+        assert_eq!(attachment.mode, XdpMode::Native);
+    }
+    assert_eq!(
+        loaded.gate.until_ns(),
+        0,
+        "a new agent starts with the gate closed"
+    );
+    assert!(
+        loaded.datapath.get_conn(&key(1))?.is_some(),
+        "connections live on"
+    );
+    assert_eq!(loaded.datapath.reals()?[5].generation, 9);
+
+    // Without one of its interfaces the next agent lets go of it.
+    drop(loaded);
+    let loaded = host.try_load(&host.options(&["eth0"])?)??;
+    assert!(loaded.attachments[0].taken_over);
+    assert!(host.has_xdp("eth0")? && !host.has_xdp("eth1.7")?);
+    Ok(())
+}
+
+fn clean_stop() -> Result<()> {
+    let host = Host::new()?;
+    let loaded = host.load()?;
+    assert!(host.has_xdp("eth0")? && host.has_xdp("eth1.7")?);
+    assert!(
+        loaded
+            .attachments
+            .iter()
+            .all(|found| !found.taken_over && found.mode == XdpMode::Native)
+    );
+    for name in [
+        maps::CONNS4,
+        maps::GATE,
+        maps::VERSION,
+        "link_eth0",
+        "link_eth1:7",
+    ] {
+        assert!(host.dir.join(name).exists(), "{name}");
+    }
+    let version = Map::<u32, u32>::new(sys::object_get(&host.dir.join(maps::VERSION))?)?;
+    assert_eq!(version.lookup(&0)?, Some(LAYOUT_VERSION));
+    loaded.pins.remove()?;
+    loaded.pins.remove()?;
+    assert!(!host.dir.exists());
+    assert!(!host.has_xdp("eth0")? && !host.has_xdp("eth1.7")?);
+    Ok(())
+}
+
+fn foreign() -> Result<()> {
+    let host = Host::new()?;
+    let mut rig = aya::Ebpf::load_file(locate::bpf_object("ha_rig")?)?;
+    let pass: &mut Xdp = rig
+        .program_mut("ha_pass")
+        .context("no ha_pass")?
+        .try_into()?;
+    pass.load()?;
+    let id = pass.info()?.id();
+    let link = host
+        .netns
+        .run(|| Ok(pass.attach("eth0", AyaMode::Driver)?))?;
+    match host.try_load(&host.options(&["eth0"])?)? {
+        Err(LoadError::Attach(error @ AttachError::Foreign { program, .. })) => {
+            assert_eq!(program, id);
+            let text = error.to_string();
+            assert!(
+                text.contains("eth0") && text.contains("ip link set dev eth0 xdp off"),
+                "{text}"
+            );
+        }
+        Err(other) => bail!("{other}"),
+        Ok(_) => bail!("attached over a foreign program"),
+    }
+    // The kernel knows even if nobody told us.
+    let mut unaware = host.options(&["eth0"])?;
+    unaware.devices[0].attached = None;
+    match host.try_load(&unaware)? {
+        Err(LoadError::Attach(AttachError::Busy { device })) => assert_eq!(device, "eth0"),
+        Err(other) => bail!("{other}"),
+        Ok(_) => bail!("attached over a foreign program"),
+    }
+    assert!(host.has_xdp("eth0")?, "the other program is still there");
+    pass.detach(link)?;
+    host.load()?;
+    Ok(())
+}
+
+fn layouts() -> Result<()> {
+    let host = Host::new()?;
+    drop(host.load()?);
+    let mut larger = host.options(&["eth0", "eth1.7"])?;
+    larger.connections *= 2;
+    match host.try_load(&larger)? {
+        Err(error @ LoadError::Layout { .. }) => {
+            let text = error.to_string();
+            let named = [
+                maps::CONNS4,
+                &host.dir.display().to_string(),
+                "200000",
+                "400000",
+                "rm -r",
+            ];
+            assert!(named.iter().all(|name| text.contains(name)), "{text}");
+        }
+        Err(other) => bail!("{other}"),
+        Ok(_) => bail!("took over a table of another size"),
+    }
+    let version = Map::<u32, u32>::new(sys::object_get(&host.dir.join(maps::VERSION))?)?;
+    version.update(&0, &(LAYOUT_VERSION + 1), Update::Any)?;
+    match host.try_load(&host.options(&["eth0"])?)? {
+        Err(LoadError::Layout { property, .. }) => assert_eq!(property, "layout version"),
+        Err(other) => bail!("{other}"),
+        Ok(_) => bail!("took over maps of another layout"),
+    }
+    fs::remove_file(host.dir.join(maps::VERSION))?;
+    let missing = host.try_load(&host.options(&["eth0"])?)?;
+    assert!(matches!(missing, Err(LoadError::NoVersion { .. })));
+    // Something else where a map belongs.
+    fs::remove_file(host.dir.join(maps::CONNS4))?;
+    let link = sys::object_get(&host.dir.join("link_eth0"))?;
+    sys::object_pin(link.as_fd(), &host.dir.join(maps::CONNS4))?;
+    let wrong = host.try_load(&host.options(&["eth0"])?)?;
+    assert!(matches!(
+        wrong,
+        Err(LoadError::Pin { .. } | LoadError::Layout { .. })
+    ));
+    drop(link);
+    assert!(host.has_xdp("eth0")?, "a refusal changes nothing");
+
+    // The remedy that the messages name.
+    fs::remove_dir_all(&host.dir)?;
+    let end = clock::now() + Duration::from_secs(10);
+    while host.has_xdp("eth0")? {
+        // The kernel detaches by and by.
+        ensure!(clock::now() < end, "still attached");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    host.load()?;
+    Ok(())
+}
+
+fn generic() -> Result<()> {
+    let host = Host::new()?;
+    host.netns
+        .ip("link add br0 type bridge\nlink set br0 up\n")?;
+    let loaded = host.try_load(&host.options(&["br0"])?)??;
+    assert_eq!(loaded.attachments[0].mode, XdpMode::Generic);
+    let again = host.try_load(&host.options(&["br0"])?)??;
+    assert_eq!(
+        (again.attachments[0].mode, again.attachments[0].taken_over),
+        (XdpMode::Generic, true)
+    );
+    Ok(())
+}
+
+fn replaced() -> Result<()> {
+    let host = Host::new()?;
+    drop(host.load()?);
+    host.netns
+        .ip("link del eth0\nlink add eth0 type veth peer name far0\nlink set eth0 up\n")?;
+    let loaded = host.load()?;
+    let taken: Vec<bool> = loaded
+        .attachments
+        .iter()
+        .map(|found| found.taken_over)
+        .collect();
+    assert_eq!(taken, [false, true]);
+    assert!(host.has_xdp("eth0")?);
+    Ok(())
+}
+
+fn mounting() -> Result<()> {
+    let mut host = Host::new()?;
+    host.dir = host.run.host_dir("node")?.join("no").join("bpffs");
+    let loaded = host.load()?;
+    assert!(host.dir.join(maps::GATE).exists());
+    drop(loaded);
+    let loaded = host.load()?;
+    assert!(loaded.attachments[0].taken_over, "mounted only once");
+    loaded.pins.remove()?;
+    for entry in fs::read_dir(&host.dir)? {
+        // A fresh BPF file system may have entries of the kernel's own.
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        assert!(
+            !name.starts_with("ha_") && !name.starts_with("link_"),
+            "{name}"
+        );
+    }
+
+    let file = host.run.host_dir("node")?.join("file");
+    fs::write(&file, "")?;
+    host.dir = file;
+    let error = host
+        .try_load(&host.options(&[])?)?
+        .err()
+        .context("loaded into a file")?;
+    assert!(error.to_string().contains("not a directory"), "{error}");
+    Ok(())
+}
+
+fn privileges() -> Result<()> {
+    let host = Host::new()?;
+    let options = host.options(&["eth0"])?;
+    let object = object()?;
+    let error = host.netns.run(|| {
+        drop_capabilities()?;
+        load_object(&object, &options)
+            .err()
+            .context("loaded without privileges")
+    })?;
+    let text = error.to_string();
+    assert!(
+        matches!(error, LoadError::Privileges { .. }) && text.contains("CAP_BPF"),
+        "{text}"
+    );
+    Ok(())
+}
+
+/// Takes all capabilities from the calling thread.
+fn drop_capabilities() -> Result<()> {
+    // `struct __user_cap_header_struct` and `__user_cap_data_struct[2]` of linux/capability.h.
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let none = [0u32; 6];
+    // SAFETY: both arrays are as long as the system call reads; `pid` 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    ensure!(result == 0, "cannot drop capabilities");
+    Ok(())
+}
