@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "helpers of tests; a failure is the test's"
 )]
 
@@ -123,6 +122,7 @@ fn help_names_verbs_and_exit_codes() {
     let (code, help, _) = run(&["--help"]);
     assert_eq!(code, 0);
     for word in [
+        "run",
         "check-config",
         "status",
         "connections",
@@ -157,6 +157,8 @@ fn wrong_usage_is_2() {
         &["connections", "--limit", "-1"],
         &["keygen"],
         &["check-config", "--socket", "/x"],
+        &["run", "--socket", "/x"],
+        &["run", "--log-format", "pink"],
     ] {
         let (code, _, complaint) = run(args);
         assert_eq!(code, 2, "{args:?}: {complaint}");
@@ -258,6 +260,9 @@ fn twelve_mistakes_are_told_at_once() {
         complaint.contains("cannot be used: 12 errors"),
         "{complaint}"
     );
+    let (code, said, same) = node.run(&["run"]);
+    assert_eq!((code, said.as_str()), (CONFIG, ""));
+    assert_eq!(same.matches(": error: ").count(), errors, "{same}");
     assert_eq!(node.files(), before, "nothing is written");
 
     let (code, said, _) = node.run(&["check-config", "--json"]);
@@ -351,6 +356,20 @@ fn warnings_do_not_fail() {
         complaint.contains("14:15: warning: virtual id 7"),
         "{complaint}"
     );
+}
+
+#[test]
+fn an_interface_that_is_not_there_stops_the_start() {
+    let node = Node::new();
+    node.write(&node.good().replace("device: eth0", "device: ha-no-such-0"));
+    let (code, _, complaint) = node.run(&["run", "--log-format", "text"]);
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(code, 1, "{complaint}");
+        assert!(complaint.contains("ha-no-such-0"), "{complaint}");
+    } else {
+        assert_ne!(code, 0, "{complaint}");
+    }
+    assert!(!node.path("run/ctl.sock").exists());
 }
 
 #[test]

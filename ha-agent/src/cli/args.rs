@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::telemetry::LogFormat;
+
 /// Where the configuration is unless `-f` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/ha-agent/ha-agent.yaml";
 
@@ -40,6 +42,12 @@ pub struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Run the agent in the foreground
+    Run {
+        /// How to write log lines to standard error
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        log_format: LogFormat,
+    },
     /// Report everything that is wrong with the configuration; changes nothing
     CheckConfig,
     /// Show the state of node and pair

@@ -3,6 +3,7 @@
 pub mod args;
 mod local;
 mod remote;
+mod run;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -50,6 +51,10 @@ pub fn main() -> ExitCode {
             .exit();
     }
     let exit = match &args.verb {
+        Verb::Run { log_format } => {
+            crate::telemetry::start(*log_format);
+            run::run(&args.config)
+        }
         Verb::CheckConfig => local::check_config(&args.config, args.json),
         Verb::Keygen { file } => local::keygen(file),
         Verb::Status
@@ -65,6 +70,7 @@ pub fn main() -> ExitCode {
 
 const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
     match verb {
+        Verb::Run { .. } => Some("run"),
         Verb::CheckConfig => Some("check-config"),
         Verb::Keygen { .. } => Some("keygen"),
         Verb::Status
@@ -106,6 +112,6 @@ fn complain(what: &str, remedy: &str) {
 #[expect(clippy::print_stderr, reason = "the command line's way to complain")]
 fn complain_about(problems: &[Diagnostic]) {
     for problem in problems {
-        eprintln!("{problem}");
+        eprintln!("{problem:#}");
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn command(args: &Args) -> Exit {
         }
         Verb::Reload => ask.show(&Request::Reload, reloaded),
         // Handled before a socket is looked for.
-        Verb::CheckConfig | Verb::Keygen { .. } => Exit::Failed,
+        Verb::Run { .. } | Verb::CheckConfig | Verb::Keygen { .. } => Exit::Failed,
     }
 }
 

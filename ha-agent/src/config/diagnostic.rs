@@ -105,6 +105,7 @@ impl Diagnostic {
     }
 }
 
+/// One line, as logs want it; `{:#}` shows the place, too.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
@@ -115,7 +116,11 @@ impl fmt::Display for Diagnostic {
         if self.line > 0 {
             write!(f, "{}:{}:", self.line, self.column)?;
         }
-        writeln!(f, " {severity}: {}", self.what)?;
+        write!(f, " {severity}: {}", self.what)?;
+        if !f.alternate() {
+            return write!(f, "; {}", self.remedy);
+        }
+        writeln!(f)?;
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
         if let Some(excerpt) = &self.excerpt {
@@ -269,7 +274,7 @@ mod tests {
     fn show(text: &str, span: Span) -> String {
         let source = Source::new(Path::new("f.yaml"), text.to_owned());
         let shown = source.diagnose(vec![Problem::error(span, "bad", "mend it")]);
-        shown[0].to_string()
+        format!("{:#}", shown[0])
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn one(piece: &str, other: &str, place: &str, what: &str, severity: Severity) {
         Ok(loaded) => loaded.warnings,
         Err(problems) => problems,
     };
-    let shown: Vec<String> = all.iter().map(ToString::to_string).collect();
+    let shown: Vec<String> = all.iter().map(|d| format!("{d:#}")).collect();
     let shown = shown.join("\n");
     assert_eq!(all.len(), 1, "{shown}");
     assert_eq!(all[0].severity, severity, "{shown}");
@@ -785,7 +785,8 @@ proptest! {
                 prop_assert!(problems.iter().any(|p| p.severity == Severity::Error));
                 for problem in &problems {
                     prop_assert!(problem.line > 0 && problem.column > 0);
-                    prop_assert!(problem.to_string().lines().count() == 4, "{problem}");
+                    prop_assert!(problem.to_string().lines().count() == 1, "{problem}");
+                    prop_assert!(format!("{problem:#}").lines().count() == 4, "{problem:#}");
                 }
             }
         }
