@@ -123,20 +123,6 @@ pub struct Conn4 {
 const _: () = assert!(size_of::<ConnKey4>() == 16);
 const _: () = assert!(size_of::<Conn4>() == 64);
 
-impl ConnKey4 {
-    /// The key with source and destination exchanged.
-    #[must_use]
-    pub const fn swapped(self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            sport: self.dport,
-            dport: self.sport,
-            proto: self.proto,
-        }
-    }
-}
-
 impl Conn4 {
     /// Whether this is the reverse entry.
     #[inline(always)]
@@ -214,6 +200,12 @@ pub struct Embryo4 {
     pub hop_src: [u8; 6],
     /// Coarse `CLOCK_MONOTONIC` nanoseconds.
     pub last_seen_ns: u64,
+}
+
+impl Embryo4 {
+    /// How long a half-open connection is believed after its last packet: servers give up repeating
+    /// their answer after about as long (Linux `tcp_synack_retries`, 63 s by default).
+    pub const LIFETIME_NS: u64 = 64_000_000_000;
 }
 
 const _: () = assert!(size_of::<EmbryoKey4>() == 8);

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::Config;
 use ha_common::maps;
 use ha_common::reason::COUNTERS;
@@ -12,6 +12,7 @@ use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
 use super::sys::{self, BatchError, Map, PerCpuCounters, Update};
 use super::{Cursor, Datapath, DatapathError, EXPIRE_MAX, Scan};
+use crate::proto::time::Instant;
 
 /// Elements fetched by one system call when a whole map is read.
 const READ_BATCH: usize = 1024;
@@ -33,6 +34,7 @@ pub struct Bpf {
     return_paths: Map<ServiceKey4, ReturnPath4>,
     addrs: Map<u32, LocalAddr>,
     conns: Map<ConnKey4, Conn4>,
+    embryos: Map<EmbryoKey4, Embryo4>,
     counters: PerCpuCounters,
     janitor: OwnedFd,
 }
@@ -51,6 +53,7 @@ impl Bpf {
             return_paths: typed(maps::RETURN4, &open)?,
             addrs: typed(maps::ADDRS4, &open)?,
             conns: typed(maps::CONNS4, &open)?,
+            embryos: typed(maps::EMBRYO4, &open)?,
             counters: PerCpuCounters::new(open(maps::REASONS)?)
                 .map_err(failed(maps::REASONS, "check sizes"))?,
             janitor,
@@ -169,6 +172,26 @@ impl Datapath for Bpf {
             expired += count as usize;
         }
         Ok(expired)
+    }
+
+    fn half_open(&self, since: Instant) -> Result<u64, DatapathError> {
+        let mut found = 0;
+        let mut cursor = None;
+        loop {
+            let batch = self
+                .embryos
+                .lookup_batch(cursor, READ_BATCH)
+                .map_err(failed(maps::EMBRYO4, "scan"))?;
+            let young = batch
+                .entries
+                .iter()
+                .filter(|(_, embryo)| embryo.last_seen_ns > since.as_nanos());
+            found += young.count() as u64;
+            match batch.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(found),
+            }
+        }
     }
 
     fn counters(&self) -> Result<Vec<u64>, DatapathError> {

@@ -9,6 +9,7 @@ use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
 use super::{Cursor, Datapath, DatapathError, Scan};
 use crate::proto::rng::Rng;
+use crate::proto::time::Instant;
 
 /// Wraps a data plane and makes some of its operations fail before they reach it.
 pub struct Failing<D> {
@@ -75,6 +76,7 @@ delegate! {
     fn remove_conns(&self, keys: &[ConnKey4]) -> usize;
     fn scan_conns(&self, cursor: Cursor, max: usize) -> Scan;
     fn expire(&self, keys: &[ConnKey4]) -> usize;
+    fn half_open(&self, since: Instant) -> u64;
     fn counters(&self) -> Vec<u64>;
     fn settle(&self) -> ();
 }

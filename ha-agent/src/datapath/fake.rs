@@ -10,6 +10,7 @@ use ha_common::reason::{COUNTERS, Tally};
 use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
 use super::{Cursor, Datapath, DatapathError, Scan, idle_timeout_ns};
+use crate::proto::time::Instant;
 
 /// Buckets a scan of the connection table walks through.
 const BUCKETS: u32 = 256;
@@ -37,6 +38,8 @@ pub struct State {
     pub addrs: BTreeMap<u32, LocalAddr>,
     /// `ha_conns4`.
     pub conns: BTreeMap<ConnKey4, Conn4>,
+    /// `ha_embryo4`: when each half-open connection last moved.
+    pub half_open: Vec<Instant>,
     /// `ha_reasons`, summed.
     pub counters: Vec<u64>,
     /// The clock that [`Datapath::expire`] compares with.
@@ -55,6 +58,7 @@ impl Fake {
                 return_paths: BTreeMap::new(),
                 addrs: BTreeMap::new(),
                 conns: BTreeMap::new(),
+                half_open: Vec::new(),
                 counters: vec![0; COUNTERS],
                 now_ns: 0,
             }),
@@ -225,6 +229,15 @@ impl Datapath for Fake {
             }
         }
         Ok(scan)
+    }
+
+    fn half_open(&self, since: Instant) -> Result<u64, DatapathError> {
+        let state = self.state();
+        let young = state
+            .half_open
+            .iter()
+            .filter(|last_seen| **last_seen > since);
+        Ok(young.count() as u64)
     }
 
     fn expire(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError> {

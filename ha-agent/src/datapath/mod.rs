@@ -21,6 +21,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::proto::time::Instant;
 use ha_common::conn::{Conn4, ConnKey4, ConnState};
 use ha_common::control::Config;
 use ha_common::proto;
@@ -126,6 +127,9 @@ pub trait Datapath: Send + Sync {
     ///
     /// Only the kernel can decide: a packet may arrive between the scan and the deletion.
     fn expire(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError>;
+
+    /// Half-open connections whose last packet is younger than `since`.
+    fn half_open(&self, since: Instant) -> Result<u64, DatapathError>;
 
     /// Counters summed over all CPUs: the reasons in their order, then the tallies.
     fn counters(&self) -> Result<Vec<u64>, DatapathError>;

@@ -52,12 +52,16 @@ pub struct Target {
 }
 
 /// A judgement that has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Which real server of which service.
     pub key: RealKey,
+    /// Where it was connected to.
+    pub address: SocketAddrV4,
     /// Whether it is up.
     pub up: bool,
+    /// What the last check that failed said; none if it is up.
+    pub failure: Option<String>,
 }
 
 /// The checks of all servers.
@@ -186,14 +190,16 @@ async fn check(
             continue;
         };
         up.store(now_up, Ordering::Relaxed);
-        if let Some(failure) = failure {
+        if let Some(failure) = &failure {
             tracing::warn!(server = %target.address, failure, "real server is down");
         } else {
             tracing::info!(server = %target.address, "real server is up");
         }
         let report = Report {
             key: target.key,
+            address: target.address,
             up: now_up,
+            failure,
         };
         if reports.send(report).await.is_err() {
             return;
@@ -256,13 +262,16 @@ mod tests {
 
         drop(listener);
         let key = target(address).key;
-        assert_eq!(next(&mut reports).await, Report { key, up: false });
+        let report = next(&mut reports).await;
+        assert_eq!((report.key, report.up), (key, false));
+        assert!(report.failure.is_some_and(|failure| !failure.is_empty()));
         // Changed checks keep the judgement: the only news is that the server comes back.
         let mut stricter = target(address);
         stricter.health.rise = 3;
         checks.configure(vec![stricter]);
         let _listener = TcpListener::bind(address).await.unwrap();
-        assert_eq!(next(&mut reports).await, Report { key, up: true });
+        let report = next(&mut reports).await;
+        assert_eq!((report.key, report.up, report.failure), (key, true, None));
 
         checks.configure(Vec::new());
         let quiet = time::timeout(Duration::from_millis(100), reports.recv()).await;

@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::conn::{Conn4, ConnKey4, Embryo4};
 use ha_common::maps;
 use ha_common::reason::Tally;
 
@@ -48,6 +48,8 @@ pub struct Census {
     pub connections: u64,
     /// Connections by real-server id.
     pub by_real: Vec<u64>,
+    /// Half-open connections at the end of the pass.
+    pub half_open: u64,
     /// Connections that expired during the pass.
     pub expired: u64,
 }
@@ -263,7 +265,9 @@ impl Worker {
         let made = Fullness::made(&self.settings.datapath().counters()?);
         let census = self.walk.step(now, active_since, &self.settings)?;
         let complete = census.is_some();
-        if let Some(census) = census {
+        if let Some(mut census) = census {
+            let young = now - Duration::from_nanos(Embryo4::LIFETIME_NS);
+            census.half_open = self.settings.datapath().half_open(young)?;
             let left = census.entries.saturating_sub(2 * census.expired);
             self.fullness.rebase(left, self.made);
             self.made = made;

@@ -52,6 +52,8 @@ pub struct Shared {
     pub replication: Option<replication::Handle>,
     /// Health checks.
     pub health: Mutex<HealthChecks>,
+    /// Why real servers are down, by address.
+    pub failures: Mutex<BTreeMap<SocketAddrV4, String>>,
     /// The configuration file.
     pub path: PathBuf,
 }
@@ -149,7 +151,7 @@ impl Shared {
         let census = self.keeper.census();
         TableSize {
             established: census.connections,
-            embryonic: 0,
+            embryonic: census.half_open,
             max: u64::from(config.limits.connections),
         }
     }
@@ -205,6 +207,7 @@ impl Shared {
             .into_iter()
             .map(|service| service.name)
             .collect();
+        let failures = lock(&self.failures).clone();
         let mut services: Vec<ServiceStatus> = lock(&self.services)
             .status()
             .into_iter()
@@ -223,7 +226,10 @@ impl Shared {
                             "down" => RealServerState::Down,
                             _ => RealServerState::Draining,
                         },
-                        reason: None,
+                        reason: failures
+                            .get(&SocketAddrV4::new(real.address, real.port))
+                            .filter(|_| real.state == "down")
+                            .cloned(),
                     })
                     .collect(),
                 name: service.name,

@@ -243,6 +243,12 @@ fn health_changed(shared: &Shared, report: &Report) {
     }
     let applied = services.apply(&*shared.datapath);
     drop(services);
+    let mut failures = lock(&shared.failures);
+    match &report.failure {
+        Some(failure) => failures.insert(report.address, failure.clone()),
+        None => failures.remove(&report.address),
+    };
+    drop(failures);
     if let Err(error) = applied {
         warn!(%error, "change of a real server not stored");
     }

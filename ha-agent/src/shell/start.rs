@@ -180,6 +180,41 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
             .map(device)
             .collect(),
     })?;
+    let pins = plane.pins.clone();
+    let taken_over = plane
+        .attachments
+        .iter()
+        .any(|attachment| attachment.taken_over);
+    let brought_up = bring_up(
+        path, loaded, &secrets, plane, netlink, changes, bound, terms, first_term,
+    )
+    .await;
+    if brought_up.is_err() && !taken_over {
+        // What this start made goes with it; what an earlier agent left is the next start's.
+        if let Err(error) = pins.remove() {
+            warn!(%error, "pins not removed");
+        }
+    }
+    brought_up
+}
+
+/// The rest of [`start`], with the data plane in the kernel.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller, one step of one sequence"
+)]
+async fn bring_up(
+    path: &Path,
+    loaded: Loaded,
+    secrets: &Secrets,
+    plane: load::Loaded,
+    netlink: Netlink,
+    changes: Changes,
+    bound: Vec<Bound>,
+    terms: TermStore,
+    first_term: u64,
+) -> Result<Started, StartError> {
+    let config = loaded.config.clone();
     for attachment in &plane.attachments {
         if attachment.mode == datapath::attach::XdpMode::Generic {
             warn!(
@@ -337,6 +372,7 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
         election,
         replication,
         health: Mutex::new(HealthChecks::new(reports_out, rng()?)),
+        failures: Mutex::default(),
         path: path.to_owned(),
     });
     Ok(Started {

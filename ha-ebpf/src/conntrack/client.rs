@@ -13,10 +13,6 @@ use crate::rewrite::{Direction, Translation, send, send_to};
 use crate::schedule::{Choice, Target, choose};
 use crate::tables::{Shared, Tables, gate_open, tally};
 
-/// How long a half-open connection is believed after its last packet: servers give up repeating
-/// their answer after about as long (Linux `tcp_synack_retries`, 63 s by default).
-const EMBRYO_LIFETIME_NS: u64 = 64_000_000_000;
-
 /// How far beyond the server's first byte a client may acknowledge and still complete the handshake:
 /// what a server may send before it, with TCP Fast Open.
 const HANDSHAKE_WINDOW: u32 = 1 << 16;
@@ -294,7 +290,7 @@ fn is_of(embryo: Shared<Embryo4>, flow: &Flow, now: u64) -> bool {
 /// Whether a half-open connection is still believed.
 #[inline(always)]
 pub(super) const fn is_fresh(embryo: &Embryo4, now: u64) -> bool {
-    now.saturating_sub(embryo.last_seen_ns) < EMBRYO_LIFETIME_NS
+    now.saturating_sub(embryo.last_seen_ns) < Embryo4::LIFETIME_NS
 }
 
 /// Whether a real server still takes packets of a handshake that began with it.
