@@ -12,7 +12,7 @@ pub struct Counters {
     // Records of the data plane.
     /// Changes reported by the data plane.
     pub local_changes: u64,
-    /// Reported while standby: ignored.
+    /// Reported while standby: forgotten unless a promotion follows at once.
     pub local_while_standby: u64,
     /// Older than what is known of the connection: ignored.
     pub local_outdated: u64,

@@ -1,5 +1,6 @@
 //! Token buckets and replay windows.
 
+use super::context::Context;
 use crate::proto::time::Instant;
 
 /// Packets a second, with a burst.
@@ -43,7 +44,7 @@ impl TokenBucket {
 
 /// How a sequence number relates to those seen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Freshness {
+enum Freshness {
     /// Newer than all others.
     Fresh,
     /// Not seen, but overtaken.
@@ -69,7 +70,7 @@ impl ReplayWindow {
     }
 
     /// Records a sequence number.
-    pub(super) const fn check(&mut self, seq: u64) -> Freshness {
+    const fn check(&mut self, seq: u64) -> Freshness {
         if seq > self.highest {
             let ahead = seq - self.highest;
             self.seen = if ahead < 64 { self.seen << ahead } else { 0 } | 1;
@@ -83,4 +84,14 @@ impl ReplayWindow {
         self.seen |= 1 << behind;
         Freshness::Late
     }
+}
+
+/// Whether a genuine control packet is newer than all before it; counts it if not.
+pub(super) fn admit(window: &mut ReplayWindow, seq: u64, context: &mut Context) -> bool {
+    match window.check(seq) {
+        Freshness::Fresh => return true,
+        Freshness::Late => context.counters.overtaken += 1,
+        Freshness::Replayed => context.counters.replayed += 1,
+    }
+    false
 }

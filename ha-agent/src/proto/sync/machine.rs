@@ -136,7 +136,10 @@ impl Sync {
     fn local(&mut self, now: Instant, change: Change, at: Instant, out: &mut Vec<Action>) {
         match &mut self.role {
             Role::Active(sender) => sender.local(&mut self.context, now, change, at, out),
-            Role::Standby(_) => self.context.counters.local_while_standby += 1,
+            Role::Standby(receiver) => {
+                self.context.counters.local_while_standby += 1;
+                receiver.local(change, at);
+            }
         }
     }
 
@@ -168,6 +171,7 @@ impl Sync {
     ) {
         let context = &mut self.context;
         let news = term > context.term;
+        let mut early = Vec::new();
         context.term = context.term.max(term);
         match &mut self.role {
             Role::Active(sender) => {
@@ -175,7 +179,7 @@ impl Sync {
                     return;
                 }
                 // The last changes still leave under the old term's session.
-                sender.send_pending(context, now, out);
+                sender.send_outbox(context, now, out);
             }
             Role::Standby(receiver) => {
                 if !active {
@@ -183,7 +187,7 @@ impl Sync {
                     return;
                 }
                 let receiver = std::mem::replace(receiver, Receiver::new(context, now));
-                receiver.salvage(context, now, out);
+                early.extend(receiver.promote(context, now, out));
             }
         }
         context.start_session(salt);
@@ -192,6 +196,9 @@ impl Sync {
         } else {
             Role::Standby(Receiver::new(context, now))
         };
+        for (change, at) in early {
+            self.local(now, change, at, out);
+        }
         out.push(Action::Ready(active));
         self.handle_timeout(now, out);
     }

@@ -24,11 +24,14 @@ mod counters;
 mod limits;
 mod machine;
 mod order;
+mod outbox;
 mod receiver;
 mod record;
+mod retention;
 mod seal;
 mod sender;
 mod shadow;
+mod stream;
 mod wire;
 
 #[cfg(test)]
@@ -96,7 +99,8 @@ pub type Salt = [u8; 16];
 /// What the shell tells the machine.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// The data plane changed a connection. Only an active node is told; a standby counts and ignores it.
+    /// The data plane changed a connection. A standby keeps it for a second, in case the news of its
+    /// promotion is still under way, and then forgets it.
     Local {
         /// The change.
         change: Change,

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::counters::TransferProgress;
-use super::limits::ReplayWindow;
-use super::order::{Arrival, Gap, Order};
-use super::record::{Change, Item, Record};
+use super::limits::admit;
+use super::order::{Arrival, Gap};
+use super::record::{Change, Item};
 use super::seal::SessionKey;
-use super::sender::admit;
-use super::wire::{Header, Hello, Kind, Position, Reader, Welcome, encode_nack};
+use super::stream::{Sample, State, Stream, apply};
+use super::wire::{Header, Hello, Kind, Position, Reader, Welcome};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
 
@@ -28,21 +28,15 @@ use crate::proto::time::Instant;
 const ACK_AFTER: Duration = Duration::from_millis(10);
 /// ... or this many packets: an eighth of what a full transfer sends ahead.
 const ACK_PACKETS: u32 = 64;
-/// A packet that is missing for this long makes the standby unready ...
-const STUCK_UNREADY: Duration = Duration::from_millis(500);
-/// ... and for this long makes it ask for a full transfer.
+/// A packet that is missing for this long makes the standby ask for a full transfer.
 const STUCK_LOST: Duration = Duration::from_secs(2);
 /// First hello of a search for the active node; later ones come less often.
 const SEARCH_FIRST: Duration = Duration::from_millis(5);
 /// Shortest time between hellos that packets of unknown sessions provoke.
 const PROVOKED_PAUSE: Duration = Duration::from_millis(5);
-/// Wait before the second full transfer in a row that did not make the tables equal.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// Longest such wait.
-const RETRY_SLOWEST: Duration = Duration::from_secs(30);
-/// Slots swept at once, and the pause after.
-const SWEEP_SLOTS: u32 = 8192;
-const SWEEP_PAUSE: Duration = Duration::from_micros(100);
+/// Changes of the own data plane that may precede the news of the promotion, and by how much.
+const EARLY_CHANGES: usize = 8192;
+const EARLY_TIME: Duration = Duration::from_secs(1);
 /// Hellos remembered to measure the round trip.
 const HELLOS_REMEMBERED: usize = 16;
 
@@ -58,45 +52,9 @@ pub(super) struct Receiver {
     /// Recent hellos and when they left.
     hellos: VecDeque<(u64, Instant)>,
     ready: bool,
-}
-
-/// The sender's session that is followed.
-struct Stream {
-    key: SessionKey,
-    term: u64,
-    token: u64,
-    window: ReplayWindow,
-    order: Order,
-    state: State,
-    /// When the full transfer that is needed may be asked for; `None` if none is needed.
-    wanted: Option<Instant>,
-    /// Wait before asking again after a transfer that did not help.
-    penalty: Duration,
-    heard: Instant,
-    /// The sender's stream says everything it knows.
-    current: bool,
-    /// Connections the sender holds.
-    total: u64,
-    /// Packets since the last hello.
-    unacknowledged: u32,
-    sample: Option<Sample>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Filling { id: u64 },
-    Sweeping { cursor: u32, due: Instant },
-    Whole,
-}
-
-/// The packet whose delivery the sender measures.
-#[derive(Clone, Copy)]
-struct Sample {
-    seq: u64,
-    at: Instant,
-    /// It filled a gap, so it is the one that waited longest.
-    repaired: bool,
+    /// The newest changes of the own data plane: those made between the opening of the gate and the
+    /// news of the promotion.
+    early: VecDeque<(Change, Instant)>,
 }
 
 impl Receiver {
@@ -109,6 +67,7 @@ impl Receiver {
             search: SEARCH_FIRST,
             hellos: VecDeque::with_capacity(HELLOS_REMEMBERED),
             ready: false,
+            early: VecDeque::new(),
         }
     }
 
@@ -131,20 +90,29 @@ impl Receiver {
         }
     }
 
-    /// Promotion: what is there behind gaps is applied, since nobody is left to fill them.
-    pub(super) fn salvage(self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        let Some(Stream { key, order, .. }) = self.stream else {
-            return;
-        };
-        for body in order.into_held() {
-            context.counters.salvaged += 1;
-            let mut reader = Reader::new(&body);
-            while let Some(Ok(item)) = Item::decode(&mut reader) {
-                if let Item::Change(change) = item {
-                    apply(context, &key, now, &change, out);
-                }
-            }
+    /// A change of the own data plane.
+    pub(super) fn local(&mut self, change: Change, at: Instant) {
+        if self.early.len() == EARLY_CHANGES {
+            self.early.pop_front();
         }
+        self.early.push_back((change, at));
+    }
+
+    /// Promotion: what is there behind gaps is applied, since nobody is left to fill them. What the own
+    /// data plane did in the meantime is returned.
+    pub(super) fn promote(
+        self,
+        context: &mut Context,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> impl Iterator<Item = (Change, Instant)> {
+        if let Some(stream) = self.stream {
+            salvage(context, now, stream, out);
+        }
+        let since = now - EARLY_TIME;
+        self.early
+            .into_iter()
+            .filter(move |(_change, at)| *at >= since)
     }
 
     /// A packet of a session that is not followed arrived: the active node may be a new one.
@@ -435,206 +403,15 @@ impl Receiver {
     }
 }
 
-impl Stream {
-    fn new(key: SessionKey, header: &Header, welcome: &Welcome, now: Instant) -> Self {
-        Self {
-            key,
-            term: header.term,
-            token: welcome.token,
-            window: ReplayWindow::starting_at(header.seq),
-            order: Order::new(welcome.position.head + 1),
-            state: State::Waiting,
-            wanted: Some(now),
-            penalty: Duration::ZERO,
-            heard: now,
-            current: false,
-            total: 0,
-            unacknowledged: 0,
-            sample: None,
-        }
-    }
-
-    /// A full transfer is needed; if the last one did not help, not before a while.
-    fn want(&mut self, now: Instant) {
-        self.wanted = Some(now + self.penalty);
-        self.penalty = (self.penalty * 2).clamp(RETRY_FIRST, RETRY_SLOWEST);
-        self.state = State::Waiting;
-    }
-
-    fn deliver(&mut self, context: &mut Context, now: Instant, body: &[u8], out: &mut Vec<Action>) {
-        context.counters.received_bytes += body.len() as u64;
-        let mut reader = Reader::new(body);
-        while let Some(item) = Item::decode(&mut reader) {
-            context.counters.received_records += 1;
-            match item {
-                Ok(Item::Change(change)) => apply(context, &self.key, now, &change, out),
-                Ok(Item::Begin { id }) => {
-                    context.shadow.begin_generation();
-                    self.state = State::Filling { id };
-                    self.wanted = None;
-                }
-                Ok(Item::End { id, count, digest }) => {
-                    if self.state == (State::Filling { id }) {
-                        self.end(context, now, (count, digest));
-                    }
-                }
-                Err(_unreadable) => {
-                    context.counters.unreadable_records += 1;
-                    self.want(now);
-                    return;
-                }
+fn salvage(context: &mut Context, now: Instant, stream: Stream, out: &mut Vec<Action>) {
+    let Stream { key, order, .. } = stream;
+    for body in order.into_held() {
+        context.counters.salvaged += 1;
+        let mut reader = Reader::new(&body);
+        while let Some(Ok(item)) = Item::decode(&mut reader) {
+            if let Item::Change(change) = item {
+                apply(context, &key, now, &change, out);
             }
         }
-    }
-
-    /// Delivers what had waited for the packets before it.
-    fn deliver_held(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        while let Some(held) = self.order.pop() {
-            self.deliver(context, now, &held, out);
-        }
-    }
-
-    fn end(&mut self, context: &mut Context, now: Instant, sums: (u64, u64)) {
-        context.counters.transfers_received += 1;
-        context.counters.digests_compared += 1;
-        if context.shadow.said() == sums {
-            self.state = State::Sweeping {
-                cursor: 0,
-                due: now,
-            };
-        } else {
-            context.counters.digests_differed += 1;
-            self.want(now);
-        }
-    }
-
-    /// Compares the tables if everything the position covers, and nothing more, is applied.
-    fn compare(&mut self, context: &mut Context, now: Instant, position: &Position) {
-        let comparable = matches!(self.state, State::Whole | State::Sweeping { .. })
-            && position.current
-            && !position.transferring
-            && position.head + 1 == self.order.next();
-        #[cfg(test)]
-        let comparable = comparable && !context.sabotage.no_digests;
-        if !comparable {
-            return;
-        }
-        context.counters.digests_compared += 1;
-        if context.shadow.said() == (position.count, position.digest) {
-            self.penalty = Duration::ZERO;
-        } else {
-            context.counters.digests_differed += 1;
-            self.want(now);
-        }
-    }
-
-    /// Removes some of what the full transfer did not confirm.
-    fn sweep(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        let State::Sweeping { cursor, due } = self.state else {
-            return;
-        };
-        if due > now {
-            return;
-        }
-        let slots = context.shadow.slots();
-        let stop = cursor.saturating_add(SWEEP_SLOTS).min(slots);
-        for slot in cursor..stop {
-            let shadow = &mut context.shadow;
-            let stale = shadow.get(slot).is_some_and(|entry| !shadow.is_said(entry));
-            if stale && let Some(entry) = shadow.remove(slot) {
-                context.counters.swept += 1;
-                context.counters.applied += 1;
-                out.push(Action::Apply(Change::Delete(entry.record.key)));
-            }
-        }
-        self.state = if stop == slots {
-            State::Whole
-        } else {
-            State::Sweeping {
-                cursor: stop,
-                due: now + SWEEP_PAUSE,
-            }
-        };
-    }
-
-    fn ask_again(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        let ranges = self.order.requests(now);
-        #[cfg(test)]
-        if context.sabotage.no_nacks {
-            return;
-        }
-        if ranges.is_empty() {
-            return;
-        }
-        context.counters.nacks += 1;
-        let mut body = Vec::new();
-        encode_nack(self.key.id, &ranges, &mut body);
-        context.send_control(Kind::Nack, &body, Destination::Partner, out);
-    }
-
-    /// Until when this node holds the whole table if nothing more is heard; `None` if it does not.
-    fn ready_until(&self, context: &Context) -> Option<Instant> {
-        if self.state != State::Whole || !self.current || self.wanted.is_some() {
-            return None;
-        }
-        let silent = self.heard + context.config.peer_timeout;
-        let stuck = self.order.stuck_since().map(|since| since + STUCK_UNREADY);
-        Some(stuck.map_or(silent, |stuck| silent.min(stuck)))
-    }
-}
-
-/// Takes over a change, and passes it on if it is news.
-fn apply(
-    context: &mut Context,
-    key: &SessionKey,
-    now: Instant,
-    change: &Change,
-    out: &mut Vec<Action>,
-) {
-    match change {
-        Change::Put(record) => put(context, key, now, record, out),
-        Change::Delete(key) => {
-            let removed = context
-                .shadow
-                .find(key)
-                .and_then(|slot| context.shadow.remove(slot));
-            let Some(entry) = removed else {
-                return;
-            };
-            if context.shadow.is_said(&entry) {
-                context.shadow.unsay(entry.sum());
-            }
-            context.counters.applied += 1;
-            out.push(Action::Apply(*change));
-        }
-    }
-}
-
-fn put(
-    context: &mut Context,
-    key: &SessionKey,
-    now: Instant,
-    record: &Record,
-    out: &mut Vec<Action>,
-) {
-    let slot = context.shadow.find(&record.key);
-    let known = slot.and_then(|slot| context.shadow.get_mut(slot));
-    let news = match known {
-        Some(entry) => {
-            let news = entry.record != *record;
-            entry.record = *record;
-            entry.at = now;
-            news
-        }
-        None => true,
-    };
-    let Some(slot) = slot.or_else(|| context.shadow.insert(*record, now)) else {
-        context.counters.table_full += 1;
-        return;
-    };
-    context.shadow.say(slot, key.sum(record));
-    if news {
-        context.counters.applied += 1;
-        out.push(Action::Apply(Change::Put(*record)));
     }
 }

@@ -6,15 +6,14 @@
 //! same stream. It proceeds only as far ahead of the listener's acknowledgements as the listener could
 //! buffer, so it cannot outrun the packets kept for repetition.
 
-use std::collections::VecDeque;
 use std::time::Duration;
-
-use ha_common::conn::ConnKey4;
 
 use super::context::Context;
 use super::counters::TransferProgress;
-use super::limits::{Freshness, ReplayWindow, TokenBucket};
+use super::limits::{ReplayWindow, TokenBucket, admit};
+use super::outbox::{Batch, Outbox};
 use super::record::{Change, Item, LONGEST, Record};
+use super::retention::{Retained, Retention};
 use super::seal::{SessionKey, data_room, proof};
 use super::wire::{Header, Hello, Kind, Position, Welcome, decode_nack};
 use super::{Action, Destination};
@@ -41,10 +40,8 @@ const ANSWERS_BURST: u64 = 10;
 
 /// The sending role.
 pub(super) struct Sender {
-    /// Packets that can be repeated, oldest first, without gaps in their numbers.
-    retained: VecDeque<Retained>,
-    retained_bytes: usize,
-    pending: Pending,
+    retention: Retention,
+    outbox: Outbox,
     /// The stream says everything, or is about to.
     current: bool,
     /// Where the last full transfer began; 0 none yet.
@@ -57,34 +54,6 @@ pub(super) struct Sender {
     transfer_bucket: TokenBucket,
     repair_bucket: TokenBucket,
     answer_bucket: TokenBucket,
-}
-
-struct Retained {
-    seq: u64,
-    bytes: Vec<u8>,
-    /// When the data plane made the oldest change in it.
-    at: Option<Instant>,
-}
-
-/// Changes that wait for their packet.
-#[derive(Default)]
-struct Pending {
-    ops: Vec<Op>,
-    /// Number of the last operation: tells an operation from a later one on the same slot.
-    last: u32,
-    /// When the data plane made the oldest one.
-    at: Option<Instant>,
-    /// When they leave at the latest.
-    due: Option<Instant>,
-    /// When changes left last.
-    flushed: Option<Instant>,
-}
-
-enum Op {
-    /// Say the entry, unless another operation has taken it over.
-    Put { slot: u32, number: u32 },
-    /// Say that it is gone; `sum` is its share in the digest.
-    Delete { key: ConnKey4, sum: u64 },
 }
 
 struct Transfer {
@@ -131,9 +100,8 @@ impl Sender {
         let config = &context.config;
         let (transfer_rate, repair_rate) = (config.transfer_rate, config.repair_rate);
         Self {
-            retained: VecDeque::new(),
-            retained_bytes: 0,
-            pending: Pending::default(),
+            retention: Retention::new(),
+            outbox: Outbox::default(),
             current: false,
             begin: 0,
             transfer: None,
@@ -165,150 +133,33 @@ impl Sender {
         out: &mut Vec<Action>,
     ) {
         context.counters.local_changes += 1;
-        match change {
-            Change::Put(record) => self.local_put(context, now, record, at),
-            Change::Delete(key) => self.local_delete(context, now, &key, at),
-        }
-        if self.pending.ops.len() * LONGEST >= data_room(context.config.mtu_payload) {
-            self.send_pending(context, now, out);
-        }
-    }
-
-    fn local_put(&mut self, context: &mut Context, now: Instant, record: Record, at: Instant) {
-        let shadow = &mut context.shadow;
-        let slot = if let Some(slot) = shadow.find(&record.key) {
-            let Some(entry) = shadow.get_mut(slot) else {
-                return;
-            };
-            if at < entry.at {
-                context.counters.local_outdated += 1;
-                return;
-            }
-            entry.at = at;
-            entry.record = record;
-            slot
-        } else {
-            let Some(slot) = shadow.insert(record, at) else {
-                context.counters.local_table_full += 1;
-                return;
-            };
-            slot
-        };
-        if !self.current {
-            context.counters.deferred += 1;
-            return;
-        }
-        let Some(entry) = shadow.get_mut(slot) else {
-            return;
-        };
-        if entry.pending != 0 {
-            context.counters.coalesced += 1;
-            return;
-        }
-        let number = self.pending.next_number();
-        entry.pending = number;
-        self.pending.push(
-            Op::Put { slot, number },
-            at,
-            now + context.config.flush_after,
-        );
-    }
-
-    fn local_delete(&mut self, context: &mut Context, now: Instant, key: &ConnKey4, at: Instant) {
-        let shadow = &mut context.shadow;
-        let Some(slot) = shadow.find(key) else {
-            context.counters.local_unknown += 1;
-            return;
-        };
-        if shadow.get(slot).is_some_and(|entry| at < entry.at) {
-            context.counters.local_outdated += 1;
-            return;
-        }
-        let Some(entry) = shadow.remove(slot) else {
-            return;
-        };
-        if !self.current {
-            context.counters.deferred += 1;
-            return;
-        }
-        if entry.pending != 0 {
-            context.counters.coalesced += 1;
-        }
-        if shadow.is_said(&entry) {
-            #[cfg(test)]
-            if context.sabotage.no_deletes {
-                shadow.unsay(entry.sum());
-                return;
-            }
-            let op = Op::Delete {
-                key: *key,
-                sum: entry.sum(),
-            };
-            self.pending.push(op, at, now + context.config.flush_after);
+        self.outbox.change(context, now, &change, at, self.current);
+        if self.outbox.is_full(context) {
+            self.send_outbox(context, now, out);
         }
     }
 
     /// The data plane has nothing more for now.
     pub(super) fn flush(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        let earliest = self
-            .pending
-            .flushed
-            .map_or(now, |last| last + context.config.flush_spacing);
-        if earliest <= now {
-            self.send_pending(context, now, out);
-        } else if let Some(due) = &mut self.pending.due {
-            *due = earliest.min(*due);
+        self.outbox.flush(context, now);
+        self.send_due(context, now, out);
+    }
+
+    fn send_due(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        if self.outbox.due().is_some_and(|due| due <= now) {
+            self.send_outbox(context, now, out);
         }
     }
 
     /// Sends whatever waits.
-    pub(super) fn send_pending(
+    pub(super) fn send_outbox(
         &mut self,
         context: &mut Context,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        if self.pending.ops.is_empty() {
-            return;
-        }
-        let room = data_room(context.config.mtu_payload);
-        let mut body = Vec::with_capacity(room);
-        let mut records = 0;
-        let at = self.pending.at.take();
-        let mut ops = std::mem::take(&mut self.pending.ops);
-        for op in ops.drain(..) {
-            let change = match op {
-                Op::Put { slot, number } => {
-                    let Some(entry) = context.shadow.get_mut(slot) else {
-                        continue;
-                    };
-                    if entry.pending != number {
-                        continue;
-                    }
-                    entry.pending = 0;
-                    let record = entry.record;
-                    let sum = context.sum(&record);
-                    context.shadow.say(slot, sum);
-                    Change::Put(record)
-                }
-                Op::Delete { key, sum } => {
-                    context.shadow.unsay(sum);
-                    Change::Delete(key)
-                }
-            };
-            if body.len() + LONGEST > room {
-                self.send_data(context, now, &body, records, at, out);
-                body.clear();
-                records = 0;
-            }
-            Item::Change(change).encode(&mut body);
-            records += 1;
-        }
-        self.pending.ops = ops;
-        self.pending.due = None;
-        self.pending.flushed = Some(now);
-        if !body.is_empty() {
-            self.send_data(context, now, &body, records, at, out);
+        if let Some(batch) = self.outbox.take(context, now) {
+            self.send_data(context, now, &batch, out);
         }
     }
 
@@ -316,29 +167,21 @@ impl Sender {
         &mut self,
         context: &mut Context,
         now: Instant,
-        body: &[u8],
-        records: u64,
-        at: Option<Instant>,
+        batch: &Batch,
         out: &mut Vec<Action>,
     ) {
-        let Some((seq, bytes)) = context.seal_data(body) else {
+        let Some((seq, bytes)) = context.seal_data(&batch.body) else {
             return;
         };
-        context.counters.sent_records += records;
+        context.counters.sent_records += batch.records;
         context.counters.sent_packets += 1;
         context.counters.sent_bytes += bytes.len() as u64;
-        self.retained_bytes += bytes.len();
-        self.retained.push_back(Retained {
+        let packet = Retained {
             seq,
             bytes: bytes.clone(),
-            at,
-        });
-        while self.retained.len() > context.config.retain_packets
-            || self.retained_bytes > context.config.retain_bytes
-        {
-            let dropped = self.retained.pop_front();
-            self.retained_bytes -= dropped.map_or(self.retained_bytes, |old| old.bytes.len());
-        }
+            at: batch.at,
+        };
+        self.retention.push(packet, &context.config);
         out.push(Action::Send {
             to: Destination::Group,
             bytes,
@@ -347,9 +190,7 @@ impl Sender {
     }
 
     fn tail(&self, context: &Context) -> u64 {
-        self.retained
-            .front()
-            .map_or_else(|| context.head() + 1, |oldest| oldest.seq)
+        self.retention.tail().unwrap_or_else(|| context.head() + 1)
     }
 
     fn position(&self, context: &Context, now: Instant) -> Position {
@@ -462,13 +303,8 @@ impl Sender {
         listener.heard = now;
         listener.ready = hello.ready;
         listener.next = listener.next.max(hello.next);
-        let sampled = self
-            .retained
-            .front()
-            .and_then(|oldest| hello.sample.checked_sub(oldest.seq))
-            .and_then(|index| self.retained.get(usize::try_from(index).ok()?))
-            .and_then(|packet| packet.at);
-        if let Some(at) = sampled {
+        let sampled = self.retention.get(hello.sample);
+        if let Some(at) = sampled.and_then(|packet| packet.at) {
             let held = Duration::from_nanos(hello.sample_age);
             context.lag.record(now, now.since(at).saturating_sub(held));
         }
@@ -498,15 +334,11 @@ impl Sender {
             return;
         }
         listener.heard = now;
-        let oldest = self.tail(context);
         let wanted = ranges.flat_map(|range| {
             (0..u64::from(range.len)).map(move |offset| range.first.saturating_add(offset))
         });
         for seq in wanted.take(REPEAT_AT_ONCE) {
-            let kept = seq
-                .checked_sub(oldest)
-                .and_then(|index| self.retained.get(usize::try_from(index).ok()?));
-            let Some(packet) = kept else {
+            let Some(packet) = self.retention.get(seq) else {
                 context.counters.repeats_missed += 1;
                 if self.answer_bucket.take(now) {
                     self.send_heartbeat(context, now, out);
@@ -527,14 +359,14 @@ impl Sender {
     }
 
     fn begin_transfer(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        self.send_pending(context, now, out);
+        self.send_outbox(context, now, out);
         self.current = true;
         self.begin = context.head() + 1;
         context.shadow.begin_generation();
         context.counters.transfers_begun += 1;
-        let mut body = Vec::new();
-        Item::Begin { id: self.begin }.encode(&mut body);
-        self.send_data(context, now, &body, 1, None, out);
+        let mut batch = Batch::empty();
+        batch.push(&Item::Begin { id: self.begin });
+        self.send_data(context, now, &batch, out);
         self.transfer = Some(Transfer {
             id: self.begin,
             cursor: 0,
@@ -550,36 +382,28 @@ impl Sender {
         let room = data_room(context.config.mtu_payload);
         let slots = context.shadow.slots();
         let stop = cursor.saturating_add(TRANSFER_SLOTS).min(slots);
-        let mut body = Vec::with_capacity(room);
         while self.transfer_may_send(context) && self.transfer_bucket.take(now) {
-            body.clear();
-            let mut records = 0;
-            while cursor < stop && body.len() + LONGEST <= room {
+            let mut batch = Batch::empty();
+            while cursor < stop && batch.body.len() + LONGEST <= room {
                 if let Some(record) = unsaid(context, cursor) {
-                    Item::Change(Change::Put(record)).encode(&mut body);
-                    records += 1;
+                    batch.push(&Item::Change(Change::Put(record)));
                 }
                 cursor += 1;
             }
-            if cursor >= slots {
-                self.send_pending(context, now, out);
-                // Pending changes went first, so that the sum below covers the whole table.
+            if cursor >= slots && batch.body.len() + LONGEST <= room {
+                // Changes that wait go first, so that the sum covers the whole table.
+                self.send_outbox(context, now, out);
                 let (count, digest) = context.shadow.said();
-                if body.len() + LONGEST > room {
-                    self.send_data(context, now, &body, records, None, out);
-                    body.clear();
-                    records = 0;
-                }
-                Item::End { id, count, digest }.encode(&mut body);
-                self.send_data(context, now, &body, records + 1, None, out);
+                batch.push(&Item::End { id, count, digest });
+                self.send_data(context, now, &batch, out);
                 context.counters.transfers_sent += 1;
                 self.send_heartbeat(context, now, out);
                 return;
             }
-            if !body.is_empty() {
-                self.send_data(context, now, &body, records, None, out);
+            if batch.records > 0 {
+                self.send_data(context, now, &batch, out);
             }
-            if cursor >= stop {
+            if cursor >= stop && stop < slots {
                 break;
             }
         }
@@ -601,19 +425,8 @@ impl Sender {
         context.counters.listeners_lost += 1;
         self.current = false;
         self.transfer = None;
-        self.retained.clear();
-        self.retained_bytes = 0;
-        context.counters.deferred += self.pending.ops.len() as u64;
-        for op in self.pending.ops.drain(..) {
-            if let Op::Put { slot, number } = op
-                && let Some(entry) = context.shadow.get_mut(slot)
-                && entry.pending == number
-            {
-                entry.pending = 0;
-            }
-        }
-        self.pending.due = None;
-        self.pending.at = None;
+        self.retention.clear();
+        self.outbox.defer(context);
     }
 
     pub(super) fn handle_timeout(
@@ -625,9 +438,7 @@ impl Sender {
         if self.current && !self.is_heard(context, now) {
             self.suspend(context);
         }
-        if self.pending.due.is_some_and(|due| due <= now) {
-            self.send_pending(context, now, out);
-        }
+        self.send_due(context, now, out);
         self.transfer_portion(context, now, out);
         if self.heartbeat.due <= now {
             self.send_heartbeat(context, now, out);
@@ -648,7 +459,7 @@ impl Sender {
             .map(|transfer| transfer.due);
         [
             Some(self.heartbeat.due),
-            self.pending.due,
+            self.outbox.due(),
             silence,
             transfer,
         ]
@@ -694,24 +505,6 @@ impl Sender {
     }
 }
 
-impl Pending {
-    /// A number no waiting operation has; never 0.
-    const fn next_number(&mut self) -> u32 {
-        self.last = if self.last == u32::MAX {
-            1
-        } else {
-            self.last + 1
-        };
-        self.last
-    }
-
-    fn push(&mut self, op: Op, at: Instant, due: Instant) {
-        self.ops.push(op);
-        self.at = Some(self.at.map_or(at, |oldest| oldest.min(at)));
-        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
-    }
-}
-
 /// The record in this slot if the transfer still has to say it; it counts as said from now on.
 fn unsaid(context: &mut Context, slot: u32) -> Option<Record> {
     let entry = context.shadow.get(slot)?;
@@ -731,14 +524,4 @@ fn draw_secret(context: &mut Context) -> [u8; 16] {
         half.copy_from_slice(&context.rng.next_u64().to_be_bytes());
     }
     secret
-}
-
-/// Whether a genuine control packet is newer than all before it; counts it if not.
-pub(super) fn admit(window: &mut ReplayWindow, seq: u64, context: &mut Context) -> bool {
-    match window.check(seq) {
-        Freshness::Fresh => return true,
-        Freshness::Late => context.counters.overtaken += 1,
-        Freshness::Replayed => context.counters.replayed += 1,
-    }
-    false
 }

@@ -232,6 +232,24 @@ fn promotion_applies_what_waits_behind_a_gap() {
 }
 
 #[test]
+fn events_that_outrun_the_news_of_the_promotion_count() {
+    let mut world = World::new(11);
+    world.fill(5);
+    world.run(SECOND);
+    world.nodes[0].sync = None;
+    // The gate is open already; its first event comes before the role.
+    world.active = 1;
+    world.put(record(100, 1));
+    world.run(MILLIS);
+    world.term += 1;
+    world.role(1, true);
+    assert_eq!(world.snapshot(1).entries, 6);
+    world.start(0);
+    world.converge(SECOND * 2);
+    assert_eq!(world.nodes[0].map.len(), 6);
+}
+
+#[test]
 fn random_lives_converge() {
     for seed in 0..SEEDS * 4 {
         let mut rng = Rng::new(seed);
