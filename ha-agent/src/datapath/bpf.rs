@@ -195,9 +195,8 @@ impl Datapath for Bpf {
     }
 
     fn counters(&self) -> Result<Vec<u64>, DatapathError> {
-        (0..COUNTERS as u32)
-            .map(|index| self.counters.sum(index))
-            .collect::<io::Result<_>>()
+        self.counters
+            .sums(COUNTERS)
             .map_err(failed(maps::REASONS, "lookup"))
     }
 

@@ -221,25 +221,30 @@ impl PerCpuCounters {
         Ok(Self { fd, cpus })
     }
 
-    /// The counter with this index, by CPU.
-    pub fn lookup(&self, index: u32) -> io::Result<Vec<u64>> {
-        let mut values = vec![0u64; self.cpus];
-        let mut attr = abi::bpf_attr__bindgen_ty_2 {
+    /// The first `count` counters, each summed over all CPUs, in one system call.
+    pub fn sums(&self, count: usize) -> io::Result<Vec<u64>> {
+        let mut keys = vec![0u32; count];
+        let mut values = vec![0u64; count * self.cpus];
+        let mut next = 0u32;
+        let mut attr = abi::bpf_attr__bindgen_ty_3 {
+            in_batch: 0,
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: count as u32,
             map_fd: raw(self.fd.as_fd()),
-            key: &raw const index as u64,
-            __bindgen_anon_1: abi::bpf_attr__bindgen_ty_2__bindgen_ty_1 {
-                value: values.as_mut_ptr() as u64,
-            },
+            elem_flags: 0,
             flags: 0,
         };
-        bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)?;
-        Ok(values)
-    }
-
-    /// The counter with this index, summed over all CPUs.
-    pub fn sum(&self, index: u32) -> io::Result<u64> {
-        let values = self.lookup(index)?;
-        Ok(values.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
+        match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => {}
+            // All elements were fetched and there are no more.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+        let sum = |values: &[u64]| values.iter().fold(0, |sum: u64, n| sum.wrapping_add(*n));
+        let counters = values.chunks(self.cpus.max(1)).take(attr.count as usize);
+        Ok(counters.map(sum).collect())
     }
 }
 
