@@ -1,6 +1,7 @@
 //! Commands that build, test and show the workspace: `cargo xtask --help`.
 
 mod build;
+mod counters;
 mod setup;
 mod stamp;
 mod testing;

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::workspace::{bpf, cargo, root, run, say, target};
-use crate::{build, setup};
+use crate::{build, counters, setup};
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -64,6 +64,7 @@ pub(crate) fn tidy(args: &TidyArgs) -> Result<()> {
             "--all-targets",
         ])
         .args(["--", "--deny", "warnings"]))?;
+    counters::check(args.fix)?;
     let mut faults = Vec::new();
     layering(&root().join("ha-agent/src/proto"), &mut faults)?;
     layering(&root().join("ha-common/src"), &mut faults)?;
