@@ -55,6 +55,7 @@ pub(crate) fn tidy(args: &TidyArgs) -> Result<()> {
         run(cargo().args(["fmt", "--all"]))?;
     }
     run(cargo().args(["fmt", "--all", "--check"]))?;
+    counters::check(args.fix)?;
     run(cargo()
         .args([
             "clippy",
@@ -64,7 +65,6 @@ pub(crate) fn tidy(args: &TidyArgs) -> Result<()> {
             "--all-targets",
         ])
         .args(["--", "--deny", "warnings"]))?;
-    counters::check(args.fix)?;
     let mut faults = Vec::new();
     layering(&root().join("ha-agent/src/proto"), &mut faults)?;
     layering(&root().join("ha-common/src"), &mut faults)?;
