@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod demo;
 pub mod rig;
+pub mod sim;
 pub mod traffic;
 
 pub mod pcap;

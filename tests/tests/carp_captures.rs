@@ -87,15 +87,14 @@ fn judge(seen: &Seen, capture: &Capture) -> Finding {
         return Finding::BadDigest;
     };
     if seen.ttl != carp::TTL {
-        Finding::BadTtl
-    } else {
-        // What verifies, this implementation makes byte for byte, but it never demotes itself.
-        if seen.payload[carp::field::DEMOTE] == 0 {
-            let made = group.header(header.advbase, header.advskew, header.counter);
-            assert_eq!(made.encode(), seen.payload[..carp::HEADER_LEN]);
-        }
-        Finding::Verified
+        return Finding::BadTtl;
     }
+    // What verifies, this implementation makes byte for byte, but it never demotes itself.
+    if seen.payload[carp::field::DEMOTE] == 0 {
+        let made = group.header(header.advbase, header.advskew, header.counter);
+        assert_eq!(made.encode(), seen.payload[..carp::HEADER_LEN]);
+    }
+    Finding::Verified
 }
 
 const VIP: [u8; 4] = [10, 99, 0, 100];

@@ -103,6 +103,8 @@ pub(super) struct Timing {
     pub(super) release_gap: Duration,
     /// How long the preferred node must have been fit before it gets the active role back.
     pub(super) hold_down: Duration,
+    /// How long a lost gateway is only lost for this node: the partner probes it at its own moments.
+    pub(super) gateway_hold: Duration,
     /// How long after the partner fell silent a lost gateway is blamed on the same event.
     pub(super) isolation: Duration,
 }
@@ -125,6 +127,8 @@ impl Timing {
             hello_gap: interval / 8,
             release_gap: (interval / 4).min(Duration::from_millis(20)),
             hold_down: timeout * 10,
+            // Gateways are probed at least once a second.
+            gateway_hold: interval.min(Duration::from_secs(1)) * 3 / 2,
             isolation: (timeout * 10).max(Duration::from_secs(10)),
         }
     }

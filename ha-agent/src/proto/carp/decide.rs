@@ -2,7 +2,7 @@
 
 use super::api::{Action, Alarm, Role, RoleReason};
 use super::counters::Counter;
-use super::machine::{Election, RELEASE_COPIES};
+use super::machine::{Election, Link, RELEASE_COPIES};
 use super::order::Standing;
 use super::peer::Partner;
 use super::receive::mode_number;
@@ -164,7 +164,16 @@ impl Election {
 
     /// Whether and why the partner, a standby that hears this node, should be active instead.
     fn fitter(&mut self, partner: &Partner) -> Option<RoleReason> {
-        let (mut mine, theirs) = self.standings(partner);
+        let (mut mine, mut theirs) = self.standings(partner);
+        if theirs.ready {
+            self.ready_epoch = Some(partner.body.epoch);
+        }
+        if mine.failed > theirs.failed {
+            // The failure may have cut replication too. What the partner holds from before is better
+            // than a node that nobody reaches.
+            theirs.ready |= self.ready_epoch == Some(partner.body.epoch);
+            mine.failed -= self.fresh_gateway_faults(partner);
+        }
         if partner.body.role != WireRole::Standby || !self.hears_us(partner) {
             self.preferred_since = None;
             return None;
@@ -183,6 +192,18 @@ impl Election {
         } else {
             Some(RoleReason::PartnerPreferred)
         }
+    }
+
+    /// Gateways that this node has just lost and the partner has not: it may be about to.
+    fn fresh_gateway_faults(&self, partner: &Partner) -> u32 {
+        let fresh = |link: &&Link| {
+            link.config.is_production()
+                && link.carrier
+                && !link.gateway
+                && self.now < link.gateway_lost + self.timing.gateway_hold
+                && gateway_reached(&partner.body, link.bit)
+        };
+        self.links.iter().filter(fresh).count() as u32
     }
 
     /// Becomes active in a new term. The gate stays closed: only an echo, a release or silence opens it.

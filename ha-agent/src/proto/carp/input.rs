@@ -25,6 +25,7 @@ impl Election {
                     && link.gateway != reachable
                 {
                     link.gateway = reachable;
+                    link.gateway_lost = self.now;
                     self.hello_soon();
                 }
             }

@@ -39,6 +39,8 @@ pub(super) struct Link {
     pub(super) group: Group,
     pub(super) carrier: bool,
     pub(super) gateway: bool,
+    /// When the gateway was lost.
+    pub(super) gateway_lost: Instant,
     pub(super) hello_due: Instant,
     pub(super) hello_sent: Option<Instant>,
     pub(super) quick_hellos: u8,
@@ -88,6 +90,8 @@ pub struct Election {
     pub(super) yield_until: Option<Instant>,
     /// Since when both have been standby and heard each other.
     pub(super) undecided_since: Option<Instant>,
+    /// Epoch in which the partner was ready during this term.
+    pub(super) ready_epoch: Option<u64>,
     /// Since when the preferred partner has been fit.
     pub(super) preferred_since: Option<Instant>,
     pub(super) conflict: bool,
@@ -133,6 +137,7 @@ impl Election {
                 group: Group::new(&keys.carp_passphrase, config.vhid, &link.shared, &[]),
                 carrier: true,
                 gateway: true,
+                gateway_lost: now,
                 hello_due: now,
                 hello_sent: None,
                 quick_hellos: QUICK_HELLOS,
@@ -168,6 +173,7 @@ impl Election {
             not_before: now,
             yield_until: None,
             undecided_since: None,
+            ready_epoch: None,
             preferred_since: None,
             conflict: false,
             isolated: false,
@@ -298,6 +304,9 @@ impl Election {
                 consider(self.alone.then_some(self.renewal_due));
                 consider(self.alone_at());
                 consider(self.preferred_since.map(|at| at + self.timing.hold_down));
+                for link in self.links.iter().filter(|link| !link.gateway) {
+                    consider(Some(link.gateway_lost + self.timing.gateway_hold));
+                }
             }
             Role::Init | Role::Standby => {
                 consider(self.yield_until);
@@ -339,6 +348,7 @@ impl Election {
             self.set_gate(None, out);
             self.alone = false;
             self.conflict = false;
+            self.ready_epoch = None;
             self.preferred_since = None;
             self.alarm(Alarm::BothActive, false, out);
         }

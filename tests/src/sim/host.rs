@@ -1,0 +1,325 @@
+//! A node: what survives its agent, and the agent with its two machines.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ha_agent::keys::{PairKey, PairKeys};
+use ha_agent::proto::carp::{self, Election, Role};
+use ha_agent::proto::rng::Rng;
+use ha_agent::proto::sync::{self, Change, Record, Salt, Sync, SyncConfig};
+use ha_agent::proto::time::Instant;
+use ha_common::conn::ConnKey4;
+
+use super::clock::Clock;
+use super::network::{Kind, Packet};
+use super::params::{Params, keys};
+
+/// A connection table.
+pub type Table = BTreeMap<ConnKey4, Record>;
+
+/// What a machine asked for.
+#[derive(Debug)]
+pub enum Effect {
+    /// By the election.
+    Election(carp::Action),
+    /// By replication.
+    Sync(sync::Action),
+}
+
+/// What waits for an agent.
+#[derive(Clone, Debug)]
+pub enum Waiting {
+    /// A packet, and what the kernel's clock showed when it came.
+    Packet(Packet, Instant),
+    /// A change of a connection, and when.
+    Local(Change, Instant),
+    /// An event of a link.
+    Carrier(usize, bool),
+    /// An event of a gateway.
+    Gateway(usize, bool),
+    /// The operator.
+    Command(carp::Command),
+    /// The disk.
+    TermReserved(u64),
+}
+
+/// A running agent: the two machines and how they are joined.
+#[derive(Debug)]
+pub struct Agent {
+    /// Which start of the node it is.
+    pub life: u64,
+    /// The election.
+    pub election: Election,
+    sync: SyncBox,
+    rng: Rng,
+    /// It has acted for the first time.
+    pub begun: bool,
+    /// Timers called in a row without time passing.
+    hurry: u32,
+}
+
+/// `Sync` has no `Debug`.
+struct SyncBox(Sync);
+
+impl std::fmt::Debug for SyncBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sync")
+    }
+}
+
+impl Agent {
+    /// Starts; `table` is what the data plane's map holds.
+    pub fn start(
+        params: &Params,
+        node: usize,
+        life: u64,
+        first_term: u64,
+        now: Instant,
+        table: &Table,
+    ) -> Self {
+        let mut rng = Rng::new(params.seed ^ (life << 8) ^ ((node as u64 + 1) << 1));
+        let election = Election::new(
+            params.election(node),
+            keys(),
+            Rng::new(rng.next_u64()),
+            first_term,
+            now,
+        );
+        let config = SyncConfig {
+            peer_timeout: params.timeout,
+            ..SyncConfig::new(node as u8 + 1, 110)
+        };
+        let pair = PairKeys::new(vec![PairKey::new(1, [0x5a; 32])]);
+        let salt = draw_salt(&mut rng);
+        let mut sync = Sync::new(config, pair, salt, Rng::new(rng.next_u64()), now);
+        let mut out = Vec::new();
+        let load = sync::Input::Load(table.values().copied().collect());
+        sync.handle_input(now, load, &mut out);
+        Self {
+            life,
+            election,
+            sync: SyncBox(sync),
+            rng,
+            begun: false,
+            hurry: 0,
+        }
+    }
+
+    /// Hands in what waited.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        source: std::net::Ipv4Addr,
+        waiting: &Waiting,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match waiting {
+            Waiting::Packet(packet, at) => match packet.kind {
+                Kind::Advert => self.elect(
+                    now,
+                    carp::Input::Advert {
+                        link: packet.link,
+                        source,
+                        payload: &packet.payload,
+                        at: *at,
+                    },
+                    &mut effects,
+                ),
+                Kind::Hello => self.elect(
+                    now,
+                    carp::Input::Hello {
+                        link: packet.link,
+                        source,
+                        payload: &packet.payload,
+                        at: *at,
+                    },
+                    &mut effects,
+                ),
+                Kind::Sync => {
+                    let bytes = &packet.payload;
+                    self.replicate(now, sync::Input::Packet { bytes }, &mut effects);
+                }
+            },
+            Waiting::Local(change, at) => {
+                let (change, at) = (*change, *at);
+                self.replicate(now, sync::Input::Local { change, at }, &mut effects);
+                self.replicate(now, sync::Input::Flush, &mut effects);
+            }
+            Waiting::Carrier(link, up) => {
+                let (link, up) = (*link, *up);
+                self.elect(now, carp::Input::Carrier { link, up }, &mut effects);
+            }
+            Waiting::Gateway(link, reachable) => {
+                let (link, reachable) = (*link, *reachable);
+                self.elect(now, carp::Input::Gateway { link, reachable }, &mut effects);
+            }
+            Waiting::Command(command) => {
+                self.elect(now, carp::Input::Command(*command), &mut effects);
+            }
+            Waiting::TermReserved(up_to) => {
+                self.elect(now, carp::Input::TermReserved(*up_to), &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Calls the timers that are due.
+    pub fn tick(&mut self, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.election.poll_timeout().is_some_and(|due| due <= now) {
+            let mut out = Vec::new();
+            self.election.handle_timeout(now, &mut out);
+            self.join(now, out, &mut effects);
+        }
+        if self.sync.0.poll_timeout().is_some_and(|due| due <= now) {
+            let mut out = Vec::new();
+            self.sync.0.handle_timeout(now, &mut out);
+            self.join_sync(now, out, &mut effects);
+            let again = self.sync.0.poll_timeout().is_some_and(|due| due <= now);
+            self.hurry = if again { self.hurry + 1 } else { 0 };
+            assert!(self.hurry < 1000, "replication's timer never rests");
+        }
+        effects
+    }
+
+    /// When the next timer is due.
+    pub fn due(&self) -> Option<Instant> {
+        let election = self.election.poll_timeout();
+        let sync = self.sync.0.poll_timeout();
+        election.into_iter().chain(sync).min()
+    }
+
+    /// Replication considers this node's table complete.
+    pub fn sync_ready(&self) -> bool {
+        self.sync.0.snapshot().ready
+    }
+
+    fn elect(&mut self, now: Instant, input: carp::Input<'_>, effects: &mut Vec<Effect>) {
+        let mut out = Vec::new();
+        self.election.handle_input(now, input, &mut out);
+        self.join(now, out, effects);
+    }
+
+    fn replicate(&mut self, now: Instant, input: sync::Input<'_>, effects: &mut Vec<Effect>) {
+        let mut out = Vec::new();
+        self.sync.0.handle_input(now, input, &mut out);
+        self.join_sync(now, out, effects);
+    }
+
+    /// A change of role goes to replication.
+    fn join(&mut self, now: Instant, actions: Vec<carp::Action>, effects: &mut Vec<Effect>) {
+        self.begun = true;
+        let wakes = self.election.poll_timeout();
+        assert!(
+            wakes.is_none_or(|due| due > now),
+            "the election's timer is due at once after it was handled"
+        );
+        for action in actions {
+            let role = if let carp::Action::RoleChanged { to, term, .. } = action {
+                Some((to == Role::Active, term))
+            } else {
+                None
+            };
+            effects.push(Effect::Election(action));
+            if let Some((active, term)) = role {
+                let salt = draw_salt(&mut self.rng);
+                self.replicate(now, sync::Input::Role { active, term, salt }, effects);
+            }
+        }
+    }
+
+    /// Readiness goes to the election.
+    fn join_sync(&mut self, now: Instant, actions: Vec<sync::Action>, effects: &mut Vec<Effect>) {
+        for action in actions {
+            let ready = if let sync::Action::Ready(ready) = action {
+                Some(ready)
+            } else {
+                None
+            };
+            effects.push(Effect::Sync(action));
+            if let Some(ready) = ready {
+                self.elect(now, carp::Input::Ready(ready), effects);
+            }
+        }
+    }
+}
+
+fn draw_salt(rng: &mut Rng) -> Salt {
+    let mut salt = Salt::default();
+    for (byte, random) in salt.iter_mut().zip(
+        rng.next_u64()
+            .to_be_bytes()
+            .into_iter()
+            .chain(rng.next_u64().to_be_bytes()),
+    ) {
+        *byte = random;
+    }
+    salt
+}
+
+/// A node.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each breaks by itself")]
+pub struct Host {
+    /// Its clock.
+    pub clock: Clock,
+    /// Its agent, if one runs.
+    pub agent: Option<Agent>,
+    /// The agent does not run.
+    pub frozen: bool,
+    /// The machine does not run.
+    pub paused: bool,
+    /// Since when the agent has been running without a break, in true time.
+    pub attends_since: u64,
+    /// What waits for the agent while it is frozen.
+    pub inbox: VecDeque<Waiting>,
+    /// The gate word.
+    pub gate: Option<Instant>,
+    /// The shared addresses are there.
+    pub claimed: bool,
+    /// The data plane's map.
+    pub table: Table,
+    /// What the disk says.
+    pub reserved: u64,
+    /// The disk takes no writes.
+    pub disk_fails: bool,
+    /// Starts so far.
+    pub lives: u64,
+    /// When the agent's timer fires, in true time.
+    pub wakes: Option<u64>,
+}
+
+impl Host {
+    /// A node that is switched off.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            agent: None,
+            frozen: false,
+            paused: false,
+            attends_since: 0,
+            inbox: VecDeque::new(),
+            gate: None,
+            claimed: false,
+            table: Table::new(),
+            reserved: 0,
+            disk_fails: false,
+            lives: 0,
+            wakes: None,
+        }
+    }
+
+    /// Whether the gate is open at a true time.
+    pub fn is_open(&self, now: u64) -> bool {
+        !self.paused && self.gate.is_some_and(|until| self.clock.show(now) < until)
+    }
+
+    /// Whether the agent runs.
+    pub fn attends(&self) -> bool {
+        self.agent.is_some() && !self.frozen && !self.paused
+    }
+
+    /// Role of the agent, if one runs.
+    pub fn role(&self) -> Option<Role> {
+        Some(self.agent.as_ref()?.election.snapshot().role)
+    }
+}

@@ -1,0 +1,230 @@
+//! What a world is made of.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ha_agent::config::model::{CarpAuth, Mode, Preferred};
+use ha_agent::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig};
+use ha_agent::proto::rng::Rng;
+
+/// A link between the nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkSpec {
+    /// Has a shared address.
+    pub production: bool,
+    /// Has a gateway.
+    pub gateway: bool,
+}
+
+/// How the network behaves when nothing is broken.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// Lost packets in a million.
+    pub loss: u64,
+    /// Packets that arrive twice in a million; the second time up to two timeouts later.
+    pub repeated: u64,
+    /// Least delay in nanoseconds.
+    pub delay: u64,
+    /// Random delay on top, which reorders.
+    pub jitter: u64,
+}
+
+/// Ways to break the shell on purpose: the watch must notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    /// None.
+    #[default]
+    None,
+    /// Gate words are stored with this much added, in thousandths of the timeout.
+    LongLease(u64),
+    /// Closing the gate is forgotten.
+    NeverClose,
+    /// Reception times are reported too early, by this many thousandths of the timeout.
+    EarlyReception(u64),
+    /// Clocks drift apart by this many parts per million.
+    Drift(i64),
+}
+
+/// A world's settings.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// Advertisement interval.
+    pub interval: Duration,
+    /// Timeout.
+    pub timeout: Duration,
+    /// Initial wait.
+    pub initial_wait: Duration,
+    /// Preferred node.
+    pub preferred: Preferred,
+    /// Links.
+    pub links: Vec<LinkSpec>,
+    /// Weather.
+    pub weather: Weather,
+    /// Drift of each node's clock in parts per million.
+    pub drift_ppm: [i64; 2],
+    /// How late timers fire at most, in nanoseconds.
+    pub lateness: u64,
+    /// Nanoseconds between new connections on average; 0 = none.
+    pub arrival: u64,
+    /// What is broken on purpose.
+    pub sabotage: Sabotage,
+}
+
+impl Params {
+    /// A quiet pair: 100 ms, 300 ms, a production link with a gateway and a cable.
+    pub fn quiet(seed: u64) -> Self {
+        Self {
+            seed,
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_millis(300),
+            initial_wait: Duration::ZERO,
+            preferred: Preferred::None,
+            links: vec![
+                LinkSpec {
+                    production: true,
+                    gateway: true,
+                },
+                LinkSpec {
+                    production: false,
+                    gateway: false,
+                },
+            ],
+            weather: Weather {
+                loss: 0,
+                repeated: 0,
+                delay: 50_000,
+                jitter: 50_000,
+            },
+            drift_ppm: [50, -50],
+            lateness: 100_000,
+            arrival: 5_000_000,
+            sabotage: Sabotage::None,
+        }
+    }
+
+    /// Drawn from the seed.
+    pub fn random(seed: u64, sabotage: Sabotage) -> Self {
+        let mut rng = Rng::new(seed ^ 0x0070_6172_616d_7300);
+        let interval = pick(&mut rng, &[4, 10, 50, 100, 100, 100, 500, 1000, 5000]);
+        let factor = pick(&mut rng, &[3, 3, 3, 4, 5, 9]) as u32;
+        let interval = Duration::from_millis(interval);
+        let timeout = interval * factor;
+        let nanos = timeout.as_nanos() as u64;
+        let links = 1 + rng.below(3);
+        let mut links: Vec<LinkSpec> = (0..links)
+            .map(|link| LinkSpec {
+                production: link == 0 || rng.below(2) == 0,
+                gateway: rng.below(2) == 0,
+            })
+            .collect();
+        for link in &mut links {
+            link.gateway &= link.production;
+        }
+        let drift = match sabotage {
+            Sabotage::Drift(ppm) => [ppm, -ppm],
+            Sabotage::None
+            | Sabotage::LongLease(_)
+            | Sabotage::NeverClose
+            | Sabotage::EarlyReception(_) => {
+                [0; 2].map(|_: i64| rng.below(201).cast_signed() - 100)
+            }
+        };
+        Self {
+            seed,
+            interval,
+            timeout,
+            initial_wait: timeout * pick(&mut rng, &[0, 0, 0, 2, 4]) as u32,
+            preferred: match rng.below(5) {
+                0 => Preferred::First,
+                1 => Preferred::Second,
+                _ => Preferred::None,
+            },
+            links,
+            weather: Weather {
+                loss: pick(&mut rng, &[0, 0, 0, 0, 10_000, 50_000, 200_000]),
+                repeated: pick(&mut rng, &[0, 0, 20_000]),
+                delay: nanos / 10_000 + 1,
+                jitter: nanos / pick(&mut rng, &[10_000, 1000, 100, 40]),
+            },
+            drift_ppm: drift,
+            lateness: nanos / pick(&mut rng, &[5000, 1000, 200]),
+            arrival: pick(&mut rng, &[0, nanos / 20, nanos / 4]),
+            sabotage,
+        }
+    }
+
+    /// The timeout in nanoseconds.
+    pub fn timeout_ns(&self) -> u64 {
+        self.timeout.as_nanos() as u64
+    }
+
+    /// The interval in nanoseconds.
+    pub fn interval_ns(&self) -> u64 {
+        self.interval.as_nanos() as u64
+    }
+
+    /// Longest delay of a packet that is not repeated.
+    pub fn longest_delay(&self) -> u64 {
+        self.weather.delay + self.weather.jitter
+    }
+
+    /// Settings of a node's election.
+    pub fn election(&self, node: usize) -> ElectionConfig {
+        ElectionConfig {
+            mode: if node == 0 { Mode::First } else { Mode::Second },
+            vhid: 110,
+            interval: self.interval,
+            timeout: self.timeout,
+            initial_wait: self.initial_wait,
+            preferred: self.preferred,
+            auth: CarpAuth::Enforce,
+            generation: 1,
+            links: self
+                .links
+                .iter()
+                .enumerate()
+                .map(|(link, spec)| LinkConfig {
+                    name: format!("link{link}"),
+                    address: spec.production.then(|| address(node, link)),
+                    partner: spec.production.then(|| address(1 - node, link)),
+                    shared: if spec.production {
+                        vec![Ipv4Addr::new(10, link as u8, 0, 100)]
+                    } else {
+                        Vec::new()
+                    },
+                    has_gateway: spec.gateway,
+                })
+                .collect(),
+        }
+    }
+
+    /// Source address of a node's packets on a link.
+    pub fn source(&self, node: usize, link: usize) -> Ipv4Addr {
+        let production = self.links.get(link).is_some_and(|spec| spec.production);
+        if production {
+            address(node, link)
+        } else {
+            Ipv4Addr::UNSPECIFIED
+        }
+    }
+}
+
+/// The pair's secrets.
+pub fn keys() -> ElectionKeys {
+    ElectionKeys {
+        carp_passphrase: b"simulated".to_vec(),
+        trailer: vec![(1, [0x5a; 16])],
+    }
+}
+
+fn address(node: usize, link: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, link as u8, 0, 11 + node as u8)
+}
+
+/// One of several values.
+pub fn pick(rng: &mut Rng, values: &[u64]) -> u64 {
+    let index = rng.below(values.len() as u64) as usize;
+    values.get(index).copied().unwrap_or_default()
+}

@@ -1,0 +1,114 @@
+//! What must never happen, and what must happen in time.
+
+use std::collections::VecDeque;
+
+use super::params::Params;
+
+/// Something that must be so at a certain time, unless something else goes wrong before.
+#[derive(Clone, Copy, Debug)]
+pub struct Expectation {
+    /// Who must have an open gate.
+    pub who: Who,
+    /// When, in true time.
+    pub by: u64,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// Whose gate must be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// That node's and no other.
+    Node(usize),
+    /// That node's, all the time until then.
+    Always(usize),
+    /// One node's, whichever.
+    Either,
+}
+
+/// A time during which both agents ran and neither heard the other.
+#[derive(Clone, Copy, Debug)]
+struct Deafness {
+    from: u64,
+    to: u64,
+}
+
+/// The watch's memory.
+#[derive(Debug)]
+pub struct Watch {
+    timeout: u64,
+    longest_delay: u64,
+    /// Last time either heard the other.
+    contact: u64,
+    deaf: VecDeque<Deafness>,
+    /// What is expected.
+    pub expectations: Vec<Expectation>,
+    /// Expectations met.
+    pub met: u64,
+    /// Since when nothing has been wrong.
+    pub calm_since: Option<u64>,
+    /// Overlaps excused by total mutual deafness.
+    pub excused: u64,
+}
+
+impl Watch {
+    /// For a world.
+    pub fn new(params: &Params) -> Self {
+        Self {
+            timeout: params.timeout_ns(),
+            longest_delay: params.longest_delay(),
+            contact: 0,
+            deaf: VecDeque::new(),
+            expectations: Vec::new(),
+            met: 0,
+            calm_since: None,
+            excused: 0,
+        }
+    }
+
+    /// A genuine packet sent at `sent` was handled. `attending` is since when both agents have run.
+    pub fn heard(&mut self, now: u64, sent: u64, attending: u64) {
+        if now - sent > self.longest_delay {
+            // It tells of the past, as if it had been lost.
+            return;
+        }
+        self.note_deafness(now, attending);
+        self.contact = now;
+    }
+
+    /// An agent stops attending.
+    pub fn interrupted(&mut self, now: u64, attending: u64) {
+        self.note_deafness(now, attending);
+    }
+
+    fn note_deafness(&mut self, now: u64, attending: u64) {
+        let from = self.contact.max(attending);
+        if now >= from + self.timeout / 8 {
+            self.deaf.push_back(Deafness { from, to: now });
+            if self.deaf.len() > 64 {
+                self.deaf.pop_front();
+            }
+        }
+    }
+
+    /// Two gates are open. Whether total mutual deafness explains it: within the last two timeouts both
+    /// agents ran for a quarter of the timeout and neither heard the other.
+    pub fn excuses_overlap(&mut self, now: u64, attending: Option<u64>) -> bool {
+        if let Some(attending) = attending {
+            self.note_deafness(now, attending);
+        }
+        let recent = now.saturating_sub(2 * self.timeout);
+        let explained = self
+            .deaf
+            .iter()
+            .any(|deaf| deaf.to >= recent && deaf.to - deaf.from.max(recent) >= self.timeout / 4);
+        self.excused += u64::from(explained);
+        explained
+    }
+
+    /// Something went wrong or right: what was expected may not come true any more.
+    pub fn disturbed(&mut self) {
+        self.expectations.clear();
+        self.calm_since = None;
+    }
+}
