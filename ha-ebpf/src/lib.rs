@@ -21,6 +21,8 @@
 pub mod arp;
 pub mod carp;
 pub mod conntrack;
+#[cfg(not(target_arch = "bpf"))]
+pub mod fake;
 pub mod janitor;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;

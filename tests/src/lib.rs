@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod demo;
+pub mod packet;
 pub mod rig;
 pub mod sim;
 pub mod traffic;

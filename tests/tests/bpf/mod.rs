@@ -1,0 +1,31 @@
+//! What the data plane is expected to do, packet by packet, wherever it runs.
+
+pub(crate) mod agreement;
+pub(crate) mod lab;
+pub(crate) mod lengths;
+pub(crate) mod world;
+
+mod carp;
+mod connection;
+mod handshake;
+mod janitor;
+mod limits;
+mod plain;
+mod rebuild;
+
+use lab::Case;
+
+/// All cases.
+pub(crate) fn cases() -> impl Iterator<Item = &'static Case> {
+    [
+        plain::CASES,
+        carp::CASES,
+        handshake::CASES,
+        connection::CASES,
+        rebuild::CASES,
+        limits::CASES,
+        janitor::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}

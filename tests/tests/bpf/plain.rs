@@ -1,0 +1,241 @@
+//! What is not a connection: foreign traffic, malformed packets, fragments, ARP, the gate.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Result, ensure};
+use ha_common::control::Gate;
+use ha_common::reason::Reason;
+use ha_tests::clock::now_ns;
+use ha_tests::packet::{Frame, arp_request, flag};
+
+use super::lab::{
+    CLIENT, Case, Lab, ONE, OWN, SECOND, USUAL, VIP, WEB, at_server, datagram, from_client,
+};
+
+pub(crate) const CASES: &[Case] = &[
+    ("what_is_not_ip_passes", USUAL, not_ip),
+    ("a_third_tag_passes", USUAL, tags),
+    ("tagged_packets_keep_their_tags", USUAL, tagged),
+    ("foreign_packets_pass_untouched", USUAL, foreign),
+    (
+        "a_shared_address_without_service_is_the_kernels",
+        USUAL,
+        no_service,
+    ),
+    (
+        "a_malformed_header_to_a_shared_address_is_dropped",
+        USUAL,
+        bad_header,
+    ),
+    (
+        "a_short_segment_to_a_shared_address_is_dropped",
+        USUAL,
+        truncated,
+    ),
+    ("fragments_and_options_are_the_kernels", USUAL, fragments),
+    ("arp_for_a_shared_address_needs_the_gate", USUAL, arp),
+    ("a_closed_gate_drops_everything_shared", USUAL, closed),
+    ("the_gate_closes_at_the_end_of_the_lease", USUAL, lease),
+    ("the_last_hop_ends_here", USUAL, ttl),
+];
+
+fn not_ip(lab: &mut Lab) -> Result<()> {
+    let mut frame = vec![0; 60];
+    for ethertype in [0x86ddu16, 0x8847, 0x0000, 0xffff] {
+        frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
+        lab.untouched(&frame, Reason::NotIp)?;
+    }
+    // Ends before the IPv4 header does, so it is not known whose it is.
+    let short = &from_client(CLIENT, WEB, flag::SYN).build()[..33];
+    lab.untouched(short, Reason::NotIp)
+}
+
+fn tags(lab: &mut Lab) -> Result<()> {
+    let frame = from_client(CLIENT, WEB, flag::SYN)
+        .tag(0x88a8, 1)
+        .tag(0x8100, 2)
+        .tag(0x8100, 3);
+    lab.untouched(&frame.build(), Reason::TooManyTags)?;
+    lab.untouched(&frame.build()[..16], Reason::NotIp)
+}
+
+fn tagged(lab: &mut Lab) -> Result<()> {
+    let one = from_client(CLIENT, WEB, flag::SYN).tag(0x8100, 5);
+    lab.becomes(&one, Reason::ForwardRedirect, &at_server(&one, ONE))?;
+    let two = from_client(CLIENT, WEB, flag::SYN)
+        .tag(0x88a8, 6)
+        .tag(0x8100, 7)
+        .payload(b"x");
+    lab.becomes(&two, Reason::ForwardRedirect, &at_server(&two, ONE))
+}
+
+fn foreign(lab: &mut Lab) -> Result<()> {
+    let elsewhere = "192.0.2.9:80".parse()?;
+    for frame in [
+        from_client(CLIENT, elsewhere, flag::SYN),
+        from_client(CLIENT, elsewhere, flag::ACK),
+        datagram(CLIENT, elsewhere),
+        Frame::tcp(ONE, SocketAddrV4::new(OWN, 50000), flag::ACK),
+        Frame::tcp(CLIENT, SocketAddrV4::new(OWN, 22), flag::SYN),
+        Frame::raw(*CLIENT.ip(), OWN, 1).payload(&[8, 0, 0, 0]),
+        Frame::tcp(CLIENT, elsewhere, flag::ACK).fragment(0x2000),
+        Frame::tcp(CLIENT, elsewhere, flag::ACK).options(&[1; 4]),
+        // A real server's own connection, from a port on which it serves.
+        Frame::tcp(ONE, elsewhere, flag::SYN),
+    ] {
+        lab.untouched(&frame.build(), Reason::NotOurs)?;
+    }
+    let mut malformed = from_client(CLIENT, elsewhere, flag::ACK).build();
+    malformed[14] = 0x55;
+    lab.untouched(&malformed, Reason::NotOurs)?;
+    lab.world.set_gate(Gate::CLOSED)?;
+    lab.untouched(&datagram(CLIENT, elsewhere).build(), Reason::NotOurs)?;
+    ensure!(lab.world.conns()?.is_empty(), "an entry was made");
+    Ok(())
+}
+
+fn no_service(lab: &mut Lab) -> Result<()> {
+    for frame in [
+        from_client(CLIENT, SocketAddrV4::new(VIP, 9999), flag::SYN),
+        datagram(CLIENT, WEB),
+        Frame::raw(*CLIENT.ip(), VIP, 1).payload(&[8, 0, 0, 0]),
+        Frame::raw(*CLIENT.ip(), VIP, 47),
+    ] {
+        lab.untouched(&frame.build(), Reason::SharedAddressLocal)?;
+    }
+    Ok(())
+}
+
+fn bad_header(lab: &mut Lab) -> Result<()> {
+    let good = from_client(CLIENT, WEB, flag::SYN)
+        .payload(b"payload")
+        .build();
+    let broken: [fn(&mut Vec<u8>); 5] = [
+        |frame| frame[14] = 0x65,
+        |frame| frame[14] = 0x44,
+        |frame| frame[14 + 2..14 + 4].copy_from_slice(&19u16.to_be_bytes()),
+        |frame| frame[14 + 2..14 + 4].copy_from_slice(&1500u16.to_be_bytes()),
+        |frame| frame.truncate(frame.len() - 1),
+    ];
+    for spoil in broken {
+        let mut frame = good.clone();
+        spoil(&mut frame);
+        lab.untouched(&frame, Reason::BadIpHeader)?;
+    }
+    Ok(())
+}
+
+fn truncated(lab: &mut Lab) -> Result<()> {
+    let tcp = Frame::raw(*CLIENT.ip(), VIP, 6).payload(&[0; 19]);
+    lab.untouched(&tcp.build(), Reason::Truncated)?;
+    let udp = Frame::raw(*CLIENT.ip(), VIP, 17).payload(&[0; 7]);
+    lab.untouched(&udp.build(), Reason::Truncated)?;
+    // Ethernet padding does not count.
+    let mut padded = tcp.build();
+    padded.resize(60, 0);
+    lab.untouched(&padded, Reason::Truncated)
+}
+
+fn fragments(lab: &mut Lab) -> Result<()> {
+    let more = from_client(CLIENT, WEB, flag::ACK).fragment(0x2000).build();
+    let later = Frame::raw(*CLIENT.ip(), VIP, 6)
+        .fragment(0x0010)
+        .payload(&[0; 64])
+        .build();
+    let options = from_client(CLIENT, WEB, flag::SYN)
+        .options(&[1, 1, 1, 0])
+        .build();
+    lab.untouched(&more, Reason::Fragment)?;
+    lab.untouched(&later, Reason::Fragment)?;
+    lab.untouched(&options, Reason::IpOptions)?;
+    lab.world.set_gate(Gate::CLOSED)?;
+    for frame in [more, later, options] {
+        lab.untouched(&frame, Reason::GateClosed)?;
+    }
+    // "Do not fragment" is no fragment.
+    lab.world.set_gate(Gate::ALWAYS)?;
+    let whole = from_client(CLIENT, WEB, flag::SYN).fragment(0x4000);
+    lab.becomes(&whole, Reason::ForwardRedirect, &at_server(&whole, ONE))
+}
+
+fn arp(lab: &mut Lab) -> Result<()> {
+    let shared = arp_request(Ipv4Addr::new(10, 0, 0, 1), VIP);
+    let own = arp_request(Ipv4Addr::new(10, 0, 0, 1), OWN);
+    lab.untouched(&shared, Reason::SharedAddressLocal)?;
+    lab.untouched(&own, Reason::NotIp)?;
+    lab.world.set_gate(Gate::CLOSED)?;
+    lab.untouched(&shared, Reason::ArpGateClosed)?;
+    lab.untouched(&own, Reason::NotIp)?;
+    lab.untouched(&shared[..41], Reason::NotIp)
+}
+
+fn closed(lab: &mut Lab) -> Result<()> {
+    lab.connect(CLIENT, WEB)?;
+    lab.world.set_gate(Gate::CLOSED)?;
+    let resolver = super::lab::RESOLVER;
+    for frame in [
+        from_client(CLIENT, WEB, flag::ACK),
+        from_client(CLIENT, WEB, flag::SYN),
+        from_client(CLIENT, WEB, flag::RST),
+        from_client(CLIENT, SocketAddrV4::new(VIP, 9999), flag::SYN),
+        from_client("203.0.113.1:5".parse()?, WEB, flag::ACK),
+        datagram(CLIENT, super::lab::NAMES),
+        Frame::raw(*CLIENT.ip(), VIP, 1),
+        // From real servers, with an entry and without.
+        Frame::tcp(ONE, CLIENT, flag::ACK),
+        Frame::tcp(ONE, "203.0.113.1:5".parse()?, flag::ACK),
+        Frame::udp(resolver, CLIENT),
+    ] {
+        lab.untouched(&frame.build(), Reason::GateClosed)?;
+    }
+    ensure!(
+        lab.world.conns()?.len() == 2,
+        "a closed gate changed the table"
+    );
+    ensure!(
+        lab.world.events()?.is_empty(),
+        "a closed gate told of a change"
+    );
+    Ok(())
+}
+
+fn lease(lab: &mut Lab) -> Result<()> {
+    let syn = from_client(CLIENT, WEB, flag::SYN).build();
+    lab.world.set_gate(now_ns() + 3600 * SECOND)?;
+    lab.run(&syn, Reason::ForwardRedirect)?;
+    // Near its end the precise clock decides.
+    lab.world.set_gate(now_ns() - 1)?;
+    lab.untouched(&syn, Reason::GateClosed)?;
+    let until = now_ns() + 30_000_000;
+    lab.world.set_gate(until)?;
+    let ran = lab.world.run(&syn)?;
+    ensure!(
+        ran.reason == Reason::ForwardRedirect || now_ns() >= until,
+        "{:?}",
+        ran.reason
+    );
+    while now_ns() < until {
+        std::thread::yield_now();
+    }
+    lab.untouched(&syn, Reason::GateClosed)
+}
+
+fn ttl(lab: &mut Lab) -> Result<()> {
+    lab.connect(CLIENT, WEB)?;
+    for ttl in [0, 1] {
+        for frame in [
+            from_client(CLIENT, WEB, flag::ACK),
+            from_client("203.0.113.1:5".parse()?, WEB, flag::SYN),
+            Frame::tcp(ONE, CLIENT, flag::ACK),
+            Frame::tcp(ONE, "203.0.113.1:5".parse()?, flag::ACK),
+        ] {
+            lab.untouched(&frame.ttl(ttl).build(), Reason::TtlExpired)?;
+        }
+    }
+    let last = from_client(CLIENT, WEB, flag::ACK).ttl(2);
+    lab.becomes(
+        &last,
+        Reason::ForwardRedirect,
+        &at_server(&last, ONE).ttl(1),
+    )
+}
