@@ -19,7 +19,7 @@ mod status;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -342,6 +342,8 @@ impl ServiceTable {
             entry.reals.remove(&(key.addr, key.port));
             self.dirty = true;
         }
+        let used: BTreeSet<u32> = self.addresses().map(net).collect();
+        self.hops.retain(|addr, _| used.contains(addr));
         let done: Vec<ServiceKey4> = self
             .services
             .iter()

@@ -4,7 +4,7 @@
 //! kernel's routes and neighbour table: at once when the kernel tells of a change, and by a full look
 //! now and then in case it could not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,9 +42,11 @@ impl Neighbours {
         }
     }
 
-    /// Looks everything up anew, and has the kernel resolve what it does not know.
+    /// Looks everything up anew, and has the kernel resolve what it does not know and confirm what
+    /// it has not heard of lately: packets that XDP forwards keep no neighbour entry fresh, so a
+    /// server that changed its MAC would go unnoticed.
     pub async fn refresh(&mut self) {
-        let addresses: Vec<Ipv4Addr> = {
+        let addresses: BTreeSet<Ipv4Addr> = {
             let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
             services.addresses().collect()
         };
@@ -55,59 +57,62 @@ impl Neighbours {
                 return;
             }
         };
-        self.routes.clear();
-        for address in addresses {
+        let mut routes = BTreeMap::new();
+        for &address in &addresses {
             match self.netlink.route(address).await {
                 Ok(Some(route)) => {
-                    self.routes.insert(address, route);
-                    self.resolve(&known, route).await;
+                    routes.insert(address, route);
                 }
                 Ok(None) => debug!(%address, "no route to real server"),
-                Err(error) => warn!(%address, %error, "route to real server not found out"),
+                Err(error) => {
+                    warn!(%address, %error, "route to real server not found out");
+                    routes.extend(self.routes.get(&address).map(|route| (address, *route)));
+                }
             }
         }
-        for neighbour in known {
-            self.set(neighbour);
+        self.routes = routes;
+        for address in addresses {
+            let route = self.routes.get(&address).copied();
+            let neighbour = route.and_then(|route| {
+                let leads = |found: &&Neighbour| route.leads_to(found);
+                known.iter().find(leads).copied()
+            });
+            self.set(address, neighbour);
+            if let Some(route) = route
+                && !neighbour.is_some_and(|found| found.confirmed)
+            {
+                self.resolve(route).await;
+            }
         }
         self.apply();
     }
 
     /// Takes a change in that the kernel told of.
     pub fn changed(&self, neighbour: Neighbour) {
-        self.set(neighbour);
+        for (address, route) in &self.routes {
+            if route.leads_to(&neighbour) {
+                self.set(*address, Some(neighbour));
+            }
+        }
         self.apply();
     }
 
-    async fn resolve(&self, known: &[Neighbour], route: Route) {
-        let resolved = known.iter().any(|neighbour| {
-            neighbour.ifindex == route.ifindex
-                && neighbour.address == route.next_hop
-                && neighbour.mac.is_some()
-        });
-        if resolved {
-            return;
-        }
+    async fn resolve(&self, route: Route) {
         if let Err(error) = self.netlink.resolve(route.ifindex, route.next_hop).await {
             debug!(address = %route.next_hop, %error, "resolution not started");
         }
     }
 
-    fn set(&self, neighbour: Neighbour) {
+    fn set(&self, address: Ipv4Addr, neighbour: Option<Neighbour>) {
+        let hop = neighbour.and_then(|neighbour| {
+            Some(Hop {
+                ifindex: neighbour.ifindex,
+                mac: neighbour.mac?,
+                src_mac: *self.own.get(&neighbour.ifindex)?,
+            })
+        });
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        for (address, route) in &self.routes {
-            if route.ifindex != neighbour.ifindex || route.next_hop != neighbour.address {
-                continue;
-            }
-            let hop = neighbour
-                .mac
-                .zip(self.own.get(&route.ifindex))
-                .map(|(mac, src_mac)| Hop {
-                    ifindex: route.ifindex,
-                    mac,
-                    src_mac: *src_mac,
-                });
-            services.set_hop(*address, hop);
-        }
+        services.set_hop(address, hop);
     }
 
     fn apply(&self) {

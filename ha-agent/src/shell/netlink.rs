@@ -47,6 +47,8 @@ pub struct Neighbour {
     pub address: Ipv4Addr,
     /// Ethernet address; none if resolution failed or the entry went away.
     pub mac: Option<Mac>,
+    /// Whether the kernel has had reason lately to believe that it is still right.
+    pub confirmed: bool,
 }
 
 /// The way to an address.
@@ -56,6 +58,13 @@ pub struct Route {
     pub ifindex: u32,
     /// Next hop; the destination itself if it is on the link.
     pub next_hop: Ipv4Addr,
+}
+
+impl Route {
+    /// Whether packets on this way go to this neighbour.
+    pub fn leads_to(&self, neighbour: &Neighbour) -> bool {
+        self.ifindex == neighbour.ifindex && self.next_hop == neighbour.address
+    }
 }
 
 /// A change the kernel told of.
@@ -187,7 +196,7 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Has the kernel find out a neighbour's Ethernet address; the answer comes as a [`Change`].
+    /// Has the kernel find out, or confirm, a neighbour's Ethernet address; the answer comes as a [`Change`].
     pub async fn resolve(&self, ifindex: u32, address: Ipv4Addr) -> io::Result<()> {
         self.handle
             .neighbours()
@@ -313,10 +322,17 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         NeighbourState::Failed,
     ]
     .contains(&message.header.state);
+    let confirmed = [
+        NeighbourState::Reachable,
+        NeighbourState::Permanent,
+        NeighbourState::Noarp,
+    ]
+    .contains(&message.header.state);
     Some(Neighbour {
         ifindex: message.header.ifindex,
         address: address?,
         mac: mac.filter(|_| !unresolved),
+        confirmed,
     })
 }
 

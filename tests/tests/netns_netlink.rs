@@ -1,0 +1,279 @@
+//! Interfaces, addresses, routes and neighbours as the kernel has them, seen through the agent's
+//! netlink module.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use ha_agent::config::model::{Cidr4, Protocol, RealServer, Scheduler, VirtualService};
+use ha_agent::datapath::fake::Fake;
+use ha_agent::proto::time::Instant;
+use ha_agent::services::{RealKey, ServiceTable, service_key};
+use ha_agent::shell::clock;
+use ha_agent::shell::neighbours::Neighbours;
+use ha_agent::shell::netlink::{Change, Changes, Netlink, Route};
+use ha_common::service::Real4;
+use ha_tests::rig::Run;
+use ha_tests::rig::netns::Netns;
+use tokio::time::{sleep, timeout};
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    common::run(
+        &["ip"],
+        &[
+            ("an_interface_and_the_loss_of_its_carrier", carrier),
+            ("an_address_lives_as_long_as_it_is_renewed", lifetime),
+            ("the_way_to_an_address", routes),
+            (
+                "a_real_server_is_resolved_and_followed_to_another_mac",
+                neighbours,
+            ),
+        ],
+    )
+}
+
+/// A node and a server with a cable between them.
+struct Hosts {
+    node: Netns,
+    server: Netns,
+    _run: Run,
+}
+
+impl Hosts {
+    fn new() -> Result<Self> {
+        let run = Run::start()?;
+        let (node, server) = (run.namespace("node")?, run.namespace("server")?);
+        node.ip(&format!(
+            "link add eth0 type veth peer name eth0 netns {}\n\
+             link set eth0 address 02:00:00:00:00:01\n\
+             addr add 10.1.0.11/24 dev eth0\n\
+             link set eth0 up\n",
+            server.name()
+        ))?;
+        server.ip("link set eth0 address 02:00:00:00:00:21\n\
+             addr add 10.1.0.21/24 dev eth0\n\
+             link set eth0 up\n")?;
+        Ok(Self {
+            node,
+            server,
+            _run: run,
+        })
+    }
+
+    /// Runs `work` inside the node.
+    fn on_node<F: Future<Output = Result<()>>>(
+        &self,
+        work: impl FnOnce(Netlink, Changes) -> F + Send,
+    ) -> Result<()> {
+        self.node.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let (netlink, changes) = Netlink::connect()?;
+                work(netlink, changes).await
+            })
+        })
+    }
+}
+
+async fn ifindex(netlink: &Netlink) -> Result<u32> {
+    Ok(netlink.link("eth0").await?.context("no eth0")?.ifindex)
+}
+
+fn carrier() -> Result<()> {
+    let hosts = &Hosts::new()?;
+    hosts.on_node(|netlink, mut changes| async move {
+        assert_eq!(netlink.link("eth7").await?, None);
+        let link = netlink.link("eth0").await?.context("no eth0")?;
+        assert_eq!(
+            (link.mac, link.carrier, link.xdp),
+            ([2, 0, 0, 0, 0, 1], true, None)
+        );
+
+        hosts.server.ip("link set eth0 down\n")?;
+        let lost = async {
+            loop {
+                match changes.next().await.context("no more changes")? {
+                    Change::Link(found) if found.device == "eth0" && !found.carrier => break,
+                    Change::Link(_) | Change::LinkGone { .. } | Change::Neighbour(_) => {}
+                }
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, lost).await??;
+        hosts.node.ip("link del eth0\n")?;
+        let gone = async {
+            loop {
+                match changes.next().await.context("no more changes")? {
+                    Change::LinkGone { ifindex } if ifindex == link.ifindex => break,
+                    Change::Link(_) | Change::LinkGone { .. } | Change::Neighbour(_) => {}
+                }
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, gone).await?
+    })
+}
+
+fn lifetime() -> Result<()> {
+    let hosts = Hosts::new()?;
+    hosts.on_node(|netlink, _changes| async move {
+        let eth0 = ifindex(&netlink).await?;
+        let shared = Cidr4 {
+            address: Ipv4Addr::new(10, 1, 0, 1),
+            prefix: 24,
+        };
+        let own = Cidr4 {
+            address: Ipv4Addr::new(10, 1, 0, 11),
+            prefix: 24,
+        };
+        let life = Duration::from_millis(2500);
+
+        // Renewed well beyond its first lifetime, it stays.
+        let started = clock::now();
+        while clock::now().since(started) < Duration::from_secs(5) {
+            netlink.set_address(eth0, shared, Some(life)).await?;
+            assert_eq!(netlink.addresses(eth0).await?, [own, shared]);
+            sleep(Duration::from_millis(500)).await;
+        }
+        // Then the kernel takes it away by itself.
+        let left = clock::now();
+        while netlink.addresses(eth0).await?.contains(&shared) {
+            ensure!(
+                clock::now().since(left) < PATIENCE,
+                "the address outlives its lifetime"
+            );
+            sleep(Duration::from_millis(100)).await;
+        }
+        let lived = clock::now().since(left);
+        assert!(
+            lived > Duration::from_secs(1) && lived < Duration::from_secs(6),
+            "{lived:?}"
+        );
+
+        netlink.set_address(eth0, shared, None).await?;
+        netlink.remove_address(eth0, shared.address).await?;
+        netlink.remove_address(eth0, shared.address).await?;
+        assert_eq!(
+            netlink.addresses(eth0).await?,
+            [own],
+            "the own address is left alone"
+        );
+        Ok(())
+    })
+}
+
+fn routes() -> Result<()> {
+    let hosts = Hosts::new()?;
+    hosts.node.ip("route add 10.9.0.0/16 via 10.1.0.254\n")?;
+    hosts.on_node(|netlink, _changes| async move {
+        let eth0 = ifindex(&netlink).await?;
+        let way = async |address: [u8; 4]| netlink.route(address.into()).await;
+        let to = |next_hop: [u8; 4]| {
+            Some(Route {
+                ifindex: eth0,
+                next_hop: next_hop.into(),
+            })
+        };
+        assert_eq!(way([10, 1, 0, 77]).await?, to([10, 1, 0, 77]));
+        assert_eq!(way([10, 9, 3, 4]).await?, to([10, 1, 0, 254]));
+        assert_eq!(way([192, 0, 2, 1]).await?, None);
+        Ok(())
+    })
+}
+
+fn neighbours() -> Result<()> {
+    let hosts = &Hosts::new()?;
+    // Doubt comes after half a second instead of half a minute.
+    hosts
+        .node
+        .sysctl("net/ipv4/neigh/eth0/base_reachable_time_ms", "500")?;
+    hosts
+        .node
+        .sysctl("net/ipv4/neigh/eth0/delay_first_probe_time", "1")?;
+    hosts.on_node(|netlink, mut changes| async move {
+        let eth0 = ifindex(&netlink).await?;
+        let service = VirtualService {
+            name: "web".to_owned(),
+            address: Ipv4Addr::new(10, 0, 0, 100),
+            port: 80,
+            protocol: Protocol::Tcp,
+            scheduler: Scheduler::Mh,
+            health: None,
+            real_servers: vec![RealServer {
+                address: Ipv4Addr::new(10, 1, 0, 21),
+                port: 8080,
+                weight: 1,
+            }],
+            resteer: true,
+        };
+        let real = RealKey::new(service_key(&service), Ipv4Addr::new(10, 1, 0, 21), 8080);
+        let mut services = ServiceTable::new(1);
+        services.configure(&[service])?;
+        let id = services.lookup(&real).context("not configured")?.real.id;
+        let fake = Arc::new(Fake::new(10));
+        let own = BTreeMap::from([(eth0, [2, 0, 0, 0, 0, 1])]);
+        let services = Arc::new(Mutex::new(services));
+        let mut neighbours = Neighbours::new(netlink, services, Arc::<Fake>::clone(&fake), own);
+        let value = || {
+            fake.state()
+                .reals
+                .get(usize::from(id))
+                .copied()
+                .unwrap_or_default()
+        };
+
+        let known =
+            |last: u8| move |real: &Real4| real.hop_known == 1 && real.mac == [2, 0, 0, 0, 0, last];
+        until(&mut neighbours, &mut changes, &value, known(0x21)).await?;
+        assert_eq!(
+            (value().ifindex, value().src_mac),
+            (eth0, [2, 0, 0, 0, 0, 1])
+        );
+
+        // Another network card, silently: nobody sends anything that would tell.
+        hosts
+            .server
+            .ip("link set eth0 address 02:00:00:00:00:99\n")?;
+        let started = clock::now();
+        until(&mut neighbours, &mut changes, &value, known(0x99)).await?;
+        assert!(clock::now().since(started) < PATIENCE);
+
+        // Gone for good: the kernel gets the packets, and with them the work of asking.
+        hosts.server.ip("link set eth0 down\n")?;
+        until(&mut neighbours, &mut changes, &value, |real| {
+            real.hop_known == 0
+        })
+        .await
+    })
+}
+
+/// Follows the kernel's changes, with a look at everything now and then, until the real server is
+/// as wanted.
+async fn until(
+    neighbours: &mut Neighbours,
+    changes: &mut Changes,
+    value: &impl Fn() -> Real4,
+    wanted: impl Fn(&Real4) -> bool,
+) -> Result<()> {
+    let end: Instant = clock::now() + PATIENCE;
+    while !wanted(&value()) {
+        ensure!(clock::now() < end, "{:?}", value());
+        neighbours.refresh().await;
+        while let Ok(change) = timeout(Duration::from_millis(200), changes.next()).await {
+            if let Change::Neighbour(neighbour) = change.context("no more changes")? {
+                neighbours.changed(neighbour);
+            }
+        }
+    }
+    Ok(())
+}
