@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most problems shown of one file; the rest are summed up in one line.
 const SHOWN: usize = 100;
+/// Most problems kept of one file: one with more is not a configuration file with slips in it.
+pub(crate) const PROBLEMS_MAX: usize = 1000;
 /// Most characters of a line shown around the caret.
 const EXCERPT: usize = 120;
 /// Most characters of the file's text quoted in a message.
@@ -171,9 +173,14 @@ impl Source {
             .collect();
         if let Some(next) = problems.get(SHOWN) {
             let rest = problems.len() - SHOWN;
+            let bound = if problems.len() < PROBLEMS_MAX {
+                ""
+            } else {
+                "at least "
+            };
             let sum = Problem::error(
                 next.span,
-                format!("{rest} more problems from here on"),
+                format!("{bound}{rest} more problems from here on"),
                 "mend those above and check again",
             );
             shown.push(self.locate(&sum, &starts));

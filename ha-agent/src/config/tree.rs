@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 
 use serde_yaml::granit_parser::{self, Event, Parser, ScalarStyle, ScanError};
 
-use super::diagnostic::{Problem, Span, quote};
+use super::diagnostic::{PROBLEMS_MAX, Problem, Span, quote};
 
 /// Deepest nesting of each style, block and flow; the configuration itself needs seven levels.
 const DEPTH_MAX: usize = 16;
-/// Most nodes, each alias counted as often as it is used.
-const NODES_MAX: usize = 4_000_000;
+/// Most nodes, each alias counted as often as it is used. The largest configuration that the data
+/// plane can hold has about 80,000.
+const NODES_MAX: usize = 500_000;
 /// Most syntax errors after which reading goes on.
 const RECOVERIES_MAX: usize = 20;
 
@@ -198,11 +199,19 @@ impl<'a> Builder<'a> {
             }
             _ => {}
         }
+        if self.problems.len() >= PROBLEMS_MAX {
+            self.stop(
+                span,
+                "too many problems to go on",
+                "mend those above and check again",
+            );
+            return false;
+        }
         if self.counted > NODES_MAX {
             self.stop(
                 span,
                 "the file has too many values",
-                "a configuration has at most a few hundred thousand, aliases unfolded",
+                "the data plane holds far less than that: is this a configuration file?",
             );
             return false;
         }

@@ -1,6 +1,6 @@
 //! Reading a tree: sections with known keys, lists, values; every problem noted, none final.
 
-use super::diagnostic::{Problem, Span, quote};
+use super::diagnostic::{PROBLEMS_MAX, Problem, Span, quote};
 use super::tree::{Kind, NodeId, Tree};
 use super::values::{self, Fault, Parsed, Scalar};
 
@@ -94,11 +94,20 @@ impl<'t> Walk<'t> {
     }
 
     pub(crate) fn error(&mut self, span: Span, what: impl Into<String>, remedy: impl Into<String>) {
-        self.problems.push(Problem::error(span, what, remedy));
+        if !self.full() {
+            self.problems.push(Problem::error(span, what, remedy));
+        }
     }
 
     pub(crate) fn warn(&mut self, span: Span, what: impl Into<String>, remedy: impl Into<String>) {
-        self.problems.push(Problem::warning(span, what, remedy));
+        if !self.full() {
+            self.problems.push(Problem::warning(span, what, remedy));
+        }
+    }
+
+    /// Whether no more problems are wanted.
+    fn full(&self) -> bool {
+        self.problems.len() >= PROBLEMS_MAX
     }
 
     pub(crate) fn into_problems(self) -> Vec<Problem> {
@@ -137,6 +146,10 @@ impl<'t> Walk<'t> {
             cut: node.cut,
         };
         for &(key, value) in entries {
+            if self.full() {
+                section.cut = true;
+                break;
+            }
             let Some(key) = tree.node(key) else { continue };
             if matches!(key.kind, Kind::Lost) {
                 continue;

@@ -1,0 +1,433 @@
+//! Every rule: one slip, one message at its place.
+
+use std::fmt::Write as _;
+
+use super::*;
+
+#[test]
+fn structure() {
+    refuses("version: 1\n", "", "node:", "`version` has no value");
+    refuses("version: 1", "version: 2", "2", "version 2 of the format");
+    refuses("  name: lb1", "  nmae: lb1", "nmae", "unknown key `nmae`");
+}
+
+#[test]
+fn a_second_key_and_a_missing_one_are_told_apart() {
+    refuses(
+        "  mode: first",
+        "  mode: first\n  mode: second",
+        "mode: second",
+        "`mode` is given twice",
+    );
+    refuses("    port: 80\n", "", "name: web", "`port` has no value");
+    refuses("  name: lb1", "  name:", "name:", "`name` has no value");
+}
+
+#[test]
+fn types() {
+    refuses(
+        "port: 80\n",
+        "port: \"80\"\n",
+        "\"80\"",
+        "not a whole number",
+    );
+    refuses("port: 80\n", "port: [80]\n", "[80]", "not a list");
+    refuses(
+        "ha_checks: true }\n    - { name: cable",
+        "ha_checks: yes }\n    - { name: cable",
+        "yes",
+        "neither true nor false",
+    );
+    refuses(
+        "{ name: cable, device: eth2, ha_checks: true }",
+        "[cable]",
+        "[cable]",
+        "must be a map",
+    );
+}
+
+#[test]
+fn interfaces() {
+    refuses(
+        "name: cable",
+        "name: front",
+        "front",
+        "interface is named front twice",
+    );
+    refuses(
+        "device: eth1",
+        "device: eth0",
+        "eth0",
+        "uses the device eth0 twice",
+    );
+    refuses("10.1.0.12", "10.9.0.12", "10.9.0.12", "not in the subnet");
+    refuses(
+        "partner: 10.1.0.12",
+        "partner: 10.1.0.11",
+        "10.1.0.11",
+        "10.1.0.11 twice",
+    );
+    refuses(
+        "partner: 10.1.0.12, ",
+        "",
+        "10.1.0.11/24",
+        "partner's address on it is not given",
+    );
+    refuses(
+        "gateway: 10.0.0.254",
+        "gateway: 10.9.0.254",
+        "10.9.0.254",
+        "not in the subnet",
+    );
+    refuses(
+        "gateway: 10.0.0.254",
+        "gateway: 10.0.0.11",
+        "10.0.0.11",
+        "own address",
+    );
+    refuses(
+        "gateway: 10.0.0.254",
+        "gateway: 10.0.0.12",
+        "10.0.0.12",
+        "gateway is the partner",
+    );
+    refuses(
+        "device: eth2,",
+        "device: eth2, partner: 10.2.0.1,",
+        "10.2.0.1",
+        "without an address",
+    );
+    refuses(
+        "10.1.0.11/24",
+        "[10.1.0.11/24, fd00::1/64]",
+        "[",
+        "not yet supported",
+    );
+    refuses(
+        "10.1.0.11/24",
+        "fd00::11/64",
+        "fd00",
+        "IPv6 is not yet supported",
+    );
+}
+
+#[test]
+fn ha_checks_somewhere() {
+    let text = GOOD.replace("ha_checks: true", "ha_checks: false");
+    assert_eq!(
+        said(&text),
+        ["5:3 HA checks run over no interface, so the nodes would not see each other"]
+    );
+    let only_cable = GOOD.replacen("ha_checks: true", "ha_checks: false", 2);
+    let said = said(&only_cable);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[1].contains("production link"), "{said:?}");
+    assert!(said[0].contains("replication has no interface"), "{said:?}");
+}
+
+#[test]
+fn a_node_alone_needs_no_pair() {
+    let text = "version: 1
+node: { name: lb, mode: off, interfaces: [{ name: front, device: eth0, address: 10.0.0.11/24 }] }
+shared_addresses: [{ interface: front, address: 10.0.0.100/24 }]
+";
+    let loaded = parse(text).unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert!(!loaded.config.ha.l4_connection_updates);
+}
+
+#[test]
+fn shared_addresses() {
+    refuses(
+        "address: 10.1.0.1/24",
+        "address: 10.2.0.1/24",
+        "10.2.0.1/24",
+        "not in the subnet",
+    );
+    refuses(
+        "address: 10.1.0.1/24",
+        "address: 10.1.0.11/24",
+        "10.1.0.11/24",
+        "this node's own address",
+    );
+    refuses(
+        "address: 10.1.0.1/24",
+        "address: 10.1.0.12/24",
+        "10.1.0.12/24",
+        "the partner's own address",
+    );
+    refuses(
+        "interface: back,",
+        "interface: rear,",
+        "rear",
+        "no interface named `rear`",
+    );
+    refuses(
+        "interface: back,",
+        "interface: cable,",
+        "cable",
+        "heartbeat link",
+    );
+    refuses(
+        "  - { interface: back,  address: 10.1.0.1/24 }\n",
+        "  - { interface: front, address: 10.0.0.254/24 }\n",
+        "10.0.0.254/24",
+        "the gateway",
+    );
+    refuses(
+        "  - { interface: back,  address: 10.1.0.1/24 }\n",
+        "  - { interface: front, address: 10.0.0.100/32 }\n",
+        "10.0.0.100/32",
+        "twice",
+    );
+}
+
+#[test]
+fn virtual_id() {
+    refuses(
+        "shared_addresses",
+        "ha: { virtual_id: 256 }\nshared_addresses",
+        "256",
+        "out of range",
+    );
+    warns(
+        "shared_addresses",
+        "ha: { virtual_id: 5 }\nshared_addresses",
+        "5",
+        "virtual id 5",
+    );
+    let none = "version: 1
+node: { name: lb, mode: first, interfaces: [{ name: f, device: eth0, address: 10.0.0.11/24, partner: 10.0.0.12, ha_checks: true }] }
+";
+    assert_eq!(said(none).len(), 1);
+    assert!(said(none)[0].contains("no shared address to derive it from"));
+}
+
+#[test]
+fn timing() {
+    let ha = |keys: &str| format!("ha: {{ {keys} }}\nshared_addresses");
+    refuses(
+        "shared_addresses",
+        &ha("timeout: 2s"),
+        "2s",
+        "not more than twice",
+    );
+    refuses(
+        "shared_addresses",
+        &ha("advertisement_interval: 5s"),
+        "5s",
+        "not more than twice",
+    );
+    refuses(
+        "shared_addresses",
+        &ha("advertisement_interval: 3ms"),
+        "3ms",
+        "out of range",
+    );
+    refuses("shared_addresses", &ha("timeout: 9"), "9", "not a duration");
+    warns(
+        "shared_addresses",
+        &ha("advertisement_interval: 10ms, timeout: 30ms"),
+        "30ms",
+        "stall",
+    );
+}
+
+#[test]
+fn replication() {
+    let ha = |keys: &str| format!("ha: {{ {keys} }}\nshared_addresses");
+    refuses(
+        "shared_addresses",
+        &ha("multicast_interface: eth1"),
+        "eth1",
+        "no interface named `eth1`",
+    );
+    refuses(
+        "shared_addresses",
+        &ha("multicast_interface: cable"),
+        "cable",
+        "heartbeat link",
+    );
+    refuses(
+        "shared_addresses",
+        &ha("multicast_group: 10.0.0.1"),
+        "10.0.0.1",
+        "not a multicast group",
+    );
+    warns(
+        "shared_addresses",
+        &ha("multicast_group: 225.0.0.1"),
+        "225",
+        "administratively scoped",
+    );
+}
+
+#[test]
+fn not_yet_supported() {
+    let ha = |keys: &str| format!("ha: {{ {keys} }}\nshared_addresses");
+    for (key, place) in [
+        ("virtual_mac: true", "true"),
+        ("transport: unicast", "unicast"),
+        ("update_interface: back", "back"),
+        ("update_port: 6973", "6973"),
+        ("persistence_updates: true", "true"),
+        ("pacify: { restarts: 3, window: 5m }", "3"),
+    ] {
+        refuses("shared_addresses", &ha(key), place, "is not yet supported");
+    }
+    refuses(
+        "  mode: first",
+        "  mode: first\n  web: { listen: \"[::]:8443\" }",
+        "web:",
+        "not yet supported",
+    );
+    for other in [
+        "forwarding: dsr",
+        "forwarding: tunnel",
+        "forwarding: full_nat",
+        "scheduler: wrr",
+        "scheduler: lc",
+        "scheduler: wlc",
+        "scheduler: sh",
+        "persistence: { timeout: 300s }",
+    ] {
+        let all = said(&with("health: { type: tcp }", other));
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].contains("not yet supported"), "{all:?}");
+    }
+    refuses("type: tcp", "type: http", "http", "not yet supported");
+}
+
+#[test]
+fn services() {
+    refuses(
+        "    address: 10.0.0.100\n",
+        "    address: 10.0.0.11\n",
+        "10.0.0.11",
+        "this node's own address",
+    );
+    refuses(
+        "    address: 10.0.0.100\n    port: 80\n",
+        "    address: 10.0.0.12\n    port: 22\n",
+        "10.0.0.12",
+        "SSH",
+    );
+    refuses(
+        "    address: 10.0.0.100\n",
+        "    address: 10.0.0.101\n",
+        "10.0.0.101",
+        "not a shared address",
+    );
+    refuses(
+        "    address: 10.0.0.100\n    port: 80\n",
+        "    address: 10.1.0.1\n    port: 6973\n",
+        "6973",
+        "reserved",
+    );
+    refuses("port: 80\n", "port: 0\n", "0", "out of range");
+}
+
+#[test]
+fn services_listen_once() {
+    let more = format!(
+        "{GOOD}  - {{ name: web, address: 10.0.0.100, port: 80, real_servers: [{{ address: 10.1.0.21, port: 1 }}] }}\n"
+    );
+    assert_eq!(
+        said(&more),
+        [
+            "20:13 a virtual service is named web twice",
+            "20:45 another virtual service already listens on 10.0.0.100, tcp port 80",
+        ]
+    );
+    let udp = more.replace("{ name: web,", "{ name: dns, protocol: udp,");
+    assert_eq!(said(&udp), [""; 0]);
+}
+
+#[test]
+fn real_servers() {
+    refuses(
+        "10.1.0.22, port: 8080",
+        "10.1.0.21, port: 8080",
+        "10.1.0.21",
+        "listed twice",
+    );
+    refuses(
+        "address: 10.1.0.22",
+        "address: 10.1.0.1",
+        "10.1.0.1,",
+        "shared address",
+    );
+    refuses(
+        "address: 10.1.0.22",
+        "address: 10.1.0.12",
+        "10.1.0.12",
+        "the partner's own address",
+    );
+    refuses(
+        "port: 8080 }\n",
+        "port: 8080, weight: -1 }\n",
+        "-1",
+        "not a whole number",
+    );
+    warns(
+        "address: 10.1.0.22",
+        "address: 192.168.5.5",
+        "192",
+        "subnet of no interface",
+    );
+    let draining = GOOD.replace("port: 8080", "port: 8080, weight: 0");
+    assert!(said(&draining)[0].contains("draining"));
+    let none = &GOOD[..GOOD.find("    real_servers").unwrap()];
+    assert!(said(none)[0].contains("no real server"));
+}
+
+#[test]
+fn health() {
+    refuses(
+        "type: tcp",
+        "type: tcp, timeout: 3s",
+        "timeout",
+        "the next begins after",
+    );
+    refuses("type: tcp", "type: tcp, rise: 0", "0", "out of range");
+    refuses("{ type: tcp }", "tcp", "tcp", "must be a map");
+    warns(
+        "    health",
+        "    protocol: udp\n    health",
+        "health",
+        "UDP service",
+    );
+}
+
+#[test]
+fn too_much_for_the_data_plane() {
+    let mut text = GOOD.to_owned();
+    for port in 1000..2100 {
+        writeln!(
+            text,
+            "  - {{ name: s{port}, address: 10.0.0.100, port: {port}, real_servers: [{{ address: 10.1.0.21, port: {port} }}] }}"
+        )
+        .unwrap();
+    }
+    let all = said(&text);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all[0].contains("1101 virtual services are more than a pair can hold: 1024"));
+}
+
+#[test]
+fn too_many_interfaces_for_an_advertisement() {
+    let mut more = String::new();
+    for n in 0..30 {
+        writeln!(
+            more,
+            "    - {{ name: m{n}, device: m{n}, ha_checks: true }}"
+        )
+        .unwrap();
+    }
+    let all = said(&with(
+        "shared_addresses",
+        &format!("{more}shared_addresses"),
+    ));
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all[0].contains("33 interfaces"), "{all:?}");
+}
