@@ -6,7 +6,7 @@ use super::counters::{Counters, Lag};
 use super::limits::TokenBucket;
 use super::seal::{Incoming, Keyring, SessionKey};
 use super::shadow::Shadow;
-use super::wire::{Header, Kind};
+use super::wire::{Header, Kind, MAX_PACKET};
 use super::{Action, Destination, Salt, SyncConfig};
 use crate::keys::PairKeys;
 use crate::proto::rng::Rng;
@@ -16,6 +16,9 @@ use crate::proto::time::Instant;
 /// can ask for it.
 const STRANGERS_PER_SECOND: u32 = 5000;
 const STRANGERS_BURST: u64 = 100;
+
+/// The longest control packet fits.
+const SHORTEST_PAYLOAD: usize = 800;
 
 /// What is repeated, kept and counted across roles.
 pub(super) struct Context {
@@ -49,7 +52,8 @@ struct Session {
 }
 
 impl Context {
-    pub(super) fn new(config: SyncConfig, keys: PairKeys, mut rng: Rng, now: Instant) -> Self {
+    pub(super) fn new(mut config: SyncConfig, keys: PairKeys, mut rng: Rng, now: Instant) -> Self {
+        config.mtu_payload = config.mtu_payload.clamp(SHORTEST_PAYLOAD, MAX_PACKET);
         Self {
             shadow: Shadow::new(config.max_entries, &mut rng),
             keyring: Keyring::new(keys, config.cluster),

@@ -157,9 +157,9 @@ pub struct SyncSnapshot {
     pub outstanding: u64,
     /// The full transfer under way.
     pub transfer: Option<TransferProgress>,
-    /// Changes of the data plane sent to the partner.
+    /// Records sent to the partner, full transfers included.
     pub sent: u64,
-    /// Changes received and passed to the data plane.
+    /// Changes of the live map on the partner's word.
     pub applied: u64,
     /// Packets lost on the way and repaired by repetition, in both roles.
     pub repaired: u64,

@@ -52,7 +52,7 @@ pub struct SyncConfig {
     pub node_id: u8,
     /// Number of the pair (its virtual id), so that two pairs on one segment ignore each other.
     pub cluster: u16,
-    /// Largest UDP payload sent: path MTU less 28 bytes for IPv4 and UDP.
+    /// Largest UDP payload sent: path MTU less 28 bytes for IPv4 and UDP. At least 800, at most 9216.
     pub mtu_payload: usize,
     /// Connections held; further ones are counted and not replicated.
     pub max_entries: usize,

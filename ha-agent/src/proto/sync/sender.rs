@@ -227,8 +227,7 @@ impl Sender {
         stranger: Option<SessionKey>,
         out: &mut Vec<Action>,
     ) {
-        let Some(hello) = Hello::decode(body).filter(|hello| hello.next <= context.head() + 1)
-        else {
+        let Some(hello) = Hello::decode(body) else {
             context.counters.bad_body += 1;
             return;
         };
@@ -242,7 +241,8 @@ impl Sender {
             }
             _ => proof(&self.token_secret, header.session),
         };
-        if hello.stream != context.session_id() || hello.token != token {
+        let ours = hello.stream == context.session_id() && hello.next <= context.head() + 1;
+        if !ours || hello.token != token {
             self.welcome(context, now, header, &hello, token, out);
             return;
         }
