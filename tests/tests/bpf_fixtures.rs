@@ -3,6 +3,13 @@
 //! The kernel's half needs root and the object of `cargo xtask build-ebpf`. Where it cannot run it is
 //! counted as ignored, with the reason in its name; in CI that is a failure.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "test code outside of test functions: what is not expected fails its case"
+)]
+
 mod bpf;
 
 use std::collections::BTreeSet;
@@ -18,6 +25,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Random sequences compared between kernel and host.
 const SEEDS: u64 = 24;
+
+/// A test that makes its own cases.
+type WholeTest = fn(&Place) -> Result<()>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -35,7 +45,7 @@ fn main() -> ExitCode {
             move |place| run(place, case).map(drop),
         ));
     }
-    let more: [(&str, fn(&Place) -> Result<()>); 2] = [
+    let more: [(&str, WholeTest); 2] = [
         ("every_length_gives_a_verdict", every_length),
         ("every_reason_has_a_case", every_reason),
     ];

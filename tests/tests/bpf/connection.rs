@@ -216,12 +216,11 @@ fn way_back(lab: &mut Lab) -> Result<()> {
     let answer = from_server(ONE, CLIENT, flag::ACK);
     let wanted = at_client(&answer, WEB).macs(twin, router);
     lab.becomes(&answer, Reason::ReverseTransmit, &wanted)?;
-    for [(_, forward), (_, reverse)] in [lab.pair()?] {
-        ensure!(
-            forward.hop_mac == router && reverse.hop_mac == router,
-            "{forward:?}"
-        );
-    }
+    let [(_, forward), (_, reverse)] = lab.pair()?;
+    ensure!(
+        forward.hop_mac == router && reverse.hop_mac == router,
+        "{forward:?}"
+    );
     // Another interface.
     let [_, (key, mut other)] = lab.pair()?;
     other.hop_ifindex = BACK;

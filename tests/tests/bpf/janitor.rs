@@ -150,7 +150,7 @@ fn foreign_half(lab: &mut Lab) -> Result<()> {
         .world
         .conns()?
         .try_into()
-        .map_err(|_| anyhow::anyhow!("one"))?;
+        .map_err(|_too_many| anyhow::anyhow!("one"))?;
     lab.world.remove_conn(reverse)?;
     lab.connect(CLIENT, TWIN)?;
     // A forward entry whose place at the real server another connection has taken.
