@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     }
     common::run(
         &["ip"],
+        &[],
         &[
             (
                 "every_map_operation_works_and_batches_are_faster",

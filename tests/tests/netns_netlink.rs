@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn main() -> ExitCode {
     common::run(
         &["ip"],
+        &[],
         &[
             ("an_interface_and_the_loss_of_its_carrier", carrier),
             ("an_address_lives_as_long_as_it_is_renewed", lifetime),

@@ -26,6 +26,7 @@ use ha_tests::traffic::udp::Prober;
 fn main() -> ExitCode {
     common::run(
         &["ip"],
+        &["ha-demo"],
         &[
             ("a_short_cut_is_survived_and_its_gap_measured", short_cut),
             ("a_lasting_cut_loses_every_connection", lasting_cut),

@@ -11,7 +11,7 @@ use crate::workspace::{find, output, run, say};
 /// A program the tests call, and the Debian package that has it.
 const TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
-    ("ethtool", "ethtool"),
+    ("nft", "nftables"),
     ("bpftool", "bpftool"),
     ("tcpdump", "tcpdump"),
     ("ucarp", "ucarp"),

@@ -45,7 +45,10 @@ pub(super) fn render(outcome: &Outcome, colours: bool) -> String {
     let udp = format!("UDP, longest silence of {} flows", outcome.udp.flows);
     gaps.add_row(quantiles(udp, outcome.udp.gap_ms));
     gaps.add_row(quantiles(
-        "TCP, fault to next checked byte".to_owned(),
+        format!(
+            "TCP, fault to next checked byte (a request each {} ms)",
+            outcome.request_every_ms
+        ),
         outcome.tcp.gap_ms,
     ));
     line(format!("\n{}", finish(gaps, colours)));

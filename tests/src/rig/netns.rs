@@ -83,6 +83,16 @@ impl Netns {
         command(program, None)
     }
 
+    /// Adds an nftables ruleset inside.
+    pub fn nft(&self, ruleset: &str) -> Result<()> {
+        let mut nft = Command::new("nft");
+        command(
+            super::process::inside(nft.args(["-f", "-"]), self),
+            Some(ruleset),
+        )?;
+        Ok(())
+    }
+
     /// Sets a sysctl of the namespace, named like the path below `/proc/sys`.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(name);

@@ -24,6 +24,7 @@ use ha_agent::status::model::{Counters, RealServerState, Role, Services, Status}
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
+use super::capture::Capture;
 use super::config::{self, CLIENT, PairConfig, RealServer, SERVER_PORT, SHARED_BACK};
 use super::netns::Netns;
 use super::process::Process;
@@ -195,6 +196,17 @@ impl Pair {
         Ok(())
     }
 
+    /// Starts capturing at all ports of both nodes.
+    pub fn capture(&self) -> Result<Capture> {
+        let ports: Vec<_> = self
+            .nodes
+            .iter()
+            .flat_map(Node::ports)
+            .map(Port::name)
+            .collect();
+        Capture::start(self.switch.netns(), &ports)
+    }
+
     /// Leaves everything running when this program ends; returns the run's directory.
     pub fn keep(mut self) -> Result<PathBuf> {
         self.run.keep()?;
@@ -271,6 +283,11 @@ impl Node {
         };
         node.write_config(config)?;
         Ok(node)
+    }
+
+    /// The directory of its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Its configuration file.

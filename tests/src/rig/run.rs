@@ -28,6 +28,8 @@ use super::netns::{NETNS_DIR, Netns};
 
 /// Directory of all runs.
 const RUNS: &str = "/run/ha-rig";
+/// Whoever starts a run or looks for dead ones locks this.
+const STARTING: &str = "/run/ha-rig.lock";
 const LOCK: &str = "lock";
 const KEEP: &str = "keep";
 
@@ -49,8 +51,13 @@ impl Run {
         if !nix::unistd::geteuid().is_root() {
             bail!("network namespaces and BPF need root");
         }
-        remove_dead()?;
         remove_on_signals()?;
+        fs::create_dir_all(RUNS)?;
+        // Held until the new run has its own lock, so that another that starts does not take it
+        // for a dead one.
+        let _starting = Flock::lock(File::create(STARTING)?, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)?;
+        remove_dead()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number}", std::process::id());
         let dir = Path::new(RUNS).join(&id);

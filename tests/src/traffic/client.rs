@@ -33,6 +33,9 @@ const UNANSWERED_MAX: u64 = 64 << 10;
 const REQUESTS_PER_SECOND: u64 = 12_000;
 /// Least time between two requests of a connection.
 const REQUEST_EVERY_NS: u64 = 100_000_000;
+/// Handshakes under way at a time: what a stall made late is made up without a flood that would
+/// overflow the queues between the namespaces.
+const OPENING_MAX: usize = 100;
 /// How often the loop looks for work that is due.
 const TICK: Duration = Duration::from_micros(500);
 /// Connections older than this are not young.
@@ -97,6 +100,11 @@ impl Control {
         }
         young.push_back(now);
     }
+}
+
+/// Time between two requests of a connection when there are this many.
+pub fn request_every_ns(connections: usize) -> u64 {
+    REQUEST_EVERY_NS.max(connections as u64 * 1_000_000_000 / REQUESTS_PER_SECOND)
 }
 
 /// How a connection ended, if it did.
@@ -197,6 +205,8 @@ struct Loop {
     /// Random, so that connections of two runs differ.
     run: u64,
     fault_seen: bool,
+    /// Connections whose handshake is under way.
+    opening: usize,
     open_from_ns: u64,
     opened_at_rate: u64,
     rate: u64,
@@ -212,6 +222,7 @@ impl Loop {
             queue: VecDeque::new(),
             run: now_ns() << 20,
             fault_seen: false,
+            opening: 0,
             open_from_ns: 0,
             opened_at_rate: 0,
             rate: 0,
@@ -270,6 +281,7 @@ impl Loop {
         let due = u128::from(now - self.open_from_ns) * u128::from(rate) / 1_000_000_000;
         while u128::from(self.opened_at_rate) < due
             && self.connections.len() < target
+            && self.opening < OPENING_MAX
             && !self.fault_seen
         {
             self.open()?;
@@ -293,6 +305,7 @@ impl Loop {
         let stream = TcpStream::from(socket);
         self.epoll
             .add(&stream, EpollEvent::new(EpollFlags::EPOLLOUT, token as u64))?;
+        self.opening += 1;
         self.connections.push(Connection {
             stream: Some(stream),
             number: self.run + token as u64,
@@ -312,8 +325,7 @@ impl Loop {
     /// Each connection in turn sends a request.
     fn speak_due(&mut self) {
         let now = now_ns();
-        let every =
-            REQUEST_EVERY_NS.max(self.queue.len() as u64 * 1_000_000_000 / REQUESTS_PER_SECOND);
+        let every = request_every_ns(self.queue.len());
         while let Some((at, token)) = self.queue.front().copied()
             && at <= now
         {
@@ -342,6 +354,7 @@ impl Loop {
             connection.receive(&self.control);
             return Ok(());
         }
+        self.opening -= 1;
         if let Some(error) = stream.take_error()? {
             connection.fail(&error, &self.control);
             return Ok(());

@@ -11,10 +11,12 @@ pub(crate) type Test = (&'static str, fn() -> anyhow::Result<()>);
 /// Runs the tests one at a time (two rigs would fight for the cores and spoil each other's times).
 /// If something they need is missing they are counted as ignored, with the reason; in CI that is a
 /// failure, since there nothing may be skipped.
-pub(crate) fn run(programs: &[&str], tests: &[Test]) -> ExitCode {
+///
+/// `programs` must be installed, `binaries` built from the workspace.
+pub(crate) fn run(programs: &[&str], binaries: &[&str], tests: &[Test]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let obstacle = obstacle(programs);
+    let obstacle = obstacle(programs, binaries);
     let forbidden = std::env::var_os("CI").is_some();
     let trials = tests
         .iter()
@@ -37,7 +39,7 @@ pub(crate) fn run(programs: &[&str], tests: &[Test]) -> ExitCode {
 }
 
 /// Why tests in namespaces cannot run here; `None` if they can.
-fn obstacle(programs: &[&str]) -> Option<String> {
+fn obstacle(programs: &[&str], binaries: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".to_owned());
     }
@@ -49,6 +51,11 @@ fn obstacle(programs: &[&str]) -> Option<String> {
     if !missing.is_empty() {
         return Some(format!("not installed: {}", missing.join(", ")));
     }
-    let built = locate::bpf_object("ha_rig").and_then(|_| locate::program("ha-demo"));
+    let built = locate::bpf_object("ha_rig").and_then(|_object| {
+        for binary in binaries {
+            locate::program(binary)?;
+        }
+        Ok(())
+    });
     built.err().map(|error| error.to_string())
 }
