@@ -13,8 +13,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("bpftool", "bpftool"),
-    ("tcpdump", "tcpdump"),
     ("ucarp", "ucarp"),
+    ("nft", "nftables"),
     ("cc", "gcc"),
 ];
 
