@@ -39,7 +39,7 @@ impl Role {
 }
 
 impl Sync {
-    /// A standby with an empty table. `salt` comes from the operating system's generator, and so
+    /// A standby with an empty table, not ready. `salt` comes from the operating system's generator, and so
     /// does the seed of `rng`.
     pub fn new(config: SyncConfig, keys: PairKeys, salt: Salt, rng: Rng, now: Instant) -> Self {
         let mut context = Context::new(config, keys, rng, now);

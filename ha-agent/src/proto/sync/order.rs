@@ -106,7 +106,7 @@ impl Order {
 
     /// The sender has used `head`: what has not come up to there is missing. How many are new.
     pub(super) fn exists(&mut self, now: Instant, head: u64) -> u64 {
-        let Some(ahead) = (head + 1).checked_sub(self.next) else {
+        let Some(ahead) = head.saturating_add(1).checked_sub(self.next) else {
             return 0;
         };
         let known = self.slots.len();
@@ -146,7 +146,7 @@ impl Order {
     fn advance(&mut self, by: u64) {
         let slots = usize::try_from(by).map_or(self.slots.len(), |by| by.min(self.slots.len()));
         self.slots.drain(..slots);
-        self.next += by;
+        self.next = self.next.saturating_add(by);
         if self.slots.is_empty() {
             self.due = None;
         }

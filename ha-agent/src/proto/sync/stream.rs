@@ -67,7 +67,7 @@ impl Stream {
             term: header.term,
             token: welcome.token,
             window: ReplayWindow::starting_at(header.seq),
-            order: Order::new(welcome.position.head + 1),
+            order: Order::new(welcome.position.head.saturating_add(1)),
             state: State::Waiting,
             wanted: Some(now),
             penalty: Duration::ZERO,
@@ -149,7 +149,7 @@ impl Stream {
         let comparable = matches!(self.state, State::Whole | State::Sweeping { .. })
             && position.current
             && !position.transferring
-            && position.head + 1 == self.order.next();
+            && position.head.saturating_add(1) == self.order.next();
         #[cfg(test)]
         let comparable = comparable && !context.sabotage.no_digests;
         if !comparable {

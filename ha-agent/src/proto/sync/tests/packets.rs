@@ -4,12 +4,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::sim::{Faults, MILLIS, SECOND, World};
-use super::{pair_keys, record, salt};
+use super::{record, salt};
 use crate::keys::{PairKey, PairKeys};
 use crate::proto::rng::Rng;
 use crate::proto::sync::record::Item;
-use crate::proto::sync::wire::Reader;
-use crate::proto::sync::{Action, Counters, Input, Sync, SyncConfig};
+use crate::proto::sync::wire::{Kind, Reader};
+use crate::proto::sync::{Action, Counters, Destination, Input, Sync, SyncConfig};
 use crate::proto::time::Instant;
 
 /// What must not change: everything but the counters of packets without effect.
@@ -190,7 +190,6 @@ fn either_of_two_keys_opens() {
         active.snapshot().counters.auth_failed + active.snapshot().counters.unknown_key,
         0
     );
-    drop(pair_keys());
 }
 
 proptest! {
@@ -227,6 +226,39 @@ proptest! {
             world.packet(1 - from, &bytes);
         }
         prop_assert_eq!(before, [state(&world, 0), state(&world, 1)]);
+    }
+
+    #[test]
+    fn genuine_nonsense_does_no_harm(
+        bodies in vec((0_u8..5, vec(prop_oneof![Just(0_u8), Just(1), Just(2), Just(0x10), Just(0x11), Just(255), any::<u8>()], 0..120)), 1..40),
+    ) {
+        let mut world = World::new(23);
+        world.fill(50);
+        world.run(SECOND);
+        for (kind, body) in bodies {
+            let from = usize::from(kind >= 3);
+            let context = world.nodes[from].sync.as_mut().unwrap().context_mut();
+            let mut out = Vec::new();
+            let control = [Kind::Heartbeat, Kind::Welcome, Kind::Hello, Kind::Nack];
+            if let Some(index) = usize::from(kind).checked_sub(1) {
+                context.send_control(control[index], &body, Destination::Group, &mut out);
+            } else {
+                let bytes = context.seal_data(&body).unwrap().1;
+                out.push(Action::Send { to: Destination::Group, bytes });
+            }
+            for action in out {
+                if let Action::Send { bytes, .. } = action {
+                    world.packet(1 - from, &bytes);
+                }
+            }
+            world.run(MILLIS);
+        }
+        world.run(SECOND);
+        prop_assert!(world.snapshot(1).outstanding <= 1024);
+        // A session that starts afresh ends the matter.
+        world.term += 1;
+        world.role(0, true);
+        world.converge(SECOND * 5);
     }
 
     #[test]
