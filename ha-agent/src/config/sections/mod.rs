@@ -19,7 +19,7 @@ use services::ServiceDraft;
 const VERSION: u32 = 1;
 /// Connections the table holds unless configured otherwise.
 const CONNECTIONS: u32 = ha_common::maps::CONNS4_ENTRIES / 2;
-/// Bounds of `limits.connections`: the upper one is 4 GiB of kernel memory.
+/// Bounds of `limits.connections`: the upper one is some 5 GiB of kernel memory.
 const CONNECTIONS_RANGE: (u32, u32) = (1024, 16 << 20);
 
 /// A whole file.

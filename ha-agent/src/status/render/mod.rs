@@ -185,11 +185,14 @@ fn partner_half(partner: &Partner, own: Mode) -> Half<'_> {
             notes.push(format!("{text} {names}"));
         }
     }
-    notes.push(if partner.config_in_sync {
-        "same configuration".to_owned()
-    } else {
-        "another configuration".to_owned()
-    });
+    // Of a partner that was never heard nothing more can be said.
+    if partner.role.is_some() {
+        notes.push(if partner.config_in_sync {
+            "same configuration".to_owned()
+        } else {
+            "another configuration".to_owned()
+        });
+    }
     Half {
         name: partner.name.as_deref().unwrap_or("(partner)"),
         mode: match own {

@@ -107,6 +107,15 @@ Alarms       none
 }
 
 #[test]
+fn nothing_is_said_of_a_partner_never_heard() {
+    let mut lonely = sample();
+    let partner = lonely.partner.as_mut().unwrap();
+    partner.role = None;
+    partner.config_in_sync = false;
+    assert!(!status(&lonely, Style::PLAIN).contains("another configuration"));
+}
+
+#[test]
 fn the_first_node_stands_first_on_both() {
     let mut on_second = sample();
     on_second.node.mode = Mode::Second;
