@@ -30,12 +30,16 @@ const REQUEST: u64 = 32;
 const UNANSWERED_MAX: u64 = 64 << 10;
 /// Requests a second over all connections: what two cores carry beside the pair itself. With many
 /// connections each of them speaks less often.
-const REQUESTS_PER_SECOND: u64 = 12_000;
+const REQUESTS_PER_SECOND: u64 = 8_000;
 /// Least time between two requests of a connection.
 const REQUEST_EVERY_NS: u64 = 100_000_000;
 /// Handshakes under way at a time: what a stall made late is made up without a flood that would
 /// overflow the queues between the namespaces.
 const OPENING_MAX: usize = 100;
+/// A handshake that takes longer lost a packet.
+const HANDSHAKE_NS: u64 = 100_000_000;
+/// What a stall made late is made up as far as it is this part of a second.
+const DEBT_PARTS: u64 = 4;
 /// How often the loop looks for work that is due.
 const TICK: Duration = Duration::from_micros(500);
 /// Connections older than this are not young.
@@ -205,8 +209,8 @@ struct Loop {
     /// Random, so that connections of two runs differ.
     run: u64,
     fault_seen: bool,
-    /// Connections whose handshake is under way.
-    opening: usize,
+    /// Connections opened lately, oldest first: when, and which.
+    opening: VecDeque<(u64, usize)>,
     open_from_ns: u64,
     opened_at_rate: u64,
     rate: u64,
@@ -222,7 +226,7 @@ impl Loop {
             queue: VecDeque::new(),
             run: now_ns() << 20,
             fault_seen: false,
-            opening: 0,
+            opening: VecDeque::new(),
             open_from_ns: 0,
             opened_at_rate: 0,
             rate: 0,
@@ -279,15 +283,33 @@ impl Loop {
         }
         let target = self.control.target.load(Ordering::SeqCst);
         let due = u128::from(now - self.open_from_ns) * u128::from(rate) / 1_000_000_000;
-        while u128::from(self.opened_at_rate) < due
+        let due = u64::try_from(due)?;
+        self.opened_at_rate = self
+            .opened_at_rate
+            .max(due.saturating_sub(rate / DEBT_PARTS));
+        while self.opened_at_rate < due
             && self.connections.len() < target
-            && self.opening < OPENING_MAX
+            && self.under_way(now) < OPENING_MAX
             && !self.fault_seen
         {
             self.open()?;
             self.opened_at_rate += 1;
         }
         Ok(())
+    }
+
+    /// How many handshakes are under way. Those whose first packet must have been lost do not
+    /// count, or they would hold up all others until TCP repeats it.
+    fn under_way(&mut self, now: u64) -> usize {
+        while let Some((opened, token)) = self.opening.front().copied() {
+            let connection = self.connections.get(token);
+            let done = connection.is_none_or(|c| !matches!(c.phase, Phase::Connecting));
+            if !done && now.saturating_sub(opened) < HANDSHAKE_NS {
+                break;
+            }
+            self.opening.pop_front();
+        }
+        self.opening.len()
     }
 
     fn open(&mut self) -> Result<()> {
@@ -305,7 +327,7 @@ impl Loop {
         let stream = TcpStream::from(socket);
         self.epoll
             .add(&stream, EpollEvent::new(EpollFlags::EPOLLOUT, token as u64))?;
-        self.opening += 1;
+        self.opening.push_back((opened_ns, token));
         self.connections.push(Connection {
             stream: Some(stream),
             number: self.run + token as u64,
@@ -354,7 +376,6 @@ impl Loop {
             connection.receive(&self.control);
             return Ok(());
         }
-        self.opening -= 1;
         if let Some(error) = stream.take_error()? {
             connection.fail(&error, &self.control);
             return Ok(());
