@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::netlink::Netlink;
-use super::start::{self, Bound};
+use super::parts::{self, Bound};
 use super::{alarms, clock, election, replication};
 use crate::config::model::{Config, Mode, Protocol};
 use crate::config::{self, Loaded};
@@ -86,7 +86,7 @@ impl Shared {
             since_seconds: snapshot.since.as_secs_f64(),
             square: own_square(snapshot),
             term: snapshot.term,
-            config_generation: start::generation(&config),
+            config_generation: parts::generation(&config),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             partner,
             interfaces: self.interfaces(snapshot),
@@ -270,7 +270,7 @@ impl Shared {
         }
         let warnings = fresh.warnings.clone();
         *lock(&self.loaded) = fresh;
-        let generation = start::generation(&self.config());
+        let generation = parts::generation(&self.config());
         self.election
             .send(election::Command::Generation(generation));
         if let Some(replication) = &self.replication {
@@ -389,7 +389,7 @@ fn partner(config: &Config, snapshot: &carp::Snapshot) -> Partner {
             .map(|link| (link.name.clone(), link.heard))
             .collect(),
         config_in_sync: found
-            .is_some_and(|partner| partner.generation == start::generation(config)),
+            .is_some_and(|partner| partner.generation == parts::generation(config)),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod neighbours;
 pub mod netlink;
 pub mod packet_socket;
+pub mod parts;
 pub mod realtime;
 pub mod replication;
 mod serve;

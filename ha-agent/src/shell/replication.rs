@@ -29,8 +29,9 @@ const QUEUE: usize = 64;
 const BURST: usize = 4096;
 /// How often the published snapshot is renewed.
 const PUBLISH: Duration = Duration::from_millis(100);
-/// Receive buffer asked for: a full transfer at full rate for a tenth of a second.
-const RECEIVE_BUFFER: usize = 8 << 20;
+/// Socket buffers asked for: a full transfer at full rate for a tenth of a second, or a thousand
+/// packets repeated at once.
+const BUFFER: usize = 8 << 20;
 /// Entries written to the live map at once.
 const BATCH: usize = 256;
 
@@ -66,8 +67,10 @@ impl Channel {
         socket.set_multicast_loop_v4(false)?;
         socket.set_multicast_ttl_v4(1)?;
         // More than the system's limit needs a privilege; less only means more repairs under load.
-        if socket.set_recv_buffer_size(RECEIVE_BUFFER).is_err() {
-            tracing::debug!("receive buffer of the replication socket stays at its default");
+        if socket.set_recv_buffer_size(BUFFER).is_err()
+            || socket.set_send_buffer_size(BUFFER).is_err()
+        {
+            tracing::debug!("buffers of the replication socket stay at their defaults");
         }
         Ok(socket.into())
     }
@@ -203,8 +206,9 @@ impl Worker {
         let mut actions = Vec::new();
         while !self.stopped {
             self.sleep();
-            self.receive_commands(&mut actions);
+            // Before a demotion: the last changes leave under the session they belong to.
             self.receive_events(&mut actions);
+            self.receive_commands(&mut actions);
             self.receive_packets(&mut actions);
             let now = clock::now();
             if self.parts.sync.poll_timeout().is_some_and(|due| due <= now) {

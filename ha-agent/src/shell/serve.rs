@@ -15,6 +15,7 @@ use super::agent::{Shared, lock};
 use super::election::{self, Event};
 use super::neighbours::Neighbours;
 use super::netlink::{Change, LinkInfo};
+use super::parts;
 use super::start::{self, StartError, Started};
 use super::terms::TermStore;
 use super::{alarms, clock};
@@ -83,7 +84,7 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
         shared.netlink.clone(),
         Arc::clone(&shared.services),
         Arc::clone(&shared.datapath),
-        start::own_macs(&shared.bound),
+        parts::own_macs(&shared.bound),
     );
     shared.check_health(&shared.config());
 

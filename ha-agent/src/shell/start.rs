@@ -1,30 +1,29 @@
 //! Bringing a node up: from a configuration to running threads, in an order in which a failure at any
 //! step leaves nothing behind that acts.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use ha_common::conn::{Conn4, ConnKey4};
-use ha_common::siphash;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::addresses::{self, SharedOn};
+use super::addresses;
 use super::agent::Shared;
-use super::netlink::{Changes, LinkInfo, Netlink};
+use super::netlink::{Changes, Netlink};
+use super::parts::{self, Bound};
 use super::terms::TermStore;
 use super::{clock, election, replication, sysctl};
-use crate::config::model::{Config, Interface, Mode};
+use crate::config::model::{Config, Mode};
 use crate::config::{Loaded, Secrets};
 use crate::datapath::load::{self, LoadError, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::health::{HealthChecks, Report};
-use crate::proto::carp::{Election, ElectionConfig, ElectionKeys, LinkConfig};
+use crate::proto::carp::{Election, ElectionKeys};
 use crate::proto::rng::Rng;
-use crate::proto::sync::{Input, Record, Sync, SyncConfig};
+use crate::proto::sync::{Input, Record, Sync};
 use crate::services::expiry::Keeper;
 use crate::services::{ApplyError, ServiceError, ServiceTable};
 
@@ -142,17 +141,6 @@ pub struct Started {
     pub pins: Pins,
 }
 
-/// An interface of the configuration and what the kernel says of it.
-#[derive(Clone, Debug)]
-pub struct Bound {
-    /// As configured.
-    pub interface: Interface,
-    /// As found.
-    pub link: LinkInfo,
-    /// Shared addresses on it.
-    pub shared: Vec<crate::config::model::Cidr4>,
-}
-
 /// Starts everything; the gate stays closed until the election opens it.
 pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Started, StartError> {
     let config = loaded.config.clone();
@@ -177,7 +165,7 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
         devices: bound
             .iter()
             .filter(|b| b.interface.address.is_some())
-            .map(device)
+            .map(parts::device)
             .collect(),
     })?;
     let pins = plane.pins.clone();
@@ -230,7 +218,7 @@ async fn bring_up(
         );
     }
 
-    let on = shared_on(&bound);
+    let on = parts::shared_on(&bound);
     let stale = addresses::remove_stale(&netlink, &on)
         .await
         .map_err(StartError::Netlink)?;
@@ -271,14 +259,14 @@ async fn bring_up(
     // the replication's to report roles: the cell is filled once both are there.
     let ready_cell: Arc<std::sync::OnceLock<election::Handle>> = Arc::default();
     let replication = if replicated {
-        let channel = channel(&config, &bound);
+        let channel = parts::channel(&config, &bound);
         let failed = |source| StartError::Replication {
             interface: config.ha.multicast_interface.clone(),
             source,
         };
         let channel = channel.ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
         let mut sync = Sync::new(
-            sync_config(&config),
+            parts::sync_config(&config),
             secrets.keys.clone(),
             random().ok_or(StartError::Random)?,
             rng()?,
@@ -310,7 +298,7 @@ async fn bring_up(
     let (events_out, events) = mpsc::channel(EVENTS);
     let (wishes, wished) = watch::channel(election::Addresses::default());
     let machine = Election::new(
-        election_config(&config, &bound),
+        parts::election_config(&config, &bound),
         ElectionKeys {
             carp_passphrase: secrets.carp_passphrase.to_vec(),
             trailer: secrets
@@ -327,7 +315,7 @@ async fn bring_up(
     let (roles_to, roles_keeper) = (replication.clone(), Arc::clone(&keeper));
     let (election, thread) = election::spawn(election::Parts {
         election: machine,
-        links: links(&bound),
+        links: parts::links(&bound),
         timing: (config.ha.advertisement_interval, config.ha.timeout),
         gate: plane.gate,
         ring: plane.carp,
@@ -427,104 +415,6 @@ async fn bind(netlink: &Netlink, config: &Config) -> Result<Vec<Bound>, StartErr
     Ok(bound)
 }
 
-fn device(bound: &Bound) -> datapath::attach::Device {
-    datapath::attach::Device {
-        name: bound.link.device.clone(),
-        ifindex: bound.link.ifindex,
-        attached: bound.link.xdp,
-    }
-}
-
-fn shared_on(bound: &[Bound]) -> Vec<SharedOn> {
-    bound
-        .iter()
-        .filter(|bound| !bound.shared.is_empty())
-        .map(|bound| SharedOn {
-            ifindex: bound.link.ifindex,
-            addresses: bound.shared.clone(),
-        })
-        .collect()
-}
-
-fn links(bound: &[Bound]) -> Vec<election::Link> {
-    bound
-        .iter()
-        .map(|bound| election::Link {
-            name: bound.interface.name.clone(),
-            ifindex: bound.link.ifindex,
-            mac: bound.link.mac,
-            address: bound.interface.address.map(|address| address.address),
-            shared: bound.shared.iter().map(|shared| shared.address).collect(),
-            checked: bound.interface.ha_checks,
-            gateway: bound.interface.gateway,
-        })
-        .collect()
-}
-
-fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfig {
-    ElectionConfig {
-        mode: config.node.mode,
-        vhid: config.ha.virtual_id,
-        interval: config.ha.advertisement_interval,
-        timeout: config.ha.timeout,
-        initial_wait: config.ha.initial_wait,
-        preferred: config.ha.preferred,
-        auth: config.ha.carp_auth,
-        generation: generation(config),
-        links: bound
-            .iter()
-            .filter(|bound| bound.interface.ha_checks)
-            .map(|bound| LinkConfig {
-                name: bound.interface.name.clone(),
-                address: bound.interface.address.map(|address| address.address),
-                partner: bound.interface.partner,
-                shared: bound.shared.iter().map(|shared| shared.address).collect(),
-                has_gateway: bound.interface.gateway.is_some(),
-            })
-            .collect(),
-    }
-}
-
-/// A number for the part of the configuration that both nodes must have alike: equal if and only if
-/// that part is. 48 bits, so that JSON readers keep it exact.
-pub fn generation(config: &Config) -> u64 {
-    let text = format!(
-        "{:?}",
-        (
-            &config.ha,
-            &config.shared_addresses,
-            &config.virtual_services
-        )
-    );
-    let tag = siphash::tag(&[0; 16], text.as_bytes());
-    u64::from_be_bytes([0, 0, tag[0], tag[1], tag[2], tag[3], tag[4], tag[5]])
-}
-
-fn sync_config(config: &Config) -> SyncConfig {
-    let node = if config.node.mode == Mode::Second {
-        2
-    } else {
-        1
-    };
-    let mut sync = SyncConfig::new(node, u16::from(config.ha.virtual_id));
-    sync.max_entries = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
-    sync
-}
-
-fn channel(config: &Config, bound: &[Bound]) -> Option<replication::Channel> {
-    let bound = bound
-        .iter()
-        .find(|bound| bound.interface.name == config.ha.multicast_interface)?;
-    Some(replication::Channel {
-        own: bound.interface.address?.address,
-        partner: bound.interface.partner?,
-        group: config.ha.multicast_group,
-        port: config.ha.multicast_port,
-        ifindex: bound.link.ifindex,
-        device: bound.link.device.clone(),
-    })
-}
-
 /// Connections that a previous agent of this node left in the map.
 fn leftovers(datapath: &dyn Datapath) -> Result<Vec<Record>, DatapathError> {
     let mut records = Vec::new();
@@ -569,13 +459,4 @@ fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).ok()?;
     Some(bytes)
-}
-
-/// Own MAC on each interface with the data plane, by index.
-pub fn own_macs(bound: &Mutex<Vec<Bound>>) -> BTreeMap<u32, super::frame::Mac> {
-    let bound = bound.lock().unwrap_or_else(PoisonError::into_inner);
-    bound
-        .iter()
-        .map(|bound| (bound.link.ifindex, bound.link.mac))
-        .collect()
 }

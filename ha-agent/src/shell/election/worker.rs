@@ -1,246 +1,32 @@
-//! The election thread: the only place that runs [`Election`], opens the gate and announces.
-//!
-//! It waits for nothing but packets and time: no file, no netlink, no log line and no lock that others
-//! hold for long. What takes time is handed to the rest of the shell as [`Event`]s; what the rest
-//! knows comes back as [`Command`]s through a bounded queue.
+//! The loop of the election thread.
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use ha_common::event::CarpSeen;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::announce::Announcements;
-use super::clock;
-use super::frame::{self, Mac};
-use super::gateway::GatewayProbe;
-use super::packet_socket::{PacketSocket, Receive};
-use super::realtime;
-use super::wake::{self, Wake};
+use super::{Addresses, Command, Event, Lateness, Link, Parts, Published, QUEUE, RoleTerm};
 use crate::datapath::gate::GateWord;
-use crate::proto::carp::{
-    Action, Alarm, Command as Request, Election, Input, Refusal, Role, RoleReason, Snapshot,
-};
+use crate::proto::carp::{Action, Election, Input, Refusal, Role};
 use crate::proto::time::Instant;
+use crate::shell::announce::Announcements;
+use crate::shell::gateway::GatewayProbe;
+use crate::shell::packet_socket::{PacketSocket, Receive};
+use crate::shell::wake::{self, Wake};
+use crate::shell::{clock, frame, realtime};
 
-/// Commands that may wait; the thread empties the queue each time round.
-const QUEUE: usize = 64;
 /// Frames taken from one socket before the others get their turn.
 const BURST: usize = 64;
 /// How often the published snapshot is renewed when nothing happens.
 const PUBLISH: Duration = Duration::from_millis(100);
-
-/// What the election needs to know about an interface.
-#[derive(Clone, Debug)]
-pub struct Link {
-    /// Logical name.
-    pub name: String,
-    /// Kernel index.
-    pub ifindex: u32,
-    /// Ethernet address.
-    pub mac: Mac,
-    /// Own address; none on a heartbeat link.
-    pub address: Option<Ipv4Addr>,
-    /// Addresses that move with the role.
-    pub shared: Vec<Ipv4Addr>,
-    /// Whether advertisements and HELLOs run over it. Such links come first, in the order of the
-    /// election's own list.
-    pub checked: bool,
-    /// Whose reachability is watched.
-    pub gateway: Option<Ipv4Addr>,
-}
-
-/// What the rest of the agent tells the election.
-#[derive(Debug)]
-pub enum Command {
-    /// A link gained or lost its carrier.
-    Carrier {
-        /// Index in the election's list of links.
-        link: usize,
-        /// Whether there is a carrier.
-        up: bool,
-    },
-    /// The standby's table became complete, or ceased to be.
-    Ready(bool),
-    /// Terms below this one are safe to use after a crash.
-    TermReserved(u64),
-    /// The configuration changed; this is its generation.
-    Generation(u64),
-    /// An operator's wish, and whom to tell what became of it.
-    Operator(Request, oneshot::Sender<Result<(), Refusal>>),
-}
-
-/// What the election tells the rest of the agent.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The role changed.
-    RoleChanged {
-        /// Before.
-        from: Role,
-        /// After.
-        to: Role,
-        /// Why.
-        reason: RoleReason,
-        /// The term now.
-        term: u64,
-    },
-    /// Reserve terms below this one on disk, then send [`Command::TermReserved`].
-    ReserveTerm {
-        /// The bound.
-        up_to: u64,
-    },
-    /// A lasting condition began or ended.
-    Alarm {
-        /// Which.
-        alarm: Alarm,
-        /// Whether it began.
-        raised: bool,
-    },
-    /// The thread is less punctual than it could be.
-    Unpunctual {
-        /// What the system refused.
-        what: &'static str,
-        /// Its answer.
-        error: String,
-    },
-    /// The node has handed over and may end.
-    Stopped,
-}
-
-/// What the address keeper should bring about: the newest wish counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// Whether this node should hold the shared addresses.
-    pub held: bool,
-}
-
-/// How punctual the thread is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lateness {
-    /// Timers served.
-    pub timers: u64,
-    /// Of these, later than a millisecond.
-    pub late: u64,
-    /// The latest ever, in microseconds.
-    pub max_us: u64,
-}
-
-/// What others may read at any time.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// The machine's own account.
-    pub election: Snapshot,
-    /// Punctuality.
-    pub lateness: Lateness,
-    /// Frames that could not be sent.
-    pub send_errors: u64,
-    /// Events that found their queue full.
-    pub events_lost: u64,
-}
-
-/// A role with its term, for the replication thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoleTerm {
-    /// Whether this node is active.
-    pub active: bool,
-    /// The election's term.
-    pub term: u64,
-}
-
-/// The way to the election thread.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: SyncSender<Command>,
-    wake: Wake,
-    published: Arc<ArcSwap<Published>>,
-}
-
-impl Handle {
-    /// Sends a command; `false` if the thread is gone or hopelessly behind.
-    pub fn send(&self, command: Command) -> bool {
-        let sent = offer(&self.commands, command);
-        self.wake.signal();
-        sent
-    }
-
-    /// The newest snapshot, at most a tenth of a second old.
-    pub fn published(&self) -> Arc<Published> {
-        self.published.load_full()
-    }
-}
-
-/// Everything the thread is built from.
-pub struct Parts {
-    /// The machine, not started.
-    pub election: Election,
-    /// Interfaces, those that take part in the HA checks first.
-    pub links: Vec<Link>,
-    /// Advertisement interval and timeout, for the gateway probes.
-    pub timing: (Duration, Duration),
-    /// The fence.
-    pub gate: GateWord,
-    /// Advertisements from XDP.
-    pub ring: RingBuf<MapData>,
-    /// Where events go.
-    pub events: mpsc::Sender<Event>,
-    /// Where the address keeper listens.
-    pub addresses: watch::Sender<Addresses>,
-    /// Tells the replication thread about roles; `false` if it could not take the message now.
-    pub roles: Box<dyn Fn(RoleTerm) -> bool + Send>,
-}
-
-/// Starts the thread.
-pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
-    let (commands, queue) = sync_channel(QUEUE);
-    let wake = Wake::new()?;
-    let published = Arc::new(ArcSwap::from_pointee(Published {
-        election: parts.election.snapshot(),
-        lateness: Lateness::default(),
-        send_errors: 0,
-        events_lost: 0,
-    }));
-    let handle = Handle {
-        commands,
-        wake: wake.clone(),
-        published: Arc::clone(&published),
-    };
-    let ports = parts
-        .links
-        .into_iter()
-        .map(|link| Port::open(link, parts.timing))
-        .collect::<io::Result<_>>()?;
-    let worker = Worker {
-        election: parts.election,
-        ports,
-        gate: parts.gate,
-        ring: parts.ring,
-        announcements: Announcements::default(),
-        queue,
-        wake,
-        events: parts.events,
-        addresses: parts.addresses,
-        roles: parts.roles,
-        untold: None,
-        published,
-        next_publish: Instant::default(),
-        lateness: Lateness::default(),
-        send_errors: 0,
-        events_lost: 0,
-        refused: None,
-        stopped: false,
-    };
-    let thread = thread::Builder::new()
-        .name("election".to_owned())
-        .spawn(move || worker.run())?;
-    Ok((handle, thread))
-}
 
 /// An interface with its sockets.
 struct Port {
@@ -273,7 +59,7 @@ impl Port {
     }
 }
 
-struct Worker {
+pub(super) struct Worker {
     election: Election,
     ports: Vec<Port>,
     gate: GateWord,
@@ -296,7 +82,40 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
+    pub(super) fn new(
+        parts: Parts,
+        queue: Receiver<Command>,
+        wake: Wake,
+        published: Arc<ArcSwap<Published>>,
+    ) -> io::Result<Self> {
+        let ports = parts
+            .links
+            .into_iter()
+            .map(|link| Port::open(link, parts.timing))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            election: parts.election,
+            ports,
+            gate: parts.gate,
+            ring: parts.ring,
+            announcements: Announcements::default(),
+            queue,
+            wake,
+            events: parts.events,
+            addresses: parts.addresses,
+            roles: parts.roles,
+            untold: None,
+            published,
+            next_publish: Instant::default(),
+            lateness: Lateness::default(),
+            send_errors: 0,
+            events_lost: 0,
+            refused: None,
+            stopped: false,
+        })
+    }
+
+    pub(super) fn run(mut self) {
         for (what, error) in realtime::make_punctual() {
             self.event(Event::Unpunctual {
                 what,
@@ -632,12 +451,4 @@ fn advertisement(record: &[u8]) -> Option<Advertisement> {
         // The frame may be padded beyond the packet.
         payload: packet.get(header..total.min(packet.len()))?.to_vec(),
     })
-}
-
-/// Sends without waiting and tells whether there was room.
-pub(super) fn offer<T>(queue: &SyncSender<T>, value: T) -> bool {
-    match queue.try_send(value) {
-        Ok(()) => true,
-        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-    }
 }
