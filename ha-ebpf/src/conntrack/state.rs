@@ -35,3 +35,48 @@ pub const fn next(state: ConnState, direction: Direction, flags: u8) -> ConnStat
         | (ConnState::TimeWait | ConnState::Closed, _) => state,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATES: [ConnState; 5] = [
+        ConnState::Established,
+        ConnState::ClientClosing,
+        ConnState::ServerClosing,
+        ConnState::TimeWait,
+        ConnState::Closed,
+    ];
+
+    #[test]
+    fn every_transition() {
+        use ConnState::{ClientClosing, Closed, Established, ServerClosing, TimeWait};
+        let after_client_fin = [ClientClosing, ClientClosing, TimeWait, TimeWait, Closed];
+        let after_server_fin = [ServerClosing, TimeWait, ServerClosing, TimeWait, Closed];
+        for (index, state) in STATES.into_iter().enumerate() {
+            for flags in 0..=u8::MAX {
+                for (direction, after_fin) in [
+                    (Direction::Forward, after_client_fin),
+                    (Direction::Reverse, after_server_fin),
+                ] {
+                    let wanted = if flags & flag::RST != 0 {
+                        Closed
+                    } else if flags & flag::FIN != 0 {
+                        after_fin[index]
+                    } else {
+                        state
+                    };
+                    assert_eq!(
+                        next(state, direction, flags),
+                        wanted,
+                        "{state:?} {flags:#x}"
+                    );
+                }
+            }
+        }
+        assert_eq!(
+            next(Established, Direction::Forward, flag::SYN),
+            Established
+        );
+    }
+}
