@@ -112,7 +112,7 @@ reasons! {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tally {
-    /// Connections promoted to the established table by a completed handshake.
+    /// Connections that entered the table: handshakes completed, and UDP flows begun.
     Established,
     /// Connections rebuilt from a mid-flow packet.
     Reconstructed,
@@ -158,7 +158,7 @@ impl Tally {
     /// What the counter means.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Established => "Connections promoted to the table by a completed handshake.",
+            Self::Established => "Connections that entered the table: handshakes completed, and UDP flows begun.",
             Self::Reconstructed => "Connections rebuilt from a packet in mid-flow.",
             Self::Stateless => "Packets forwarded by hash because the table is nearly full.",
             Self::Expired => "Entries removed after their idle time.",
