@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use ha_agent::config::model::Preferred;
 use ha_agent::proto::carp::{Action, Command, Role, RoleReason};
 use ha_agent::proto::rng::Rng;
 use ha_agent::proto::sync::{self, Change};
@@ -468,12 +469,14 @@ impl World {
         self.changes.push((node, to, reason));
         self.summary.promotions += u64::from(to == Role::Active && from != to);
         let calm_for = self.watch.calm_since.map(|since| self.now - since);
-        let planned = matches!(
-            reason,
-            RoleReason::PartnerPreferred | RoleReason::PartnerReleased
-        );
+        let planned = self.params.preferred != Preferred::None
+            && matches!(
+                reason,
+                RoleReason::PartnerPreferred | RoleReason::PartnerReleased
+            );
         if planned {
             self.watch.calm_since = self.watch.calm_since.map(|_| self.now);
+            self.watch.expectations.clear();
         } else if calm_for.is_some_and(|calm| calm > self.calm_bound()) {
             self.fail(&format!(
                 "node {node} became {to:?} ({reason:?}) without a cause"

@@ -51,6 +51,10 @@ impl Election {
         match partner.body.role {
             WireRole::Active => self.undecided_since = None,
             WireRole::Maintenance | WireRole::Pacified => {
+                self.undecided_since = None;
+                if !self.is_healthy() {
+                    return;
+                }
                 self.claim(RoleReason::PartnerPassive, out);
                 self.extend_lease(partner.heard + self.timing.alone_lease, out);
             }
@@ -174,7 +178,8 @@ impl Election {
             theirs.ready |= self.ready_epoch == Some(partner.body.epoch);
             mine.failed -= self.fresh_gateway_faults(partner);
         }
-        if partner.body.role != WireRole::Standby || !self.hears_us(partner) {
+        let lately = self.now < partner.heard + self.timing.interval * 3 / 2;
+        if partner.body.role != WireRole::Standby || !lately || !self.hears_us(partner) {
             self.preferred_since = None;
             return None;
         }
@@ -276,7 +281,8 @@ impl Election {
     }
 
     /// When an active node with a running lease finds itself alone, if nothing is heard till then. It is
-    /// before the lease ends, so that a dying standby interrupts nothing.
+    /// before the lease ends, so that a dying standby interrupts nothing. Only silence counts during
+    /// which this node was able to hear.
     pub(super) fn alone_at(&self) -> Option<Instant> {
         let gate = self.gate.filter(|until| *until > self.now)?;
         if self.alone {
@@ -289,8 +295,9 @@ impl Election {
             } else {
                 timing.alone_least
             };
-            let late = (partner.heard + least).max(gate - timing.alone_guard);
-            late.min(partner.heard + timing.alone_after)
+            let since = partner.heard.max(self.listens_since);
+            let late = (since + least).max(gate - timing.alone_guard);
+            late.min(since + timing.alone_after)
         });
         Some(silence.unwrap_or_default().max(self.peers.suspect_until()))
     }

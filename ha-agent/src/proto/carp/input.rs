@@ -60,7 +60,7 @@ impl Election {
         }
         link.carrier = up;
         if was_deaf && !deaf(&self.links) {
-            self.listen_for(self.timing.timeout);
+            self.listen_anew(self.timing.timeout);
         }
         if up && self.gate.is_some() {
             self.announce_due = Some(self.now);

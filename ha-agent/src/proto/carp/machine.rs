@@ -84,6 +84,8 @@ pub struct Election {
     pub(super) gate: Option<Instant>,
     pub(super) alone: bool,
     pub(super) renewal_due: Instant,
+    /// Since when this node has been able to hear: its start, the end of a freeze, or a carrier.
+    pub(super) listens_since: Instant,
     /// Silence alone allows nothing before.
     pub(super) not_before: Instant,
     /// Released to the partner, which has until then to take over.
@@ -170,6 +172,7 @@ impl Election {
             gate: None,
             alone: false,
             renewal_due: now,
+            listens_since: now,
             not_before: now,
             yield_until: None,
             undecided_since: None,
@@ -250,7 +253,7 @@ impl Election {
         out.push(Action::ReleaseAddresses);
         self.record(Role::Init, RoleReason::Started, out);
         self.reserve_terms(out);
-        self.not_before = self.now + self.timing.start_wait;
+        self.listen_anew(self.timing.start_wait);
         for link in &mut self.links {
             link.hello_due = self.now;
         }
@@ -260,11 +263,17 @@ impl Election {
     /// nothing until this node has been heard again and has listened.
     fn thaw(&mut self) {
         self.counters.count(Counter::Stalled);
-        self.listen_for(self.timing.stall_wait);
+        self.listen_anew(self.timing.stall_wait);
         for link in &mut self.links {
             link.hello_due = self.now;
             link.quick_hellos = QUICK_HELLOS;
         }
+    }
+
+    /// This node can hear again. Silence allows nothing until it has done so for a while.
+    pub(super) fn listen_anew(&mut self, wait: Duration) {
+        self.listens_since = self.now;
+        self.listen_for(wait);
     }
 
     /// Silence allows nothing for a while.
