@@ -158,7 +158,9 @@ impl Tally {
     /// What the counter means.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Established => "Connections that entered the table: handshakes completed, and UDP flows begun.",
+            Self::Established => {
+                "Connections that entered the table: handshakes completed, and UDP flows begun."
+            }
             Self::Reconstructed => "Connections rebuilt from a packet in mid-flow.",
             Self::Stateless => "Packets forwarded by hash because the table is nearly full.",
             Self::Expired => "Entries removed after their idle time.",
