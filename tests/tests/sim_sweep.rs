@@ -13,7 +13,7 @@ fn no_seed_violates_anything() {
     let steps = number("HA_SIM_STEPS").unwrap_or(3000);
     let seed = number("HA_SIM_SEED");
     let first = seed.unwrap_or(0);
-    let count = number("HA_SIM_SEEDS").unwrap_or(if seed.is_some() { 1 } else { 256 });
+    let count = number("HA_SIM_SEEDS").unwrap_or_else(|| if seed.is_some() { 1 } else { 256 });
     let mut total = Summary::default();
     for seed in first..first + count {
         total += sweep(seed, steps, Sabotage::None);

@@ -393,9 +393,15 @@ impl Election {
         (mine, theirs)
     }
 
-    /// The active node's table is the one to be equal to.
+    /// Whether this node holds the pair's connections. The active node does by definition. A standby
+    /// that replication calls unready only since the active node fell silent still has them all, and
+    /// must not lose to that node when it comes back with an empty table.
     pub(super) fn says_ready(&self) -> bool {
-        self.ready || self.role == Role::Active
+        self.ready
+            || self.role == Role::Active
+            || self
+                .unready_since
+                .is_some_and(|since| self.active_heard.is_some_and(|heard| heard < since))
     }
 
     pub(super) fn is_preferred(&self) -> bool {

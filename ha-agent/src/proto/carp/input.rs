@@ -32,6 +32,7 @@ impl Election {
             Input::Ready(ready) => {
                 if self.ready != ready {
                     self.ready = ready;
+                    self.unready_since = (!ready).then_some(self.now);
                     self.hello_soon();
                 }
             }

@@ -104,7 +104,12 @@ pub struct Election {
     pub(super) foreign: Option<Foreign>,
     /// The partner was once accepted by its trailer.
     pub(super) proven: bool,
+    /// Replication says that the table is equal to the active partner's.
     pub(super) ready: bool,
+    /// Since when it has not said so, having said so before.
+    pub(super) unready_since: Option<Instant>,
+    /// When the partner was last heard as active.
+    pub(super) active_heard: Option<Instant>,
     pub(super) advert_due: Instant,
     pub(super) announce_due: Option<Instant>,
     pub(super) copies_left: u8,
@@ -185,6 +190,8 @@ impl Election {
             foreign: None,
             proven: false,
             ready: false,
+            unready_since: None,
+            active_heard: None,
             advert_due: now,
             announce_due: None,
             copies_left: 0,

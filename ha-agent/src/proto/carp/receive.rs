@@ -151,6 +151,9 @@ impl Election {
         let Some(partner) = self.peers.partner().cloned() else {
             return;
         };
+        if body.role == WireRole::Active {
+            self.active_heard = Some(partner.heard);
+        }
         match self.role {
             Role::Active => self.take_grant(&partner, out),
             Role::Init | Role::Standby => {
