@@ -12,12 +12,16 @@ pub const VERSION: u8 = 2;
 /// Value of the auth-length byte: counter and digest are seven 32-bit words. It tells CARP from a
 /// `VRRPv2` packet, where the byte counts addresses.
 pub const AUTH_LEN: u8 = 7;
-/// TTL every implementation sends and requires.
+/// TTL, or IPv6 hop limit, every implementation sends and requires.
 pub const TTL: u8 = 255;
 /// The multicast group shared with VRRP, 224.0.0.18.
 pub const GROUP: [u8; 4] = [224, 0, 0, 18];
 /// Ethernet address of [`GROUP`].
 pub const GROUP_MAC: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x00, 0x12];
+/// The same group in IPv6, ff02::12.
+pub const GROUP6: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x12];
+/// Ethernet address of [`GROUP6`] (RFC 2464 section 7).
+pub const GROUP6_MAC: [u8; 6] = [0x33, 0x33, 0x00, 0x00, 0x00, 0x12];
 /// `advbase` and `advskew` of a bow-out: any backup takes over at once.
 pub const BOW_OUT: (u8, u8) = (255, 255);
 

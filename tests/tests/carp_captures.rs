@@ -80,7 +80,11 @@ fn judge(seen: &Seen, capture: &Capture) -> Finding {
         .iter()
         .map(|address| {
             let address = Ipv4Addr::from(*address);
-            Group::new(capture.passphrase.as_bytes(), header.vhid, &[address], &[])
+            Group::new(
+                capture.passphrase.as_bytes(),
+                header.vhid,
+                &[address.into()],
+            )
         })
         .find(|group| group.verify(&header));
     let Some(group) = group else {
@@ -192,7 +196,7 @@ fn every_packet_of_every_capture_is_what_it_should_be() {
 #[test]
 fn the_replayed_packets_verify_but_say_something_else() {
     let packets = carp_packets("ucarp-replay-attack.pcap");
-    let group = Group::new(b"pw", 5, &[Ipv4Addr::from(VIP)], &[]);
+    let group = Group::new(b"pw", 5, &[VIP.into()]);
     let forged: Vec<Header> = packets
         .iter()
         .filter(|seen| seen.source.octets()[3] == 0x42)

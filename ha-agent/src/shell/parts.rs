@@ -74,9 +74,23 @@ pub(super) fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfi
             .filter(|bound| bound.interface.ha_checks)
             .map(|bound| LinkConfig {
                 name: bound.interface.name.clone(),
-                address: bound.interface.address.map(|address| address.address),
-                partner: bound.interface.partner,
-                shared: bound.shared.iter().map(|shared| shared.address).collect(),
+                addresses: bound
+                    .interface
+                    .address
+                    .iter()
+                    .map(|address| address.address.into())
+                    .collect(),
+                partners: bound
+                    .interface
+                    .partner
+                    .iter()
+                    .map(|p| (*p).into())
+                    .collect(),
+                shared: bound
+                    .shared
+                    .iter()
+                    .map(|shared| shared.address.into())
+                    .collect(),
                 has_gateway: bound.interface.gateway.is_some(),
             })
             .collect(),

@@ -105,12 +105,7 @@ impl Agent {
     }
 
     /// Hands in what waited.
-    pub fn take(
-        &mut self,
-        now: Instant,
-        source: std::net::Ipv4Addr,
-        waiting: &Waiting,
-    ) -> Vec<Effect> {
+    pub fn take(&mut self, now: Instant, waiting: &Waiting) -> Vec<Effect> {
         let mut effects = Vec::new();
         match waiting {
             Waiting::Packet(packet, at) => match packet.kind {
@@ -118,7 +113,7 @@ impl Agent {
                     now,
                     carp::Input::Advert {
                         link: packet.link,
-                        source,
+                        source: packet.source,
                         payload: &packet.payload,
                         at: *at,
                     },
@@ -128,7 +123,7 @@ impl Agent {
                     now,
                     carp::Input::Hello {
                         link: packet.link,
-                        source,
+                        source: packet.source,
                         payload: &packet.payload,
                         at: *at,
                     },

@@ -1,5 +1,6 @@
 //! Wires between the nodes: one for each link and direction.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use ha_agent::proto::rng::Rng;
@@ -24,6 +25,8 @@ pub struct Packet {
     pub from: usize,
     /// Link.
     pub link: usize,
+    /// Source address; of no meaning for replication.
+    pub source: IpAddr,
     /// Kind.
     pub kind: Kind,
     /// When it was sent, in true time.

@@ -1,6 +1,6 @@
 //! What a world is made of.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ha_agent::config::model::{CarpAuth, Mode, Preferred};
@@ -187,26 +187,12 @@ impl Params {
                 .enumerate()
                 .map(|(link, spec)| LinkConfig {
                     name: format!("link{link}"),
-                    address: spec.production.then(|| address(node, link)),
-                    partner: spec.production.then(|| address(1 - node, link)),
-                    shared: if spec.production {
-                        vec![Ipv4Addr::new(10, link as u8, 0, 100)]
-                    } else {
-                        Vec::new()
-                    },
+                    addresses: addresses(spec, link, 11 + node as u8),
+                    partners: addresses(spec, link, 12 - node as u8),
+                    shared: addresses(spec, link, 100),
                     has_gateway: spec.gateway,
                 })
                 .collect(),
-        }
-    }
-
-    /// Source address of a node's packets on a link.
-    pub fn source(&self, node: usize, link: usize) -> Ipv4Addr {
-        let production = self.links.get(link).is_some_and(|spec| spec.production);
-        if production {
-            address(node, link)
-        } else {
-            Ipv4Addr::UNSPECIFIED
         }
     }
 }
@@ -219,8 +205,17 @@ pub fn keys() -> ElectionKeys {
     }
 }
 
-fn address(node: usize, link: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, link as u8, 0, 11 + node as u8)
+/// A host's addresses on a link: none on a cable, otherwise IPv4, both families, or IPv6 in turn.
+fn addresses(spec: &LinkSpec, link: usize, host: u8) -> Vec<IpAddr> {
+    let number = link as u8;
+    let v4 = IpAddr::from([10, number, 0, host]);
+    let v6 = Ipv6Addr::new(0xfd00, link as u16, 0, 0, 0, 0, 0, host.into()).into();
+    match link % 3 {
+        _ if !spec.production => Vec::new(),
+        0 => vec![v4],
+        1 => vec![v4, v6],
+        _ => vec![v6],
+    }
 }
 
 /// One of several values.

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ha_agent::config::model::Preferred;
@@ -370,9 +371,7 @@ impl World {
     /// An agent handles something.
     pub(super) fn hand(&mut self, node: usize, waiting: &Waiting) {
         let truth = self.now;
-        let mut source = std::net::Ipv4Addr::UNSPECIFIED;
         if let Waiting::Packet(packet, _) = waiting {
-            source = self.params.source(packet.from, packet.link);
             if packet.kind != Kind::Sync {
                 self.note(Entry::Delivered(node, packet.clone()));
                 if !packet.forged {
@@ -387,7 +386,7 @@ impl World {
         let Some(agent) = host.agent.as_mut() else {
             return;
         };
-        let effects = agent.take(now, source, waiting);
+        let effects = agent.take(now, waiting);
         self.perform(node, effects);
     }
 
@@ -397,7 +396,8 @@ impl World {
                 Effect::Election(action) => self.perform_election(node, action),
                 Effect::Sync(sync::Action::Send { bytes, .. }) => {
                     let last = self.wires.len() - 1;
-                    self.send(node, last, Kind::Sync, bytes);
+                    let source = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                    self.send(node, last, source, Kind::Sync, bytes);
                 }
                 Effect::Sync(sync::Action::Apply(change)) => {
                     if let Change::Put(record) = &change
@@ -424,8 +424,16 @@ impl World {
             self.note(Entry::Acted(node, action.clone()));
         }
         match action {
-            Action::SendAdvert { link, payload } => self.send(node, link, Kind::Advert, payload),
-            Action::SendHello { link, payload } => self.send(node, link, Kind::Hello, payload),
+            Action::SendAdvert {
+                link,
+                source,
+                payload,
+            } => self.send(node, link, source, Kind::Advert, payload),
+            Action::SendHello {
+                link,
+                source,
+                payload,
+            } => self.send(node, link, source, Kind::Hello, payload),
             Action::Gate(until) => self.set_gate(node, until),
             Action::ClaimAddresses => self.host_mut(node).claimed = true,
             Action::ReleaseAddresses => self.host_mut(node).claimed = false,
@@ -484,7 +492,14 @@ impl World {
         }
     }
 
-    pub(super) fn send(&mut self, from: usize, link: usize, kind: Kind, payload: Vec<u8>) {
+    pub(super) fn send(
+        &mut self,
+        from: usize,
+        link: usize,
+        source: IpAddr,
+        kind: Kind,
+        payload: Vec<u8>,
+    ) {
         let Some(wire) = self.wires.get(link).and_then(|wires| wires.get(from)) else {
             return;
         };
@@ -493,6 +508,7 @@ impl World {
         let packet = Packet {
             from,
             link,
+            source,
             kind,
             sent: self.now,
             forged: false,

@@ -1,6 +1,6 @@
 //! What goes into the election and what comes out of it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -127,7 +127,7 @@ pub enum Input<'a> {
         /// Index into [`super::ElectionConfig::links`].
         link: usize,
         /// Source address of its IP header.
-        source: Ipv4Addr,
+        source: IpAddr,
         /// What follows the IP header.
         payload: &'a [u8],
         /// When the kernel received it.
@@ -138,7 +138,7 @@ pub enum Input<'a> {
         /// Index into [`super::ElectionConfig::links`].
         link: usize,
         /// Source address of its IP header.
-        source: Ipv4Addr,
+        source: IpAddr,
         /// What follows the UDP header.
         payload: &'a [u8],
         /// When the kernel received it.
@@ -178,19 +178,23 @@ pub enum Action {
     ClaimAddresses,
     /// Remove the shared addresses; the gate has just closed.
     ReleaseAddresses,
-    /// Send gratuitous ARP for every shared address.
+    /// Send gratuitous ARP or unsolicited neighbour advertisements for every shared address.
     Announce,
-    /// Send a CARP payload to the group.
+    /// Send a CARP payload to the group of the source's family.
     SendAdvert {
         /// On which link.
         link: usize,
+        /// Own address; the tag covers it.
+        source: IpAddr,
         /// What follows the IP header.
         payload: Vec<u8>,
     },
-    /// Send a HELLO to the partner.
+    /// Send a HELLO to the group of the source's family.
     SendHello {
         /// On which link.
         link: usize,
+        /// Own address, 0.0.0.0 on an unnumbered link; the tag covers it.
+        source: IpAddr,
         /// What follows the UDP header.
         payload: Vec<u8>,
     },

@@ -1,7 +1,7 @@
 //! What the election is told once, and the durations that follow from it.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::config::model::{CarpAuth, Mode, Preferred};
@@ -35,20 +35,46 @@ pub struct ElectionConfig {
 pub struct LinkConfig {
     /// Logical name, the same on both nodes.
     pub name: String,
-    /// Own address; none on an unnumbered heartbeat link.
-    pub address: Option<Ipv4Addr>,
-    /// Partner's address; packets from any other source are dropped.
-    pub partner: Option<Ipv4Addr>,
+    /// Own addresses; none on an unnumbered heartbeat link. The first of a family is the source of
+    /// advertisements of that family.
+    pub addresses: Vec<IpAddr>,
+    /// Partner's addresses; packets from other sources are dropped, but for 0.0.0.0 where there are none.
+    pub partners: Vec<IpAddr>,
     /// Shared addresses on it; none on a heartbeat link.
-    pub shared: Vec<Ipv4Addr>,
+    pub shared: Vec<IpAddr>,
     /// Whether [`super::Input::Gateway`] reports on it.
     pub has_gateway: bool,
 }
 
 impl LinkConfig {
-    /// Source address of packets on this link, as the tag covers it.
-    pub(super) fn source(&self) -> Ipv4Addr {
-        self.address.unwrap_or(Ipv4Addr::UNSPECIFIED)
+    /// Source address of HELLOs on this link, as the tag covers it: one HELLO serves both families.
+    pub(super) fn hello_source(&self) -> IpAddr {
+        let mut families = [false, true].into_iter();
+        families
+            .find_map(|v6| self.own(v6))
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// Sources of this link's advertisements: one for each family that has shared addresses.
+    pub(super) fn advert_sources(&self) -> impl Iterator<Item = IpAddr> {
+        let shares = |v6| self.shared.iter().any(|shared| shared.is_ipv6() == v6);
+        let own_or_none = |v6| {
+            self.own(v6).unwrap_or(if v6 {
+                IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            } else {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            })
+        };
+        [false, true]
+            .into_iter()
+            .filter(move |v6| shares(*v6))
+            .map(own_or_none)
+    }
+
+    /// The first own address of a family.
+    pub(super) fn own(&self, v6: bool) -> Option<IpAddr> {
+        let mut own = self.addresses.iter().copied();
+        own.find(|address| address.is_ipv6() == v6)
     }
 
     /// Whether its failure may move the active role.

@@ -4,7 +4,7 @@
 //! mean gone. Nothing binds such a peer, so nothing fences it: an active node renews its lease by itself.
 //! Source of the rules: ucarp 1.5.2 `carp.c`, OpenBSD `ip_carp.c`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::wire::Header;
@@ -16,7 +16,7 @@ pub(super) struct Foreign {
     /// Where it was heard last.
     pub(super) link: usize,
     /// Its address.
-    pub(super) source: Ipv4Addr,
+    pub(super) source: IpAddr,
     /// Its interval in 1/256 s.
     pub(super) ticks: u16,
     /// When it was heard last.
@@ -67,9 +67,16 @@ pub(super) fn meaning(own: u16, peer: u16) -> Meaning {
 }
 
 /// Whether a master steps down for another one. A tie goes to the lower address as ucarp compares it:
-/// as the bytes lie in memory on a little-endian machine, the last octet first.
-pub(super) fn yields(own: (u16, Ipv4Addr), peer: (u16, Ipv4Addr)) -> bool {
-    let rank = |(ticks, address): (u16, Ipv4Addr)| (ticks, u32::from_le_bytes(address.octets()));
+/// as the bytes lie in memory on a little-endian machine, the last octet first. Over IPv6 nobody else
+/// breaks ties, so the same rule serves.
+pub(super) fn yields(own: (u16, IpAddr), peer: (u16, IpAddr)) -> bool {
+    let rank = |(ticks, address): (u16, IpAddr)| {
+        let number = match address {
+            IpAddr::V4(v4) => u32::from_le_bytes(v4.octets()).into(),
+            IpAddr::V6(v6) => u128::from_le_bytes(v6.octets()),
+        };
+        (ticks, number)
+    };
     rank(peer) < rank(own)
 }
 
@@ -96,8 +103,8 @@ mod tests {
 
     #[test]
     fn ties_go_where_ucarp_sends_them() {
-        let a = Ipv4Addr::new(10, 99, 1, 1);
-        let b = Ipv4Addr::new(10, 99, 0, 9);
+        let a = IpAddr::from([10, 99, 1, 1]);
+        let b = IpAddr::from([10, 99, 0, 9]);
         assert!(!yields((256, a), (256, b)), "measured: 10.99.1.1 stays");
         assert!(yields((256, b), (256, a)));
         assert!(yields((256, a), (255, b)));

@@ -1,7 +1,7 @@
 //! The machine's state and its outside: inputs, timers, bookkeeping of role and gate.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ha_common::siphash::TAG_LEN;
@@ -141,7 +141,7 @@ impl Election {
                 config: link.clone(),
                 bit: names.partition_point(|name| *name < link.name.as_str()) as u32,
                 name: name_hash(&link.name),
-                group: Group::new(&keys.carp_passphrase, config.vhid, &link.shared, &[]),
+                group: Group::new(&keys.carp_passphrase, config.vhid, &link.shared),
                 carrier: true,
                 gateway: true,
                 gateway_lost: now,
@@ -443,11 +443,11 @@ impl Election {
             .map(|foreign| foreign.heard + foreign::master_down(self.ticks))
     }
 
-    /// Own address on a link.
-    pub(super) fn source(&self, link: usize) -> Ipv4Addr {
-        self.links
-            .get(link)
-            .map_or(Ipv4Addr::UNSPECIFIED, |link| link.config.source())
+    /// Own address on a link, of the family of another one; that one itself if there is none.
+    pub(super) fn own_like(&self, link: usize, other: IpAddr) -> IpAddr {
+        let link = self.links.get(link);
+        link.and_then(|link| link.config.own(other.is_ipv6()))
+            .unwrap_or(other)
     }
 }
 

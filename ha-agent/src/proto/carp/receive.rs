@@ -1,6 +1,6 @@
 //! What packets do to the machine.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::api::{Action, Alarm, Role, RoleReason};
 use super::counters::Counter;
@@ -14,7 +14,7 @@ use crate::proto::time::Instant;
 use ha_common::carp::trailer_flags;
 
 /// Where a packet came in, from whom, and when.
-type Origin = (usize, Ipv4Addr, Instant);
+type Origin = (usize, IpAddr, Instant);
 
 impl Election {
     pub(super) fn take_advert(&mut self, origin: Origin, payload: &[u8], out: &mut Vec<Action>) {
@@ -39,7 +39,7 @@ impl Election {
         let Some(link) = self.links.get(index) else {
             return self.counters.count(Counter::NotExpected);
         };
-        if link.config.address == Some(source) {
+        if link.config.addresses.contains(&source) {
             return self.counters.count(Counter::Reflected);
         }
         let good_digest = link.group.verify(&header);
@@ -83,8 +83,11 @@ impl Election {
     /// Takes in a signed body; whether it was accepted.
     fn take_body(&mut self, origin: Origin, body: &Body, out: &mut Vec<Action>) -> bool {
         let (index, source, at) = origin;
-        let expected = self.links.get(index).and_then(|link| link.config.partner);
-        if body.epoch != self.epoch && expected.is_some_and(|partner| partner != source) {
+        let expected = self.links.get(index).is_none_or(|link| {
+            let partners = &link.config.partners;
+            partners.contains(&source) || partners.is_empty() && source.is_unspecified()
+        });
+        if body.epoch != self.epoch && !expected {
             self.counters.count(Counter::UnexpectedSource);
             return false;
         }
@@ -228,7 +231,7 @@ impl Election {
     fn take_foreign(&mut self, origin: Origin, header: &Header, out: &mut Vec<Action>) {
         let (link, source, heard) = origin;
         let ticks = foreign::ticks(header);
-        let faster = foreign::yields((self.ticks, self.source(link)), (ticks, source));
+        let faster = foreign::yields((self.ticks, self.own_like(link, source)), (ticks, source));
         let meaning = foreign::meaning(self.ticks, ticks);
         let prefers_us = matches!(
             (self.config.preferred, self.config.mode),

@@ -1,5 +1,7 @@
 //! What is sent, and when.
 
+use std::net::IpAddr;
+
 use ha_common::carp::{BOW_OUT, trailer_flags};
 
 use super::api::{Action, Role};
@@ -54,18 +56,27 @@ impl Election {
 
     fn send_adverts(&mut self, (base, skew): (u8, u8), out: &mut Vec<Action>) {
         for link in 0..self.links.len() {
-            let body = self.body(self.echo(), 0);
-            let Some(state) = self.links.get(link) else {
-                continue;
-            };
-            if !state.config.is_production() {
-                continue;
+            let sources: Vec<IpAddr> = self
+                .links
+                .get(link)
+                .into_iter()
+                .flat_map(|link| link.config.advert_sources())
+                .collect();
+            for source in sources {
+                let body = self.body(self.echo(), 0);
+                let Some(state) = self.links.get(link) else {
+                    break;
+                };
+                let header = state.group.header(base, skew, self.carp_counter).encode();
+                self.carp_counter = self.carp_counter.wrapping_add(1);
+                let payload = self.signer.advert(source, &header, &body);
+                self.counters.count(Counter::AdvertSent);
+                out.push(Action::SendAdvert {
+                    link,
+                    source,
+                    payload,
+                });
             }
-            let header = state.group.header(base, skew, self.carp_counter).encode();
-            self.carp_counter = self.carp_counter.wrapping_add(1);
-            let payload = self.signer.advert(state.config.source(), &header, &body);
-            self.counters.count(Counter::AdvertSent);
-            out.push(Action::SendAdvert { link, payload });
         }
     }
 
@@ -91,10 +102,12 @@ impl Election {
             } else {
                 interval
             };
-        let payload = self.signer.hello(link.config.source(), &link.name, &body);
+        let source = link.config.hello_source();
+        let payload = self.signer.hello(source, &link.name, &body);
         self.counters.count(Counter::HelloSent);
         out.push(Action::SendHello {
             link: index,
+            source,
             payload,
         });
     }
@@ -116,10 +129,12 @@ impl Election {
         let Some(link) = self.links.get(index) else {
             return;
         };
-        let payload = self.signer.hello(link.config.source(), &link.name, &body);
+        let source = link.config.hello_source();
+        let payload = self.signer.hello(source, &link.name, &body);
         self.counters.count(Counter::HelloSent);
         out.push(Action::SendHello {
             link: index,
+            source,
             payload,
         });
     }

@@ -72,7 +72,7 @@ pub struct ForeignSnapshot {
     /// Link it was heard on.
     pub link: String,
     /// Its address.
-    pub address: std::net::Ipv4Addr,
+    pub address: std::net::IpAddr,
     /// Its `advbase`.
     pub advbase: u8,
     /// Its `advskew`.

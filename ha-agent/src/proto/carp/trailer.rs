@@ -5,7 +5,7 @@
 //! the link's logical name, then the body. So a body cannot be moved to another group, sender, kind of
 //! packet or link.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ha_common::carp::{
     HEADER_LEN, HELLO_MAGIC, TRAILER_LEN, TRAILER_MAGIC, TRAILER_TAGGED_LEN, TRAILER_VERSION,
@@ -203,7 +203,7 @@ impl Signer {
     }
 
     /// The payload of an advertisement: the header and its trailer.
-    pub fn advert(&self, source: Ipv4Addr, header: &[u8; HEADER_LEN], body: &Body) -> Vec<u8> {
+    pub fn advert(&self, source: IpAddr, header: &[u8; HEADER_LEN], body: &Body) -> Vec<u8> {
         let trailer = self.sign(source, Context::Advert(header), TRAILER_MAGIC, body);
         let mut payload = Vec::with_capacity(HEADER_LEN + TRAILER_LEN);
         payload.extend_from_slice(header);
@@ -212,14 +212,14 @@ impl Signer {
     }
 
     /// The payload of a HELLO. On an unnumbered link the source is 0.0.0.0.
-    pub fn hello(&self, source: Ipv4Addr, link: &[u8; TAG_LEN], body: &Body) -> Vec<u8> {
+    pub fn hello(&self, source: IpAddr, link: &[u8; TAG_LEN], body: &Body) -> Vec<u8> {
         self.sign(source, Context::Hello(link), HELLO_MAGIC, body)
             .to_vec()
     }
 
     /// Reads the trailer behind an advertisement's header. Bytes behind the trailer are ignored, as
     /// other implementations ignore the trailer.
-    pub fn open_advert(&self, source: Ipv4Addr, payload: &[u8]) -> Result<Body, DecodeError> {
+    pub fn open_advert(&self, source: IpAddr, payload: &[u8]) -> Result<Body, DecodeError> {
         let (header, rest) = payload
             .split_first_chunk::<HEADER_LEN>()
             .ok_or(DecodeError::Truncated(payload.len()))?;
@@ -232,7 +232,7 @@ impl Signer {
     /// Reads a HELLO.
     pub fn open_hello(
         &self,
-        source: Ipv4Addr,
+        source: IpAddr,
         link: &[u8; TAG_LEN],
         payload: &[u8],
     ) -> Result<Body, DecodeError> {
@@ -244,7 +244,7 @@ impl Signer {
 
     fn sign(
         &self,
-        source: Ipv4Addr,
+        source: IpAddr,
         context: Context<'_>,
         magic: [u8; 4],
         body: &Body,
@@ -258,7 +258,7 @@ impl Signer {
 
     fn open(
         &self,
-        source: Ipv4Addr,
+        source: IpAddr,
         context: Context<'_>,
         bytes: &[u8],
     ) -> Result<Body, DecodeError> {
@@ -285,19 +285,22 @@ impl Signer {
     fn tag(
         &self,
         key: &[u8; 16],
-        source: Ipv4Addr,
+        source: IpAddr,
         context: Context<'_>,
         body: &[u8; TRAILER_LEN],
     ) -> [u8; TAG_LEN] {
-        let family = if source.is_unspecified() { 0 } else { 4 };
+        let family = match source {
+            _ if source.is_unspecified() => 0,
+            IpAddr::V4(_) => 4,
+            IpAddr::V6(_) => 6,
+        };
         let kind = match context {
             Context::Advert(_) => 1,
             Context::Hello(_) => 2,
         };
         let mut message = Vec::with_capacity(8 + 16 + HEADER_LEN + TRAILER_TAGGED_LEN);
         message.extend_from_slice(&[kind, self.vhid, family, 0, 0, 0, 0, 0]);
-        message.extend_from_slice(&source.octets());
-        message.extend_from_slice(&[0; 12]);
+        message.extend_from_slice(&source_bytes(source));
         match context {
             Context::Advert(header) => {
                 let mut zeroed = *header;
@@ -311,13 +314,27 @@ impl Signer {
     }
 }
 
+/// A source address as the tag covers it: IPv4 in the first four of sixteen bytes.
+fn source_bytes(source: IpAddr) -> [u8; 16] {
+    match source {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            bytes
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use ha_common::carp;
     use proptest::prelude::*;
 
-    const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+    const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 11));
     const KEY: [u8; 16] = [7; 16];
 
     fn signer() -> Signer {
@@ -345,7 +362,7 @@ mod tests {
     }
 
     fn header() -> [u8; HEADER_LEN] {
-        super::super::wire::Group::new(b"secret", 110, &[Ipv4Addr::new(10, 0, 0, 100)], &[])
+        super::super::wire::Group::new(b"secret", 110, &[IpAddr::from([10, 0, 0, 100])])
             .header(0, 25, 42)
             .encode()
     }
@@ -393,16 +410,39 @@ mod tests {
     #[test]
     fn unnumbered_links_have_no_family() {
         let cable = name_hash("cable");
-        let payload = signer().hello(Ipv4Addr::UNSPECIFIED, &cable, &body());
-        assert_eq!(
-            signer().open_hello(Ipv4Addr::UNSPECIFIED, &cable, &payload),
-            Ok(body())
-        );
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let payload = signer().hello(nobody, &cable, &body());
+        assert_eq!(signer().open_hello(nobody, &cable, &payload), Ok(body()));
         let mut message = vec![2, 110, 0, 0];
         message.extend([0; 20]);
         message.extend(cable);
         message.extend(&payload[..TRAILER_TAGGED_LEN]);
         assert_eq!(payload[at::TAG..], siphash::tag(&KEY, &message));
+    }
+
+    #[test]
+    fn ipv6_sources_are_covered_whole() {
+        let source: Ipv6Addr = "2001:db8::11".parse().unwrap();
+        let payload = signer().advert(source.into(), &header(), &body());
+        assert_eq!(signer().open_advert(source.into(), &payload), Ok(body()));
+        let mut message = vec![1, 110, 6, 0, 0, 0, 0, 0];
+        message.extend(source.octets());
+        let mut zeroed = header();
+        zeroed[6] = 0;
+        zeroed[7] = 0;
+        message.extend(zeroed);
+        let trailer = &payload[HEADER_LEN..];
+        message.extend(&trailer[..TRAILER_TAGGED_LEN]);
+        assert_eq!(trailer[at::TAG..], siphash::tag(&KEY, &message));
+        // The same sixteen bytes in the other family are another source.
+        let v4 = Ipv4Addr::new(10, 0, 0, 11);
+        let mut padded = [0; 16];
+        padded[..4].copy_from_slice(&v4.octets());
+        let payload = signer().advert(v4.into(), &header(), &body());
+        assert_eq!(
+            signer().open_advert(Ipv6Addr::from(padded).into(), &payload),
+            Err(DecodeError::BadTag)
+        );
     }
 
     #[test]
@@ -468,7 +508,7 @@ mod tests {
                 "bit {bit}"
             );
         }
-        let elsewhere = Ipv4Addr::new(10, 0, 0, 12);
+        let elsewhere = IpAddr::from([10, 0, 0, 12]);
         assert_eq!(
             signer.open_advert(elsewhere, &good),
             Err(DecodeError::BadTag)
@@ -477,8 +517,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, source: u32) {
-            let source = Ipv4Addr::from(source);
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, source: IpAddr) {
             prop_assert!(signer().open_advert(source, &bytes).is_err());
             prop_assert!(signer().open_hello(source, &name_hash("front"), &bytes).is_err());
         }

@@ -4,7 +4,7 @@
 //! OpenBSD's and FreeBSD's `sys/netinet/ip_carp.c`. The digest covers version, type, vhid, the shared
 //! addresses and the counter only; the election fields are protected by the [trailer](super::trailer).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use aws_lc_rs::{constant_time, hmac};
 use ha_common::carp::{self, field};
@@ -102,18 +102,21 @@ pub struct Group {
 
 impl Group {
     /// A group. The order of the addresses does not matter: they are hashed in ascending order, once
-    /// each, IPv4 before IPv6, as the BSDs do. ucarp hashes exactly one.
-    pub fn new(passphrase: &[u8], vhid: u8, v4: &[Ipv4Addr], v6: &[Ipv6Addr]) -> Self {
-        let mut v4 = v4.to_vec();
-        v4.sort_unstable();
-        v4.dedup();
-        let mut v6 = v6.to_vec();
-        v6.sort_unstable();
-        v6.dedup();
+    /// each, IPv4 before IPv6, as the BSDs do; link-local ones are left out, as OpenBSD does when it
+    /// sends. ucarp hashes exactly one. The digest is the same in the packets of either family.
+    pub fn new(passphrase: &[u8], vhid: u8, addresses: &[IpAddr]) -> Self {
+        let mut addresses = addresses.to_vec();
+        addresses.sort_unstable();
+        addresses.dedup();
         // Version and type are constants in every implementation, not taken from the packet.
         let mut prefix = vec![2, 1, vhid];
-        prefix.extend(v4.iter().flat_map(Ipv4Addr::octets));
-        prefix.extend(v6.iter().flat_map(Ipv6Addr::octets));
+        for address in addresses {
+            match address {
+                IpAddr::V4(v4) => prefix.extend(v4.octets()),
+                IpAddr::V6(v6) if v6.is_unicast_link_local() => {}
+                IpAddr::V6(v6) => prefix.extend(v6.octets()),
+            }
+        }
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, passphrase),
             vhid,
@@ -190,45 +193,37 @@ mod tests {
         for (passphrase, address, bytes) in CAPTURED {
             let bytes = hex(bytes);
             let header = Header::decode(&bytes).unwrap();
-            let group = Group::new(
-                passphrase.as_bytes(),
-                header.vhid,
-                &[address.parse().unwrap()],
-                &[],
-            );
+            let address = address.parse().unwrap();
+            let group = Group::new(passphrase.as_bytes(), header.vhid, &[address]);
             assert!(group.verify(&header), "{passphrase}");
             let made = group.header(header.advbase, header.advskew, header.counter);
             assert_eq!(made.encode().as_slice(), bytes, "{passphrase}");
         }
     }
 
-    /// Several addresses: computed from the BSDs' rules, in any order and with a duplicate.
+    /// Several addresses: computed from the BSDs' rules, in any order, with a duplicate and with a
+    /// link-local one.
     #[test]
     fn several_addresses_are_hashed_in_ascending_order_once() {
-        let v4 = |texts: &[&str]| -> Vec<Ipv4Addr> {
-            texts.iter().map(|text| text.parse().unwrap()).collect()
-        };
-        let v6 = |texts: &[&str]| -> Vec<Ipv6Addr> {
-            texts.iter().map(|text| text.parse().unwrap()).collect()
-        };
-        for (v4, v6, bytes) in [
+        for (addresses, bytes) in [
             (
-                v4(&["192.0.2.9", "10.99.0.101", "10.99.0.100", "10.99.0.101"]),
-                v6(&[]),
+                "192.0.2.9 10.99.0.101 10.99.0.100 10.99.0.101",
                 "21010007000177350123456789abcdef3eb4da9b9d671fcd858254f9dd8efb44d8a66720",
             ),
             (
-                v4(&["10.99.0.100"]),
-                v6(&["2001:db8::100"]),
+                "2001:db8::100 fe80::1 10.99.0.100",
                 "210100070001f6400123456789abcdefa50f9e1c189fce45dbc21f52de7d1986bfd76d8e",
             ),
             (
-                v4(&[]),
-                v6(&["2001:db8::100", "2001:db8::2"]),
+                "2001:db8::100 2001:db8::2",
                 "21010007000146e60123456789abcdefe88b0bf247e3b010a2d163a8228a184d7489579e",
             ),
         ] {
-            let group = Group::new(b"secret", 1, &v4, &v6);
+            let addresses: Vec<IpAddr> = addresses
+                .split(' ')
+                .map(|text| text.parse().unwrap())
+                .collect();
+            let group = Group::new(b"secret", 1, &addresses);
             let made = group.header(1, 0, 0x0123_4567_89ab_cdef).encode();
             assert_eq!(made.as_slice(), hex(bytes));
         }
@@ -252,11 +247,11 @@ mod tests {
     #[test]
     fn another_group_does_not_verify() {
         let header = Header::decode(&hex(CAPTURED[0].2)).unwrap();
-        let address: Ipv4Addr = "10.99.0.100".parse().unwrap();
-        assert!(Group::new(b"secret", 1, &[address], &[]).verify(&header));
-        assert!(!Group::new(b"Secret", 1, &[address], &[]).verify(&header));
-        assert!(!Group::new(b"secret", 2, &[address], &[]).verify(&header));
-        assert!(!Group::new(b"secret", 1, &["10.99.0.99".parse().unwrap()], &[]).verify(&header));
+        let address: IpAddr = "10.99.0.100".parse().unwrap();
+        assert!(Group::new(b"secret", 1, &[address]).verify(&header));
+        assert!(!Group::new(b"Secret", 1, &[address]).verify(&header));
+        assert!(!Group::new(b"secret", 2, &[address]).verify(&header));
+        assert!(!Group::new(b"secret", 1, &["10.99.0.99".parse().unwrap()]).verify(&header));
     }
 
     proptest! {

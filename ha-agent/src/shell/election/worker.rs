@@ -1,7 +1,7 @@
 //! The loop of the election thread.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -302,24 +302,18 @@ impl Worker {
             match action {
                 Action::Gate(None) => self.gate.close(),
                 Action::Gate(Some(until)) => self.gate.open_until(until),
-                Action::SendAdvert { link, payload } => {
-                    self.send(link, |link| {
-                        frame::advertisement(
-                            link.mac,
-                            link.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
-                            &payload,
-                        )
-                    });
-                }
-                Action::SendHello { link, payload } => {
-                    self.send(link, |link| {
-                        frame::hello(
-                            link.mac,
-                            link.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
-                            &payload,
-                        )
-                    });
-                }
+                Action::SendAdvert {
+                    link,
+                    source,
+                    payload,
+                } => self.send(link, |link| {
+                    frame::advertisement(link.mac, source, &payload)
+                }),
+                Action::SendHello {
+                    link,
+                    source,
+                    payload,
+                } => self.send(link, |link| frame::hello(link.mac, source, &payload)),
                 Action::ClaimAddresses => {
                     self.addresses.send_replace(Addresses { held: true });
                 }
@@ -424,7 +418,7 @@ impl Worker {
 struct Advertisement {
     at: Instant,
     ifindex: u32,
-    source: Ipv4Addr,
+    source: IpAddr,
     payload: Vec<u8>,
 }
 
@@ -442,12 +436,7 @@ fn advertisement(record: &[u8]) -> Option<Advertisement> {
     Some(Advertisement {
         at: Instant::from_nanos(seen.at_ns),
         ifindex: seen.ifindex,
-        source: Ipv4Addr::new(
-            *packet.get(12)?,
-            *packet.get(13)?,
-            *packet.get(14)?,
-            *packet.get(15)?,
-        ),
+        source: IpAddr::from(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?),
         // The frame may be padded beyond the packet.
         payload: packet.get(header..total.min(packet.len()))?.to_vec(),
     })

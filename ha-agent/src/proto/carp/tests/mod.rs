@@ -1,4 +1,5 @@
 //! The machine against its partner, and against everything else.
 
+mod families;
 mod pair;
 mod stories;

@@ -2,7 +2,7 @@
 //! `tests` package is the one that is cruel.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::super::*;
@@ -12,10 +12,10 @@ use crate::proto::time::Instant;
 
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const TIMEOUT: Duration = Duration::from_millis(300);
-pub(super) const SHARED: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
+pub(super) const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
 
-pub(super) fn address(node: usize, link: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, link as u8, 0, 11 + node as u8)
+pub(super) fn address(node: usize, link: usize) -> IpAddr {
+    IpAddr::from([10, link as u8, 0, 11 + node as u8])
 }
 
 /// Two links: `front` with a shared address and a gateway, `cable` without addresses.
@@ -32,15 +32,15 @@ pub(super) fn config(node: usize) -> ElectionConfig {
         links: vec![
             LinkConfig {
                 name: "front".to_owned(),
-                address: Some(address(node, 0)),
-                partner: Some(address(1 - node, 0)),
+                addresses: vec![address(node, 0)],
+                partners: vec![address(1 - node, 0)],
                 shared: vec![SHARED],
                 has_gateway: true,
             },
             LinkConfig {
                 name: "cable".to_owned(),
-                address: None,
-                partner: None,
+                addresses: Vec::new(),
+                partners: Vec::new(),
                 shared: Vec::new(),
                 has_gateway: false,
             },
@@ -64,6 +64,7 @@ pub(super) fn ms(millis: u64) -> Duration {
 pub(super) struct Packet {
     pub(super) from: usize,
     pub(super) link: usize,
+    pub(super) source: IpAddr,
     pub(super) advert: bool,
     pub(super) payload: Vec<u8>,
 }
@@ -138,8 +139,28 @@ impl Pair {
     fn perform(&mut self, node: usize, out: Vec<Action>) {
         for action in out {
             match action {
-                Action::SendAdvert { link, payload } => self.send(node, link, true, payload),
-                Action::SendHello { link, payload } => self.send(node, link, false, payload),
+                Action::SendAdvert {
+                    link,
+                    source,
+                    payload,
+                } => self.send(Packet {
+                    from: node,
+                    link,
+                    source,
+                    advert: true,
+                    payload,
+                }),
+                Action::SendHello {
+                    link,
+                    source,
+                    payload,
+                } => self.send(Packet {
+                    from: node,
+                    link,
+                    source,
+                    advert: false,
+                    payload,
+                }),
                 Action::ReserveTerm { up_to } => {
                     let mut out = Vec::new();
                     if let Some(machine) = &mut self.nodes[node] {
@@ -169,15 +190,9 @@ impl Pair {
         }
     }
 
-    fn send(&mut self, from: usize, link: usize, advert: bool, payload: Vec<u8>) {
-        let packet = Packet {
-            from,
-            link,
-            advert,
-            payload,
-        };
+    fn send(&mut self, packet: Packet) {
         self.sent.push(packet.clone());
-        if !self.cut[from][link] {
+        if !self.cut[packet.from][packet.link] {
             self.waiting.push_back(packet);
         }
     }
@@ -201,12 +216,8 @@ impl Pair {
     /// Hands a packet to a node.
     pub(super) fn hand(&mut self, to: usize, packet: &Packet) {
         let mut out = Vec::new();
-        let source = if packet.link == 0 {
-            address(packet.from, 0)
-        } else {
-            Ipv4Addr::UNSPECIFIED
-        };
-        let (link, payload, at) = (packet.link, packet.payload.as_slice(), self.now);
+        let (link, source, at) = (packet.link, packet.source, self.now);
+        let payload = packet.payload.as_slice();
         let input = if packet.advert {
             Input::Advert {
                 link,
