@@ -1,13 +1,24 @@
 //! The words by which the agent steers the data plane.
 
-/// `ha_gate`: the fence. A memory-mapped array of one element that the election thread stores
+/// `ha_gate`: the fence. A memory-mapped array of one element whose words the election thread stores
 /// atomically, without a system call, and XDP reads for every packet that concerns a shared address.
+///
+/// Each word has one writer: the agent all but the last, XDP the last. So the agent cannot reopen by
+/// accident what the kernel has closed; only a term of its own that is high enough can.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
     /// `CLOCK_MONOTONIC` nanoseconds until which this node may act for the shared addresses.
     /// [`Gate::CLOSED`] and [`Gate::ALWAYS`] are special.
     pub until_ns: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds until which a node that has handed over still forwards what hits
+    /// an established entry; at most [`Gate::HAND_OVER_NS`] ahead.
+    pub established_until_ns: u64,
+    /// The term in which the gate was opened.
+    pub term: u64,
+    /// Highest term above [`Gate::term`] in which the partner was heard as active. The gate is open
+    /// only as long as this is not above the term.
+    pub overtaken: u64,
 }
 
 impl Gate {
@@ -18,14 +29,29 @@ impl Gate {
     /// How far the coarse clock may lag behind the precise one before it must not be trusted.
     /// 5.5 ms were measured at `CONFIG_HZ=250`; one tick at `HZ=100` is 10 ms.
     pub const COARSE_SLACK_NS: u64 = 60_000_000;
+    /// How long established connections may be forwarded after a hand-over.
+    pub const HAND_OVER_NS: u64 = 50_000_000;
 
     /// Whether the gate is open, with the precise clock asked only near the end of the lease.
     #[inline(always)]
-    pub fn is_open(until_ns: u64, coarse_ns: u64, precise_ns: impl FnOnce() -> u64) -> bool {
-        if coarse_ns.saturating_add(Self::COARSE_SLACK_NS) < until_ns {
+    pub fn is_open(&self, coarse_ns: u64, precise_ns: impl FnOnce() -> u64) -> bool {
+        if self.overtaken > self.term {
+            return false;
+        }
+        if coarse_ns.saturating_add(Self::COARSE_SLACK_NS) < self.until_ns {
             return true;
         }
-        until_ns != Self::CLOSED && precise_ns() < until_ns
+        self.until_ns != Self::CLOSED && precise_ns() < self.until_ns
+    }
+
+    /// Whether a gate that is not open lets established connections through.
+    #[inline(always)]
+    pub fn is_handing_over(&self, precise_ns: impl FnOnce() -> u64) -> bool {
+        self.established_until_ns != 0
+            && matches!(
+                self.established_until_ns.checked_sub(precise_ns()),
+                Some(1..=Self::HAND_OVER_NS)
+            )
     }
 }
 
@@ -51,5 +77,52 @@ pub struct Config {
     pub udp_timeout_ns: u64,
 }
 
-const _: () = assert!(size_of::<Gate>() == 8);
+const _: () = assert!(size_of::<Gate>() == 32);
 const _: () = assert!(size_of::<Config>() == 48);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_until_the_lease_ends_or_a_higher_term_is_heard() {
+        let gate = Gate {
+            until_ns: 1_000_000_000,
+            term: 7,
+            ..Gate::default()
+        };
+        assert!(gate.is_open(0, || u64::MAX));
+        assert!(gate.is_open(999_000_000, || 999_999_999));
+        assert!(!gate.is_open(999_000_000, || 1_000_000_000));
+        assert!(!Gate::default().is_open(0, || 0));
+        for (overtaken, open) in [
+            (0, true),
+            (6, true),
+            (7, true),
+            (8, false),
+            (u64::MAX, false),
+        ] {
+            let gate = Gate { overtaken, ..gate };
+            assert_eq!(gate.is_open(0, || u64::MAX), open, "{overtaken}");
+        }
+        let always = Gate {
+            until_ns: Gate::ALWAYS,
+            ..Gate::default()
+        };
+        assert!(always.is_open(1 << 62, || u64::MAX));
+    }
+
+    #[test]
+    fn a_hand_over_is_short() {
+        let gate = Gate {
+            established_until_ns: 1_000_000_000,
+            ..Gate::default()
+        };
+        assert!(gate.is_handing_over(|| 1_000_000_000 - Gate::HAND_OVER_NS));
+        assert!(gate.is_handing_over(|| 999_999_999));
+        assert!(!gate.is_handing_over(|| 1_000_000_000));
+        assert!(!gate.is_handing_over(|| 1_000_000_001));
+        assert!(!gate.is_handing_over(|| 999_999_999 - Gate::HAND_OVER_NS));
+        assert!(!Gate::default().is_handing_over(|| u64::MAX));
+    }
+}

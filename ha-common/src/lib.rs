@@ -26,7 +26,7 @@ pub mod siphash;
 ///
 /// Stored in the `ha_version` map. An agent that finds pinned maps of another version refuses to
 /// touch them and says so; it never guesses.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// IPv4 protocol numbers the data plane tells apart.
 ///

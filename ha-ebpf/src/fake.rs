@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use ha_common::LAYOUT_VERSION;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
-use ha_common::control::Config;
+use ha_common::control::{Config, Gate};
 use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent};
 use ha_common::maps;
 use ha_common::reason::{COUNTERS, Reason, Tally};
@@ -154,7 +154,7 @@ pub struct FakeTables {
     /// The clock, coarse and precise.
     pub now_ns: Cell<u64>,
     /// `ha_gate`.
-    pub gate_until_ns: Cell<u64>,
+    pub gate: Table<(), Gate>,
     /// `ha_version`.
     pub layout_version: Cell<u32>,
     /// `ha_config`.
@@ -197,9 +197,11 @@ impl Default for FakeTables {
     fn default() -> Self {
         let config = Table::default();
         config.put((), Config::default());
+        let gate = Table::default();
+        gate.put((), Gate::default());
         Self {
             now_ns: Cell::new(1),
-            gate_until_ns: Cell::new(0),
+            gate,
             layout_version: Cell::new(LAYOUT_VERSION),
             config,
             addrs: Table::default(),
@@ -249,8 +251,8 @@ impl Tables for &FakeTables {
         self.now_ns.get()
     }
 
-    fn gate_until_ns(self) -> u64 {
-        self.gate_until_ns.get()
+    fn gate(self) -> Option<Shared<Gate>> {
+        self.gate.share(&())
     }
 
     fn layout_version(self) -> u32 {

@@ -13,7 +13,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::XdpContext;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
-use ha_common::control::Config;
+use ha_common::control::{Config, Gate};
 use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent};
 use ha_common::service::{Real4, ReturnPath4, Service, ServiceKey4};
 
@@ -151,13 +151,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn gate_until_ns(self) -> u64 {
-        match maps::GATE.get_ptr(0) {
-            // SAFETY: an element of an array map; volatile because the election thread stores it
-            // at any time, and each packet is to see its newest value.
-            Some(gate) => unsafe { (&raw const (*gate).until_ns).read_volatile() },
-            None => 0,
-        }
+    fn gate(self) -> Option<Shared<Gate>> {
+        shared(maps::GATE.get_ptr_mut(0))
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! What the packet logic looks up, remembers and reports.
 
+use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
@@ -14,8 +15,8 @@ pub trait Tables: Copy {
     fn coarse_ns(self) -> u64;
     /// Precise `CLOCK_MONOTONIC`.
     fn precise_ns(self) -> u64;
-    /// The word in `ha_gate`.
-    fn gate_until_ns(self) -> u64;
+    /// `ha_gate`.
+    fn gate(self) -> Option<Shared<Gate>>;
     /// The layout version that the agent stored in `ha_version`; 0 before it did.
     fn layout_version(self) -> u32;
     /// `ha_config`.
@@ -105,10 +106,39 @@ impl<T: Copy> Shared<T> {
     }
 }
 
+impl Shared<Gate> {
+    /// The words as they are now: the election thread stores them at any time, and each packet is to
+    /// see the newest.
+    #[inline(always)]
+    fn now(self) -> Gate {
+        let words = self.0.as_ptr().cast::<u64>();
+        let word = |offset: usize| {
+            // SAFETY: one of the words that the value, valid by the contract of `new`, consists of.
+            unsafe { words.wrapping_byte_add(offset).read_volatile() }
+        };
+        Gate {
+            until_ns: word(offset_of!(Gate, until_ns)),
+            established_until_ns: word(offset_of!(Gate, established_until_ns)),
+            term: word(offset_of!(Gate, term)),
+            overtaken: word(offset_of!(Gate, overtaken)),
+        }
+    }
+}
+
 /// Whether this node may act for the shared addresses now.
 #[inline(always)]
 pub fn gate_open<T: Tables>(tables: T, coarse_ns: u64) -> bool {
-    Gate::is_open(tables.gate_until_ns(), coarse_ns, || tables.precise_ns())
+    tables
+        .gate()
+        .is_some_and(|gate| gate.now().is_open(coarse_ns, || tables.precise_ns()))
+}
+
+/// Whether this node, whose gate is not open, may still forward established connections.
+#[inline(never)]
+pub fn handing_over<T: Tables>(tables: T) -> bool {
+    tables
+        .gate()
+        .is_some_and(|gate| gate.now().is_handing_over(|| tables.precise_ns()))
 }
 
 /// Adds one to a tally.

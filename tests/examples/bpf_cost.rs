@@ -39,6 +39,7 @@ fn main() -> Result<()> {
         0,
         Gate {
             until_ns: Gate::ALWAYS,
+            ..Gate::default()
         },
         0,
     )?;

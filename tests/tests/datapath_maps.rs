@@ -26,6 +26,7 @@ use ha_agent::proto::time::Instant;
 use ha_agent::shell::clock;
 use ha_agent::shell::netlink::Netlink;
 use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+use ha_common::control::Gate;
 use ha_common::reason::Tally;
 use ha_common::service::{Real4, Service, ServiceKey4};
 use ha_common::{LAYOUT_VERSION, maps};
@@ -253,11 +254,27 @@ fn operations() -> Result<()> {
     assert!(datapath.put_slots(last, &[1; 11]).is_err());
 
     // Gate and counters.
-    let gate = Map::<u32, u64>::new(sys::object_get(&host.dir.join(maps::GATE))?)?;
+    let gate = Map::<u32, Gate>::new(sys::object_get(&host.dir.join(maps::GATE))?)?;
+    loaded.gate.set_term(7);
     loaded.gate.open_until(Instant::from_nanos(1234));
-    assert_eq!(gate.lookup(&0)?, Some(1234));
+    let stored = |until_ns, established_until_ns| Gate {
+        until_ns,
+        established_until_ns,
+        term: 7,
+        overtaken: 0,
+    };
+    assert_eq!(gate.lookup(&0)?, Some(stored(1234, 0)));
     loaded.gate.close();
-    assert_eq!(gate.lookup(&0)?, Some(0));
+    loaded.gate.hand_over_until(Instant::from_nanos(1235));
+    assert_eq!(gate.lookup(&0)?, Some(stored(0, 1235)));
+    // What XDP stores is what the agent reads.
+    let overtaken = Gate {
+        overtaken: 8,
+        ..stored(0, 1235)
+    };
+    gate.update(&0, &overtaken, Update::Any)?;
+    assert_eq!(loaded.gate.read(), overtaken);
+    loaded.gate.close();
     assert!(datapath.counters()?.len() > Tally::Expired.index() as usize);
 
     connections(&host, &loaded)
@@ -445,8 +462,8 @@ fn succession() -> Result<()> {
         assert_eq!(attachment.mode, XdpMode::Native);
     }
     assert_eq!(
-        loaded.gate.until_ns(),
-        0,
+        loaded.gate.read(),
+        Gate::default(),
         "a new agent starts with the gate closed"
     );
     assert!(

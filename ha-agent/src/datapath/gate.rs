@@ -1,4 +1,4 @@
-//! The gate word: one store closes this node's data plane.
+//! The gate: one store closes this node's data plane.
 //!
 //! `ha_gate` is mapped into memory, so the election thread opens and closes the gate without a system
 //! call and therefore without anything that could block it.
@@ -17,16 +17,28 @@ use crate::proto::time::Instant;
 /// Bytes mapped; the kernel rounds up to a page.
 const LENGTH: NonZeroUsize = NonZeroUsize::new(size_of::<Gate>()).unwrap();
 
-/// The gate of this node's data plane.
+/// [`Gate`], as it is stored: word by word.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Words {
+    until_ns: AtomicU64,
+    established_until_ns: AtomicU64,
+    term: AtomicU64,
+    overtaken: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Words>() == size_of::<Gate>());
+
+/// The gate of this node's data plane. Used by the election thread only.
 #[derive(Debug)]
 pub struct GateWord {
-    word: Word,
+    place: Place,
 }
 
 #[derive(Debug)]
-enum Word {
-    Mapped(NonNull<AtomicU64>),
-    InMemory(Box<AtomicU64>),
+enum Place {
+    Mapped(NonNull<Words>),
+    InMemory(Box<Words>),
 }
 
 // SAFETY: the mapping is owned, lives as long as the value and is only accessed atomically.
@@ -35,7 +47,7 @@ unsafe impl Send for GateWord {}
 unsafe impl Sync for GateWord {}
 
 impl GateWord {
-    /// Maps the word of `ha_gate`, which must be a memory-mapped array.
+    /// Maps the one element of `ha_gate`, which must be a memory-mapped array.
     pub fn map(map: impl AsFd) -> io::Result<Self> {
         // SAFETY: a fresh shared mapping at an address the kernel chooses; nothing else is touched.
         let page = unsafe {
@@ -49,51 +61,83 @@ impl GateWord {
             )
         }?;
         Ok(Self {
-            word: Word::Mapped(page.cast()),
+            place: Place::Mapped(page.cast()),
         })
     }
 
     /// A gate without a data plane behind it.
     pub fn in_memory() -> Self {
         Self {
-            word: Word::InMemory(Box::new(AtomicU64::new(Gate::CLOSED))),
+            place: Place::InMemory(Box::default()),
         }
     }
 
-    /// Until when the gate is open: nanoseconds of the monotonic clock, [`Gate::CLOSED`] or
-    /// [`Gate::ALWAYS`].
-    pub fn until_ns(&self) -> u64 {
-        self.word().load(Ordering::SeqCst)
+    /// The words as they are.
+    pub fn read(&self) -> Gate {
+        let words = self.words();
+        Gate {
+            until_ns: words.until_ns.load(Ordering::SeqCst),
+            established_until_ns: words.established_until_ns.load(Ordering::SeqCst),
+            term: words.term.load(Ordering::SeqCst),
+            overtaken: words.overtaken.load(Ordering::SeqCst),
+        }
     }
 
-    /// Opens the gate until `until`, or shortens the time that it stays open.
+    /// Says in which term the gate is opened: before it is opened. Whatever partner was heard in a
+    /// lower term, or in this one, does not keep the gate closed any more.
+    pub fn set_term(&self, term: u64) {
+        self.words().term.store(term, Ordering::SeqCst);
+    }
+
+    /// Opens the gate until `until`, or shortens the time that it stays open. It stays closed if
+    /// the partner was heard as active in a higher term than this node's.
     pub fn open_until(&self, until: Instant) {
-        self.word().store(until.as_nanos(), Ordering::SeqCst);
+        let words = self.words();
+        words.until_ns.store(until.as_nanos(), Ordering::SeqCst);
     }
 
     /// Opens the gate for good: high availability is off.
     pub fn open_always(&self) {
-        self.word().store(Gate::ALWAYS, Ordering::SeqCst);
+        self.words().until_ns.store(Gate::ALWAYS, Ordering::SeqCst);
     }
 
-    /// Closes the gate. The next packet sees it.
+    /// Closes the gate for everything. The next packet sees it.
     pub fn close(&self) {
-        self.word().store(Gate::CLOSED, Ordering::SeqCst);
+        let words = self.words();
+        words.until_ns.store(Gate::CLOSED, Ordering::SeqCst);
+        words.established_until_ns.store(0, Ordering::SeqCst);
     }
 
-    fn word(&self) -> &AtomicU64 {
-        match &self.word {
-            // SAFETY: the page is mapped until `drop`, aligned, and its first eight bytes are the one
-            // element of the array.
-            Word::Mapped(page) => unsafe { page.as_ref() },
-            Word::InMemory(word) => word,
+    /// Lets established connections through the closed gate until then, at most
+    /// [`Gate::HAND_OVER_NS`] from now; the data plane ignores a moment that is further away.
+    pub fn hand_over_until(&self, until: Instant) {
+        let words = self.words();
+        words
+            .established_until_ns
+            .store(until.as_nanos(), Ordering::SeqCst);
+    }
+
+    /// Closes the gate and forgets every term: of an earlier agent, or before a first one.
+    pub fn reset(&self) {
+        self.close();
+        let words = self.words();
+        words.term.store(0, Ordering::SeqCst);
+        words.overtaken.store(0, Ordering::SeqCst);
+    }
+
+    fn words(&self) -> &Words {
+        match &self.place {
+            // SAFETY: the page is mapped until `drop`, aligned, and begins with the one element of
+            // the array.
+            Place::Mapped(page) => unsafe { page.as_ref() },
+            Place::InMemory(words) => words,
         }
     }
 }
 
 impl Drop for GateWord {
     fn drop(&mut self) {
-        if let Word::Mapped(page) = &self.word {
+        if let Place::Mapped(page) = &self.place {
             // SAFETY: mapped by `map` with this length and not used any more.
             let unmapped = unsafe { munmap(page.cast(), LENGTH.get()) };
             debug_assert!(unmapped.is_ok());
@@ -108,12 +152,29 @@ mod tests {
     #[test]
     fn opens_and_closes() {
         let gate = GateWord::in_memory();
-        assert_eq!(gate.until_ns(), Gate::CLOSED);
+        assert_eq!(gate.read(), Gate::default());
+        gate.set_term(5);
         gate.open_until(Instant::from_nanos(77));
-        assert_eq!(gate.until_ns(), 77);
+        let open = Gate {
+            until_ns: 77,
+            term: 5,
+            ..Gate::default()
+        };
+        assert_eq!(gate.read(), open);
         gate.open_always();
-        assert_eq!(gate.until_ns(), Gate::ALWAYS);
+        assert_eq!(gate.read().until_ns, Gate::ALWAYS);
         gate.close();
-        assert_eq!(gate.until_ns(), Gate::CLOSED);
+        gate.hand_over_until(Instant::from_nanos(99));
+        let handing_over = Gate {
+            until_ns: Gate::CLOSED,
+            established_until_ns: 99,
+            ..open
+        };
+        assert_eq!(gate.read(), handing_over);
+        gate.close();
+        assert_eq!(gate.read().established_until_ns, 0);
+        assert_eq!(gate.read().term, 5);
+        gate.reset();
+        assert_eq!(gate.read(), Gate::default());
     }
 }

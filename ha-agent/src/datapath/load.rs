@@ -240,7 +240,7 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
     let datapath = Bpf::new(|name| pins.map(name), janitor)?;
     let gate = GateWord::map(pins.map(maps::GATE)?.as_fd()).map_err(map_error(maps::GATE))?;
     // Whoever opened it is dead: from now on this agent answers for the node.
-    gate.close();
+    gate.reset();
     let carp = ring(&mut ebpf, maps::CARP)?;
     let events = ring(&mut ebpf, maps::EVENTS)?;
     Map::<u32, u32>::new(pins.map(maps::VERSION)?)

@@ -17,7 +17,7 @@ use crate::packet::{Hop, Mac, Packet};
 use crate::parse::ethernet;
 use crate::parse::transport::Flow;
 use crate::rewrite::{Direction, Translation, send, send_to};
-use crate::tables::{Shared, Tables, gate_open};
+use crate::tables::{Shared, Tables, gate_open, handing_over};
 
 /// How far `last_seen_ns` may lag behind: a dirty cache line a second, not a packet.
 const STAMP_NS: u64 = 1_000_000_000;
@@ -47,7 +47,8 @@ fn established<P: Packet, T: Tables>(
     entry: Shared<Conn4>,
 ) -> Option<Reason> {
     let now = tables.coarse_ns();
-    if !gate_open(tables, now) {
+    // What begins a connection anew is no part of a hand-over.
+    if !gate_open(tables, now) && (flow.is_syn() || !handing_over(tables)) {
         return Some(Reason::GateClosed);
     }
     // Fields are read where they are used: what is loaded earlier only fills the stack.

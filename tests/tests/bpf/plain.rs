@@ -9,7 +9,8 @@ use ha_tests::clock::now_ns;
 use ha_tests::packet::{Frame, arp_request, flag};
 
 use super::lab::{
-    CLIENT, Case, Lab, ONE, OWN, SECOND, USUAL, VIP, WEB, at_server, datagram, from_client,
+    CLIENT, Case, Lab, NAMES, ONE, OWN, SECOND, USUAL, VIP, WEB, at_server, datagram, from_client,
+    from_server,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -36,6 +37,12 @@ pub(crate) const CASES: &[Case] = &[
     ("arp_for_a_shared_address_needs_the_gate", USUAL, arp),
     ("a_closed_gate_drops_everything_shared", USUAL, closed),
     ("the_gate_closes_at_the_end_of_the_lease", USUAL, lease),
+    ("a_higher_term_closes_the_gate", USUAL, overtaken),
+    (
+        "a_hand_over_lets_established_connections_through",
+        USUAL,
+        hand_over,
+    ),
     ("the_last_hop_ends_here", USUAL, ttl),
 ];
 
@@ -179,7 +186,7 @@ fn closed(lab: &mut Lab) -> Result<()> {
         from_client(CLIENT, WEB, flag::RST),
         from_client(CLIENT, SocketAddrV4::new(VIP, 9999), flag::SYN),
         from_client("203.0.113.1:5".parse()?, WEB, flag::ACK),
-        datagram(CLIENT, super::lab::NAMES),
+        datagram(CLIENT, NAMES),
         Frame::raw(*CLIENT.ip(), VIP, 1),
         // From real servers, with an entry and without.
         Frame::tcp(ONE, CLIENT, flag::ACK),
@@ -218,6 +225,108 @@ fn lease(lab: &mut Lab) -> Result<()> {
         std::thread::yield_now();
     }
     lab.untouched(&syn, Reason::GateClosed)
+}
+
+fn overtaken(lab: &mut Lab) -> Result<()> {
+    lab.connect(CLIENT, WEB)?;
+    let segment = from_client(CLIENT, WEB, flag::ACK).build();
+    for (term, overtaken, open) in [(3, 0, true), (3, 3, true), (3, 4, false), (5, 4, true)] {
+        lab.world.put_gate(Gate {
+            until_ns: now_ns() + 3600 * SECOND,
+            term,
+            overtaken,
+            ..Gate::default()
+        })?;
+        if open {
+            lab.run(&segment, Reason::ForwardRedirect)?;
+        } else {
+            lab.untouched(&segment, Reason::GateClosed)?;
+            let question = arp_request(*CLIENT.ip(), VIP);
+            lab.untouched(&question, Reason::ArpGateClosed)?;
+        }
+    }
+    Ok(())
+}
+
+/// A node that has handed over goes on with what it knows for a moment, and takes nothing on.
+fn hand_over(lab: &mut Lab) -> Result<()> {
+    lab.connect(CLIENT, WEB)?;
+    let opening = "203.0.113.1:5".parse()?;
+    lab.run(
+        &from_client(opening, WEB, flag::SYN).build(),
+        Reason::ForwardRedirect,
+    )?;
+    lab.run(
+        &from_server(ONE, opening, flag::SYN | flag::ACK)
+            .numbers(5000, 1001)
+            .build(),
+        Reason::ReverseTransmit,
+    )?;
+    let closed = |established_until_ns| Gate {
+        established_until_ns,
+        overtaken: 9,
+        ..Gate::default()
+    };
+    let established = [
+        (from_client(CLIENT, WEB, flag::ACK), Reason::ForwardRedirect),
+        (
+            from_server(ONE, CLIENT, flag::ACK | flag::PSH),
+            Reason::ReverseTransmit,
+        ),
+    ];
+    let others = [
+        (from_client(CLIENT, WEB, flag::SYN), Reason::GateClosed),
+        (
+            from_client("203.0.113.2:5".parse()?, WEB, flag::SYN),
+            Reason::GateClosed,
+        ),
+        (
+            from_client("203.0.113.2:5".parse()?, WEB, flag::ACK),
+            Reason::GateClosed,
+        ),
+        (
+            from_client(opening, WEB, flag::ACK).numbers(1001, 5001),
+            Reason::GateClosed,
+        ),
+        (
+            from_server(ONE, "203.0.113.3:5".parse()?, flag::ACK),
+            Reason::GateClosed,
+        ),
+        (datagram(CLIENT, NAMES), Reason::GateClosed),
+    ];
+    // Everything must be over within the hand-over: the node may be held up between two packets.
+    let mut done = false;
+    for _ in 0..100 {
+        let until = now_ns() + Gate::HAND_OVER_NS - 1_000_000;
+        lab.world.put_gate(closed(until))?;
+        let mut ran = Vec::new();
+        for (frame, wanted) in &established {
+            ran.push((lab.world.run(&frame.build())?.reason, *wanted));
+        }
+        if now_ns() < until {
+            ensure!(
+                ran.iter().all(|(reason, wanted)| reason == wanted),
+                "{ran:?}"
+            );
+            done = true;
+            break;
+        }
+    }
+    ensure!(done, "never within the time of a hand-over");
+    lab.world.put_gate(closed(now_ns() + Gate::HAND_OVER_NS))?;
+    for (frame, wanted) in &others {
+        lab.untouched(&frame.build(), *wanted)?;
+    }
+    lab.untouched(&arp_request(*CLIENT.ip(), VIP), Reason::ArpGateClosed)?;
+    ensure!(lab.world.conns()?.len() == 2, "entries were made or lost");
+    // Over, or longer than a hand-over may be.
+    for until in [now_ns(), now_ns() + 2 * SECOND] {
+        lab.world.put_gate(closed(until))?;
+        for (frame, _) in &established {
+            lab.untouched(&frame.build(), Reason::GateClosed)?;
+        }
+    }
+    Ok(())
 }
 
 fn ttl(lab: &mut Lab) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
-use ha_common::control::Config;
+use ha_common::control::{Config, Gate};
 use ha_common::event::{CarpSeen, ConnEvent};
 use ha_common::reason::{Reason, Tally, Verdict};
 use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
@@ -30,7 +30,14 @@ pub(crate) trait World {
     fn run(&mut self, frame: &[u8]) -> Result<Ran>;
     /// Runs the janitor.
     fn janitor(&mut self, keys: &[ConnKey4]) -> Result<u32>;
-    fn set_gate(&mut self, until_ns: u64) -> Result<()>;
+    fn put_gate(&mut self, gate: Gate) -> Result<()>;
+    /// Opens the gate until then, in term 0, or closes it.
+    fn set_gate(&mut self, until_ns: u64) -> Result<()> {
+        self.put_gate(Gate {
+            until_ns,
+            ..Gate::default()
+        })
+    }
     fn set_version(&mut self, version: u32) -> Result<()>;
     fn set_config(&mut self, config: Config) -> Result<()>;
     fn set_addr(&mut self, addr: u32, kind: u32) -> Result<()>;
@@ -137,8 +144,8 @@ impl World for Host {
         ))
     }
 
-    fn set_gate(&mut self, until_ns: u64) -> Result<()> {
-        self.tables.gate_until_ns.set(until_ns);
+    fn put_gate(&mut self, gate: Gate) -> Result<()> {
+        self.tables.gate.put((), gate);
         Ok(())
     }
 
@@ -300,11 +307,8 @@ impl World for Kernel {
         self.plane()?.janitor(keys)
     }
 
-    fn set_gate(&mut self, until_ns: u64) -> Result<()> {
-        Ok(self
-            .plane_mut()?
-            .gate
-            .set(0, ha_common::control::Gate { until_ns }, 0)?)
+    fn put_gate(&mut self, gate: Gate) -> Result<()> {
+        Ok(self.plane_mut()?.gate.set(0, gate, 0)?)
     }
 
     fn set_version(&mut self, version: u32) -> Result<()> {

@@ -203,7 +203,7 @@ pub enum Action {
         /// Terms below it are then reserved.
         up_to: u64,
     },
-    /// The role, or the term of an active node, changed.
+    /// The role, or the term of an active node, changed. Comes before the gate is opened in that term.
     RoleChanged {
         /// Old role.
         from: Role,

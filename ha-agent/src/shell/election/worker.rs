@@ -333,6 +333,9 @@ impl Worker {
                     reason,
                     term,
                 } => {
+                    if to == Role::Active {
+                        self.gate.set_term(term);
+                    }
                     self.untold = Some(RoleTerm {
                         active: to == Role::Active,
                         term,
