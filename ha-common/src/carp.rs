@@ -18,7 +18,7 @@ pub const TTL: u8 = 255;
 pub const GROUP: [u8; 4] = [224, 0, 0, 18];
 /// Ethernet address of [`GROUP`].
 pub const GROUP_MAC: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x00, 0x12];
-/// The same group in IPv6, ff02::12.
+/// The same group in IPv6, `ff02::12`.
 pub const GROUP6: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x12];
 /// Ethernet address of [`GROUP6`] (RFC 2464 section 7).
 pub const GROUP6_MAC: [u8; 6] = [0x33, 0x33, 0x00, 0x00, 0x00, 0x12];

@@ -187,9 +187,9 @@ impl Params {
                 .enumerate()
                 .map(|(link, spec)| LinkConfig {
                     name: format!("link{link}"),
-                    addresses: addresses(spec, link, 11 + node as u8),
-                    partners: addresses(spec, link, 12 - node as u8),
-                    shared: addresses(spec, link, 100),
+                    addresses: addresses(*spec, link, 11 + node as u8),
+                    partners: addresses(*spec, link, 12 - node as u8),
+                    shared: addresses(*spec, link, 100),
                     has_gateway: spec.gateway,
                 })
                 .collect(),
@@ -206,7 +206,7 @@ pub fn keys() -> ElectionKeys {
 }
 
 /// A host's addresses on a link: none on a cable, otherwise IPv4, both families, or IPv6 in turn.
-fn addresses(spec: &LinkSpec, link: usize, host: u8) -> Vec<IpAddr> {
+fn addresses(spec: LinkSpec, link: usize, host: u8) -> Vec<IpAddr> {
     let number = link as u8;
     let v4 = IpAddr::from([10, number, 0, host]);
     let v6 = Ipv6Addr::new(0xfd00, link as u16, 0, 0, 0, 0, 0, host.into()).into();

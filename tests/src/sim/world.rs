@@ -371,14 +371,14 @@ impl World {
     /// An agent handles something.
     pub(super) fn hand(&mut self, node: usize, waiting: &Waiting) {
         let truth = self.now;
-        if let Waiting::Packet(packet, _) = waiting {
-            if packet.kind != Kind::Sync {
-                self.note(Entry::Delivered(node, packet.clone()));
-                if !packet.forged {
-                    let attending = self.attending();
-                    self.watch
-                        .heard(truth, packet.sent, attending.unwrap_or(truth));
-                }
+        if let Waiting::Packet(packet, _) = waiting
+            && packet.kind != Kind::Sync
+        {
+            self.note(Entry::Delivered(node, packet.clone()));
+            if !packet.forged {
+                let attending = self.attending();
+                self.watch
+                    .heard(truth, packet.sent, attending.unwrap_or(truth));
             }
         }
         let host = self.host_mut(node);
