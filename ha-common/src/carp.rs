@@ -110,6 +110,10 @@ pub mod trailer_flags {
     pub const ASK: u16 = 1 << 1;
     /// The sender's planned hand-over: it goes on with established connections for at most 50 ms.
     pub const HAND_OVER: u16 = 1 << 2;
+    /// The active sender asks for (or still uses) a long lease, under which its agent is replaced.
+    pub const REEXEC_ASK: u16 = 1 << 3;
+    /// The sender waits that long before silence counts: granted to the packet it echoes.
+    pub const REEXEC_GRANT: u16 = 1 << 4;
 }
 
 const _: () = assert!(trailer::TAG + crate::siphash::TAG_LEN == TRAILER_LEN);

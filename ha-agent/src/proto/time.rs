@@ -8,7 +8,20 @@ use std::time::Duration;
 ///
 /// Unlike `std::time::Instant` it can be made from a number, so a simulator can invent it, a log can
 /// replay it and the gate word can hold it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct Instant(u64);
 
 impl Instant {

@@ -99,13 +99,19 @@ pub fn refused(refusal: Refusal) -> Words {
             "the partner is not heard, so there is nobody to hand over to",
             "see `ha-agent status`, and start the partner",
         ),
-        Refusal::PartnerPassive => (
-            "the partner takes no part",
-            "run `ha-agent maintenance off` on it",
-        ),
+        Refusal::PartnerPassive => ("the partner takes no part", "run `ha-agent resume` on it"),
         Refusal::PartnerNotReady => (
             "the partner's connection table or configuration is not complete yet",
             "wait until `ha-agent status` shows replication ready and the configuration in sync",
+        ),
+        Refusal::Pacified => (
+            "this node is pacified, so it takes no part already",
+            "find out why it started so often, then run `ha-agent resume`",
+        ),
+        Refusal::NotGranted => (
+            "the partner did not grant the time to replace the agent",
+            "see `ha-agent status` on both nodes; a partner of an older version grants none: hand over \
+             and restart this agent instead",
         ),
     };
     Words::new(what, remedy)

@@ -69,6 +69,8 @@ pub(super) fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfi
         preferred: config.ha.preferred,
         auth: config.ha.carp_auth,
         generation: generation(config),
+        start_pacified: false,
+        start_maintenance: false,
         links: bound
             .iter()
             .filter(|bound| bound.interface.ha_checks)

@@ -181,6 +181,8 @@ impl Params {
             preferred: self.preferred,
             auth: CarpAuth::Enforce,
             generation: 1,
+            start_pacified: false,
+            start_maintenance: false,
             links: self
                 .links
                 .iter()

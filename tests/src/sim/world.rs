@@ -455,7 +455,7 @@ impl World {
                 self.end_agent(node);
                 self.later(timeout, Event::Fault(Fault::Start(node)));
             }
-            Action::Announce | Action::Alarm { .. } | Action::Refused(_) => {}
+            Action::Announce | Action::Alarm { .. } | Action::Refused(_) | Action::Reexec(_) => {}
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::proto::time::Instant;
 
 /// What this node is at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Not in a pair: high availability is off, or the node is stopping.
@@ -25,7 +25,7 @@ pub enum Role {
 }
 
 /// Why a role changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoleReason {
     /// The agent started.
@@ -60,8 +60,12 @@ pub enum RoleReason {
     Failover,
     /// Someone asked for maintenance.
     Maintenance,
-    /// Maintenance ended.
+    /// A person took the node back from maintenance or pacification.
     Resumed,
+    /// The node had started uncleanly too often.
+    Pacified,
+    /// The agent was replaced in place; the role is the one it had.
+    Replaced,
     /// The agent stops.
     Stopping,
     /// A peer without trailer fell silent.
@@ -79,11 +83,17 @@ pub enum Command {
     Failover,
     /// Leave in order: release, tell the partner, then [`Action::Stopped`].
     Stop,
-    /// Enter or leave maintenance.
+    /// Enter or leave maintenance. An active node enters only if the partner can take over.
     Maintenance(bool),
+    /// Enter maintenance even if nobody takes over.
+    MaintenanceAnyway,
+    /// Take part again, after maintenance or pacification.
+    Resume,
+    /// Prepare for the agent's replacement; answered by [`Action::Reexec`].
+    Reexec,
 }
 
-/// Why a [`Command::Failover`] is not carried out.
+/// Why a [`Command`] is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
@@ -95,6 +105,10 @@ pub enum Refusal {
     PartnerPassive,
     /// The partner's connection table or configuration is not equal.
     PartnerNotReady,
+    /// This node is pacified: there is nothing to put aside.
+    Pacified,
+    /// The partner did not grant the lease under which the agent could be replaced.
+    NotGranted,
 }
 
 /// A lasting condition that a person should know of.
@@ -221,8 +235,11 @@ pub enum Action {
         /// Whether it began.
         raised: bool,
     },
-    /// A failover is refused.
+    /// The command is refused.
     Refused(Refusal),
+    /// Answer to [`Command::Reexec`], not always at once: the agent may be replaced now, with
+    /// [`super::Election::park`]'s state. If that fails the machine just goes on.
+    Reexec(Result<(), Refusal>),
     /// The last packet is out; the machine does nothing any more.
     Stopped,
 }

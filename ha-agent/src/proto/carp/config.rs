@@ -26,6 +26,10 @@ pub struct ElectionConfig {
     /// Generation of the replicated part of the configuration: equal on both nodes if and only if that
     /// part is.
     pub generation: u64,
+    /// Begin pacified: take no part until [`super::Command::Resume`].
+    pub start_pacified: bool,
+    /// Begin in maintenance.
+    pub start_maintenance: bool,
     /// The links, at most 16.
     pub links: Vec<LinkConfig>,
 }
@@ -162,9 +166,13 @@ impl Timing {
     /// How long an echo of a packet sent just now binds the partner, by this node's clock: the shorter
     /// of the two timeouts, less two milliseconds and a thousandth for clocks that drift apart.
     pub(super) fn lease(&self, partner_timeout: Duration) -> Duration {
-        let timeout = self.timeout.min(partner_timeout);
-        timeout.saturating_sub(Duration::from_millis(2) + timeout / 1000)
+        lease_of(self.timeout.min(partner_timeout))
     }
+}
+
+/// How long a partner that waits `wait` after a packet is bound from the sending of it on.
+pub(super) fn lease_of(wait: Duration) -> Duration {
+    wait.saturating_sub(Duration::from_millis(2) + wait / 1000)
 }
 
 /// The interval as CARP counts it: in 1/256 s, rounded up; the second node is one step slower, so that
@@ -189,6 +197,8 @@ mod tests {
             preferred: Preferred::None,
             auth: CarpAuth::Enforce,
             generation: 1,
+            start_pacified: false,
+            start_maintenance: false,
             links: Vec::new(),
         }
     }

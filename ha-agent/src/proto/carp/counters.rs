@@ -144,6 +144,15 @@ impl Counters {
         self.0.get(counter as usize).copied().unwrap_or_default()
     }
 
+    /// Numbers by name; unknown names are passed over.
+    pub(super) fn from_names(values: &BTreeMap<String, u64>) -> Self {
+        let mut counters = Self::default();
+        for (counter, slot) in Counter::ALL.iter().zip(&mut counters.0) {
+            *slot = values.get(counter.as_str()).copied().unwrap_or_default();
+        }
+        counters
+    }
+
     /// All numbers by name.
     pub fn by_name(&self) -> BTreeMap<&'static str, u64> {
         Counter::ALL

@@ -96,6 +96,7 @@ impl Election {
         if !self.alone && self.alone_at().is_some_and(|at| at <= self.now) {
             self.alone = true;
         }
+        self.judge_asking(out);
         let silent = self.gate.is_none() && self.now >= self.silence_ends();
         if (self.alone || silent) && !self.is_healthy() {
             let reason = if self.isolated {
@@ -271,6 +272,7 @@ impl Election {
             .partner()
             .map(|partner| self.partner_silent_at(partner));
         self.not_before
+            .max(self.granted_until())
             .max(self.peers.suspect_until())
             .max(partner.unwrap_or_default())
             .max(self.foreign_until().unwrap_or_default())

@@ -78,21 +78,29 @@ impl Election {
                 Some(refusal) => out.push(Action::Refused(refusal)),
                 None => self.release(RoleReason::Failover, out),
             },
-            Command::Maintenance(true) => match self.role {
-                Role::Init | Role::Standby | Role::Pacified => {
-                    self.set_role(Role::Maintenance, RoleReason::Maintenance, out);
-                }
-                Role::Active => {
-                    self.leave_active(Role::Maintenance, RoleReason::Maintenance, out);
-                }
-                Role::Off | Role::Maintenance => {}
-            },
-            Command::Maintenance(false) => {
-                if self.role == Role::Maintenance {
-                    self.set_role(Role::Standby, RoleReason::Resumed, out);
-                    self.listen_for(self.timing.timeout);
+            Command::Maintenance(true) => {
+                let refusal = match self.role {
+                    Role::Active => self.failover_refusal(),
+                    Role::Pacified => Some(Refusal::Pacified),
+                    Role::Off | Role::Init | Role::Standby | Role::Maintenance => None,
+                };
+                match refusal {
+                    Some(refusal) => out.push(Action::Refused(refusal)),
+                    None => self.put_aside(out),
                 }
             }
+            Command::MaintenanceAnyway => self.put_aside(out),
+            Command::Maintenance(false) => {
+                if self.role == Role::Maintenance {
+                    self.take_part(out);
+                }
+            }
+            Command::Resume => {
+                if matches!(self.role, Role::Maintenance | Role::Pacified) {
+                    self.take_part(out);
+                }
+            }
+            Command::Reexec => self.prepare_reexec(out),
             Command::Stop => {
                 self.stopping = true;
                 if self.role == Role::Off {
@@ -102,6 +110,23 @@ impl Election {
                 }
             }
         }
+    }
+
+    fn put_aside(&mut self, out: &mut Vec<Action>) {
+        match self.role {
+            Role::Init | Role::Standby => {
+                self.set_role(Role::Maintenance, RoleReason::Maintenance, out);
+            }
+            Role::Active => {
+                self.leave_active(Role::Maintenance, RoleReason::Maintenance, out);
+            }
+            Role::Off | Role::Pacified | Role::Maintenance => {}
+        }
+    }
+
+    fn take_part(&mut self, out: &mut Vec<Action>) {
+        self.set_role(Role::Standby, RoleReason::Resumed, out);
+        self.listen_for(self.timing.timeout);
     }
 
     fn failover_refusal(&self) -> Option<Refusal> {

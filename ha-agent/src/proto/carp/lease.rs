@@ -18,6 +18,14 @@ pub(super) struct SendLog {
 }
 
 impl SendLog {
+    /// A log that goes on after this sequence number and remembers no moments.
+    pub(super) fn after(last: u64) -> Self {
+        Self {
+            last,
+            moments: VecDeque::new(),
+        }
+    }
+
     /// The next sequence number, used at `now`.
     pub(super) fn next(&mut self, now: Instant) -> u64 {
         self.last += 1;

@@ -11,6 +11,7 @@ use super::config::{ElectionConfig, ElectionKeys, LinkConfig, Timing, carp_ticks
 use super::counters::{Counter, Counters};
 use super::foreign::{self, Foreign};
 use super::lease::SendLog;
+use super::park::{Asking, Grant};
 use super::peer::Peers;
 use super::snapshot::Transition;
 use super::trailer::{Signer, name_hash};
@@ -27,7 +28,7 @@ const TRANSITIONS: usize = 32;
 pub(super) const RELEASE_COPIES: u8 = 3;
 /// HELLOs sent at a quarter of the interval after a start or a freeze, so that one lost packet does not
 /// leave the partner in the dark.
-const QUICK_HELLOS: u8 = 3;
+pub(super) const QUICK_HELLOS: u8 = 3;
 
 /// A link and what is to be sent on it.
 #[derive(Debug)]
@@ -64,7 +65,9 @@ pub struct Election {
     pub(super) log: SendLog,
     /// Latest time handled.
     pub(super) now: Instant,
-    started: bool,
+    pub(super) started: bool,
+    /// Continues another program's machine.
+    pub(super) resumed: bool,
     stopped: bool,
 
     pub(super) role: Role,
@@ -73,7 +76,7 @@ pub struct Election {
     /// Highest term known; own if active.
     pub(super) term: u64,
     /// Lowest term this start may use.
-    term_floor: u64,
+    pub(super) term_floor: u64,
     /// Terms below this one are on disk.
     pub(super) term_reserved: u64,
     term_requested: u64,
@@ -112,6 +115,10 @@ pub struct Election {
     pub(super) active_heard: Option<Instant>,
     pub(super) advert_due: Instant,
     pub(super) announce_due: Option<Instant>,
+    /// This active node asks for, or has, the lease under which its agent is replaced.
+    pub(super) asking: Option<Asking>,
+    /// What this node granted the partner of the kind.
+    pub(super) grant: Option<Grant>,
     pub(super) copies_left: u8,
     pub(super) copy_due: Instant,
     /// The copies include bow-outs: this node was active.
@@ -161,9 +168,14 @@ impl Election {
             log: SendLog::default(),
             now,
             started: false,
+            resumed: false,
             stopped: false,
             role: if config.mode == Mode::Off {
                 Role::Off
+            } else if config.start_pacified {
+                Role::Pacified
+            } else if config.start_maintenance {
+                Role::Maintenance
             } else {
                 Role::Init
             },
@@ -194,6 +206,8 @@ impl Election {
             active_heard: None,
             advert_due: now,
             announce_due: None,
+            asking: None,
+            grant: None,
             copies_left: 0,
             copy_due: now,
             bow_out: false,
@@ -231,7 +245,9 @@ impl Election {
         }
         let due = self.poll_timeout();
         self.now = self.now.max(now);
-        if !self.started {
+        if !self.started && self.resumed {
+            self.go_on(out);
+        } else if !self.started {
             self.start(out);
         } else if due.is_some_and(|due| self.now > due + self.timing.stall) {
             self.thaw();
@@ -241,7 +257,8 @@ impl Election {
         }
         self.decide(out);
         self.send_due(out);
-        if self.stopping && self.copies_left == 0 {
+        // A node that has promised to wait would not know of it after its next start.
+        if self.stopping && self.copies_left == 0 && self.granted_until() <= self.now {
             self.stopped = true;
             out.push(Action::Stopped);
         }
@@ -258,7 +275,12 @@ impl Election {
         }
         out.push(Action::Gate(None));
         out.push(Action::ReleaseAddresses);
-        self.record(Role::Init, RoleReason::Started, out);
+        let reason = match self.role {
+            Role::Pacified => RoleReason::Pacified,
+            Role::Maintenance => RoleReason::Maintenance,
+            Role::Off | Role::Init | Role::Standby | Role::Active => RoleReason::Started,
+        };
+        self.record(self.role, reason, out);
         self.reserve_terms(out);
         self.listen_anew(self.timing.start_wait);
         for link in &mut self.links {
@@ -304,6 +326,7 @@ impl Election {
         };
         consider((self.copies_left > 0).then_some(self.copy_due));
         if self.stopping {
+            consider(Some(self.granted_until()));
             return next;
         }
         for link in &self.links {
@@ -316,6 +339,7 @@ impl Election {
         match self.role {
             Role::Active => {
                 consider(Some(self.advert_due));
+                consider(self.asking_ends());
                 consider(self.gate);
                 consider(self.alone.then_some(self.renewal_due));
                 consider(self.alone_at());
@@ -366,6 +390,7 @@ impl Election {
             self.conflict = false;
             self.ready_epoch = None;
             self.preferred_since = None;
+            self.stop_asking(out);
             self.alarm(Alarm::BothActive, false, out);
         }
         self.role = to;
@@ -382,7 +407,7 @@ impl Election {
         self.hello_soon();
     }
 
-    fn record(&mut self, from: Role, reason: RoleReason, out: &mut Vec<Action>) {
+    pub(super) fn record(&mut self, from: Role, reason: RoleReason, out: &mut Vec<Action>) {
         if self.transitions.len() == TRANSITIONS {
             self.transitions.pop_front();
         }
@@ -408,7 +433,7 @@ impl Election {
         self.alarm(Alarm::TermNotReserved, self.term >= self.term_reserved, out);
     }
 
-    fn reserve_terms(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn reserve_terms(&mut self, out: &mut Vec<Action>) {
         let wanted = self.term.max(self.term_floor);
         if wanted.saturating_add(TERMS_AHEAD / 2) > self.term_requested {
             self.term_requested = wanted.saturating_add(TERMS_AHEAD);

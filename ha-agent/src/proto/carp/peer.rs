@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::lease::SendLog;
 use super::trailer::Body;
 use crate::proto::time::Instant;
@@ -15,7 +17,7 @@ use crate::proto::time::Instant;
 const REMEMBERED: usize = 8;
 
 /// The other node of the pair, once it has proven that it is there now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Partner {
     /// The newest packet, by sequence.
     pub(super) body: Body,
@@ -33,7 +35,7 @@ impl Partner {
 }
 
 /// What is known of one link.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct LinkWindow {
     /// Highest sequence accepted in the partner's epoch.
     sequence: u64,
@@ -62,7 +64,7 @@ pub(super) enum Verdict {
 }
 
 /// The partner and the strangers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Peers {
     epoch: u64,
     partner: Option<Partner>,

@@ -157,6 +157,9 @@ impl Election {
         if body.role == WireRole::Active {
             self.active_heard = Some(partner.heard);
         }
+        if self.role != Role::Active {
+            self.answer_asking(body);
+        }
         match self.role {
             Role::Active => self.take_grant(&partner, out),
             Role::Init | Role::Standby => {
@@ -184,7 +187,9 @@ impl Election {
         {
             return;
         }
-        if let Some(sent) = partner.echo_sent {
+        if let Some(sent) = partner.echo_sent
+            && !self.take_long_grant(partner, sent, out)
+        {
             self.extend_lease(sent + self.timing.lease(partner.timeout()), out);
         }
     }

@@ -160,6 +160,7 @@ impl Election {
         if self.yield_until.is_some() || self.bow_out && self.stopping {
             flags |= trailer_flags::RELEASE;
         }
+        flags |= self.reexec_flags((echo_epoch, echo_sequence));
         let mut health = 0;
         let mut heard = 0;
         for (index, link) in self.links.iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::api::{Alarm, Role, RoleReason};
 use super::machine::Election;
@@ -11,7 +11,7 @@ use super::trailer::WireRole;
 use crate::config::model::Mode;
 
 /// A change of role, or of an active node's term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
     /// Monotonic nanoseconds.
     pub at_ns: u64,

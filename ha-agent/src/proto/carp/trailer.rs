@@ -40,7 +40,7 @@ pub enum DecodeError {
 }
 
 /// Role on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum WireRole {
@@ -75,7 +75,7 @@ impl WireRole {
 }
 
 /// What both kinds of packet say. Field by field [`ha_common::carp::trailer`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Body {
     /// Bits of [`ha_common::carp::trailer_flags`].
     pub flags: u16,

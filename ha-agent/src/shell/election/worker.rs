@@ -350,6 +350,7 @@ impl Worker {
                 }
                 Action::Alarm { alarm, raised } => self.event(Event::Alarm { alarm, raised }),
                 Action::Refused(refusal) => self.refused = Some(refusal),
+                Action::Reexec(_) => {}
                 Action::Stopped => {
                     self.stopped = true;
                     self.event(Event::Stopped);

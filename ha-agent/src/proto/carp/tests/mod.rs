@@ -2,4 +2,5 @@
 
 mod families;
 mod pair;
+mod park;
 mod stories;

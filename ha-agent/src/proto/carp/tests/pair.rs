@@ -29,6 +29,8 @@ pub(super) fn config(node: usize) -> ElectionConfig {
         preferred: Preferred::None,
         auth: CarpAuth::Enforce,
         generation: 1,
+        start_pacified: false,
+        start_maintenance: false,
         links: vec![
             LinkConfig {
                 name: "front".to_owned(),
@@ -185,6 +187,7 @@ impl Pair {
                 | Action::RoleChanged { .. }
                 | Action::Alarm { .. }
                 | Action::Refused(_)
+                | Action::Reexec(_)
                 | Action::Stopped => self.log.push((node, action)),
             }
         }
@@ -211,6 +214,11 @@ impl Pair {
             self.hand(1 - packet.from, &packet);
         }
         panic!("packets beget packets");
+    }
+
+    /// Loses what is on its way to a node.
+    pub(super) fn drop_waiting(&mut self, to: usize) {
+        self.waiting.retain(|packet| packet.from == to);
     }
 
     /// Hands a packet to a node.
