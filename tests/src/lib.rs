@@ -1,5 +1,6 @@
 //! Rig, simulator and demonstration.
 
+pub mod bench;
 pub mod clock;
 pub mod demo;
 pub mod packet;

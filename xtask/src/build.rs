@@ -1,4 +1,4 @@
-//! Building the BPF objects and the agent, and running the demonstration.
+//! Building the BPF objects and the agent, and running the rig's programs.
 
 use std::fs;
 use std::process::ExitCode;
@@ -85,13 +85,13 @@ pub(crate) fn build() -> Result<()> {
     ]))
 }
 
-/// Builds what it needs and runs the demonstration with the given options.
-pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
+/// Builds what it needs and runs a program of the rig with the given options.
+pub(crate) fn rig(program: &str, args: &[String]) -> Result<ExitCode> {
     if !args.iter().any(|arg| arg == "--help" || arg == "-h") {
         setup::setup()?;
     }
     build()?;
-    let program = target().join("release/ha-demo");
+    let program = target().join("release").join(program);
     let status = std::process::Command::new(&program)
         .args(args)
         .status()

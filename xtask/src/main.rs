@@ -33,6 +33,9 @@ enum Verb {
     /// Options are those of the demonstration itself: `cargo xtask demo --help`.
     #[command(disable_help_flag = true)]
     Demo(Passthrough),
+    /// Measure, beside the rivals.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Run the tests: host, kernel fixtures, simulation, namespaces, interoperation.
     Test(testing::TestArgs),
     /// Check what a compiler does not: formatting, lints, layering, generated documents.
@@ -48,6 +51,15 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// What clients notice of every kind of fault, beside keepalived and ucarp.
+    ///
+    /// Options are those of the benchmark itself: `cargo xtask bench failover --help`.
+    #[command(disable_help_flag = true)]
+    Failover(Passthrough),
+}
+
 #[derive(Debug, Args)]
 struct Passthrough {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -59,7 +71,10 @@ fn main() -> ExitCode {
         Verb::Setup => setup::setup(),
         Verb::BuildEbpf => build::build_ebpf(),
         Verb::Build => build::build(),
-        Verb::Demo(Passthrough { args }) => return exit(build::demo(&args)),
+        Verb::Demo(Passthrough { args }) => return exit(build::rig("ha-demo", &args)),
+        Verb::Bench(Bench::Failover(Passthrough { args })) => {
+            return exit(build::rig("ha-bench", &args));
+        }
         Verb::Test(args) => testing::test(&args),
         Verb::Tidy(args) => testing::tidy(&args),
         Verb::Sim { seed, seeds } => testing::sim(seed, seeds),

@@ -14,7 +14,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("bpftool", "bpftool"),
     ("ucarp", "ucarp"),
-    ("nft", "nftables"),
+    // Its service does not start without a configuration.
+    ("keepalived", "keepalived"),
     ("cc", "gcc"),
 ];
 

@@ -3,6 +3,7 @@
 //! Everything a [`Run`] makes is removed when it is dropped, on a panic and on Ctrl-C, and what a
 //! killed one left is removed by the next.
 
+pub mod arp;
 pub mod bpf;
 pub mod capture;
 pub mod config;

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod load;
 pub mod pattern;
+pub mod pulse;
 pub mod report;
 pub mod server;
 pub mod udp;
@@ -18,6 +19,17 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub(crate) fn raise_descriptor_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(())
+}
+
+/// Lets the calling thread run before all ordinary ones.
+pub(crate) fn run_first(priority: i32) -> Result<()> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the parameters are live; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    nix::errno::Errno::result(result)?;
     Ok(())
 }
 

@@ -1,0 +1,74 @@
+//! `cargo xtask bench failover`: what clients notice of every kind of fault, beside keepalived and
+//! ucarp, in the same network and in turn.
+//!
+//! The gap is the longest silence of one UDP flow with a probe each 200 µs, by the receive stamps of
+//! the client's kernel. This project's agents are probed through a service, at a real server; rivals at
+//! the shared address itself. Faults fall on random phases of whatever is periodic. Stalls of the
+//! machine that fall into a run are printed beside it; no run is left out.
+
+mod cases;
+mod figure;
+mod options;
+mod report;
+mod stalls;
+mod strike;
+mod subject;
+
+use std::io::{IsTerminal as _, Write as _};
+
+use anyhow::Result;
+
+pub use figure::{Figure, Promise, Row, Summary};
+pub use options::{Case, Options};
+pub use report::Report;
+
+use crate::clock::now_ns;
+use stalls::CoreStalls;
+
+/// One run of the benchmark.
+pub(crate) struct Bench<'a> {
+    options: &'a Options,
+    stalls: CoreStalls,
+    report: Report,
+}
+
+/// Measures what the options ask for, shows and writes it; whether every promise was kept.
+pub fn run(options: &Options) -> Result<bool> {
+    let from = now_ns();
+    let mut bench = Bench {
+        options,
+        stalls: CoreStalls::start()?,
+        report: Report::default(),
+    };
+    for case in options.cases() {
+        let name = case.name();
+        say(&format!("{name}: {}", case.title()));
+        let began = now_ns();
+        if let Err(error) = cases::measure(case, &mut bench) {
+            say(&format!("{name}: {error:#}"));
+            bench.report.fail(name, format!("{error:#}"));
+        }
+        say(&format!("{name}: {:.0} s", seconds_since(began)));
+    }
+    let report = &bench.report;
+    report.write(&options.output, seconds_since(from))?;
+    let mut out = std::io::stdout();
+    if options.json {
+        writeln!(out, "{}", report.json(seconds_since(from))?)?;
+    } else {
+        let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        write!(out, "{}", report.table(colours))?;
+    }
+    say(&format!("written to {}", options.output.display()));
+    Ok(report.all_kept())
+}
+
+fn seconds_since(ns: u64) -> f64 {
+    (now_ns() - ns) as f64 / 1e9
+}
+
+/// Tells the person at the terminal how things go.
+pub(crate) fn say(message: &str) {
+    // Nobody is left to tell if standard error is gone.
+    let _gone = writeln!(std::io::stderr(), "{message}");
+}

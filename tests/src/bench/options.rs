@@ -1,0 +1,144 @@
+//! What `cargo xtask bench failover` takes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures what clients notice of faults, in network namespaces, beside keepalived and ucarp. Ends
+/// with 0 only if every promise was kept.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "cargo xtask bench failover",
+    bin_name = "cargo xtask bench failover",
+    version
+)]
+pub struct Options {
+    /// Only this case; may be given several times.
+    #[arg(long, value_enum, value_name = "CASE")]
+    pub only: Vec<Case>,
+    /// Runs of each case.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub runs: usize,
+    /// Three runs, and short where time is all that counts.
+    #[arg(long, conflicts_with = "runs")]
+    pub quick: bool,
+    /// Also `busy`: how many minutes the pair must hold still on a machine without a free core.
+    #[arg(long, value_name = "MINUTES")]
+    pub busy: Option<u64>,
+    /// Leave keepalived and ucarp out.
+    #[arg(long)]
+    pub alone: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the JSON goes in any case.
+    #[arg(
+        long,
+        default_value = "target/bench/failover.json",
+        value_name = "FILE"
+    )]
+    pub output: PathBuf,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Case {
+    /// Power-off of the active node.
+    PowerOff,
+    /// A hung host: nothing runs, the carriers stay.
+    Hang,
+    /// Planned hand-over under connections.
+    Planned,
+    /// Only the back link of the active node fails.
+    BackLink,
+    /// The agent alone is killed.
+    AgentKill,
+    /// The agent alone is frozen.
+    AgentFreeze,
+    /// Faults that clients must not notice: the standby's death, each of its links.
+    Standby,
+    /// No fault at all while other work takes every core.
+    Busy,
+}
+
+impl Case {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power-off",
+            Self::Hang => "hang",
+            Self::Planned => "planned",
+            Self::BackLink => "back-link",
+            Self::AgentKill => "agent-kill",
+            Self::AgentFreeze => "agent-freeze",
+            Self::Standby => "standby",
+            Self::Busy => "busy",
+        }
+    }
+
+    /// For people.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::PowerOff => "the active node loses its power",
+            Self::Hang => "the active node hangs, its carriers stay",
+            Self::Planned => "an operator asks for a hand-over under load",
+            Self::BackLink => "the active node's back link loses its carrier",
+            Self::AgentKill => "the active node's agent is killed, the host lives",
+            Self::AgentFreeze => "the active node's agent is frozen, the host lives",
+            Self::Standby => "the standby dies, each of its links fails",
+            Self::Busy => "no fault while other work takes every core",
+        }
+    }
+}
+
+impl Options {
+    /// The cases to measure, in order. `busy` takes long and is measured only on request.
+    pub fn cases(&self) -> Vec<Case> {
+        let wanted = |case: &Case| {
+            if self.only.is_empty() {
+                *case != Case::Busy || self.busy.is_some()
+            } else {
+                self.only.contains(case)
+            }
+        };
+        Case::value_variants()
+            .iter()
+            .copied()
+            .filter(wanted)
+            .collect()
+    }
+
+    /// Runs of each case.
+    pub const fn runs(&self) -> usize {
+        if self.quick { 3 } else { self.runs }
+    }
+
+    /// How long `busy` lasts.
+    pub fn busy_for(&self) -> Duration {
+        match self.busy {
+            Some(minutes) => Duration::from_mins(minutes),
+            None if self.quick => Duration::from_secs(20),
+            None => Duration::from_mins(10),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for case in Case::value_variants() {
+            let value = case.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), case.name());
+        }
+    }
+}

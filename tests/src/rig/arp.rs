@@ -1,0 +1,54 @@
+//! Who holds an address: all that answer an ARP request for it.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ha_agent::shell::frame::{self, Mac};
+use ha_agent::shell::packet_socket::{PacketSocket, Receive};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_nametoindex;
+
+use super::netns::Netns;
+use crate::clock::{now_ns, sleep_until};
+
+/// Where the sender's Ethernet address is in an ARP frame (RFC 826, after the Ethernet header).
+const SENDER: std::ops::Range<usize> = 22..28;
+/// How long answers may take.
+const PATIENCE: Duration = Duration::from_millis(60);
+
+/// The Ethernet addresses that answer for `target` on the network of `device`.
+pub fn holders(
+    netns: &Netns,
+    device: &str,
+    own: Ipv4Addr,
+    target: Ipv4Addr,
+) -> Result<BTreeSet<Mac>> {
+    netns.run(|| {
+        let socket = PacketSocket::open(if_nametoindex(device)?, Receive::ArpReplies)?;
+        socket.send(&frame::arp_request(mac_of(device)?, own, target))?;
+        let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
+        let mut found = BTreeSet::new();
+        let mut buffer = [0u8; 128];
+        while now_ns() < end {
+            while let Some(reply) = socket.receive(&mut buffer)? {
+                if frame::arp_reply_sender(reply) == Some(target)
+                    && let Some(sender) = reply.get(SENDER)
+                {
+                    found.insert(sender.try_into()?);
+                }
+            }
+            sleep_until(now_ns() + 1_000_000);
+        }
+        Ok(found)
+    })
+}
+
+/// The Ethernet address of an interface in the namespace of the calling thread.
+pub fn mac_of(device: &str) -> Result<Mac> {
+    getifaddrs()?
+        .filter(|found| found.interface_name == device)
+        .find_map(|found| found.address?.as_link_addr()?.addr())
+        .with_context(|| format!("{device} has no Ethernet address"))
+}
