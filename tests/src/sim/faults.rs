@@ -62,6 +62,41 @@ pub enum Fault {
     Replay(u8),
 }
 
+impl Fault {
+    /// Its kind, for the summary.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PowerOff(_) => "power off",
+            Self::KillAgent(_) => "agent killed",
+            Self::Start(_) => "start",
+            Self::Freeze(_) => "agent frozen",
+            Self::Thaw(_) => "agent thawed",
+            Self::Pause(_) => "machine paused",
+            Self::Resume(_) => "machine resumed",
+            Self::Cut { .. } => "direction cut",
+            Self::Mend { .. } => "direction mended",
+            Self::Carrier { up: false, .. } => "carrier lost",
+            Self::Carrier { up: true, .. } => "carrier back",
+            Self::Gateway {
+                reachable: false, ..
+            } => "gateway lost",
+            Self::Gateway {
+                reachable: true, ..
+            } => "gateway back",
+            Self::Command(_, Command::Failover) => "failover",
+            Self::Command(_, Command::Stop) => "stop",
+            Self::Command(_, Command::Maintenance(true)) => "maintenance on",
+            Self::Command(_, Command::Maintenance(false)) => "maintenance off",
+            Self::Command(_, Command::MaintenanceAnyway) => "maintenance forced",
+            Self::Command(_, Command::Resume) => "resume",
+            Self::Command(_, Command::Reexec) => "reexec",
+            Self::DiskFails(_) => "disk fails",
+            Self::DiskWorks(_) => "disk works",
+            Self::Replay(_) => "replay",
+        }
+    }
+}
+
 /// Faults that belong together: what begins, and what ends it.
 pub type Plan = Vec<(u64, Fault)>;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use ha_agent::keys::{PairKey, PairKeys};
 use ha_agent::proto::carp::{self, Election, Role};
 use ha_agent::proto::rng::Rng;
-use ha_agent::proto::sync::{self, Change, Record, Salt, Sync, SyncConfig};
+use ha_agent::proto::sync::{self, Change, Record, Salt, Sync, SyncConfig, SyncSnapshot};
 use ha_agent::proto::time::Instant;
 use ha_common::conn::ConnKey4;
 
@@ -85,7 +85,8 @@ impl Agent {
             now,
         );
         let config = SyncConfig {
-            peer_timeout: params.timeout,
+            peer_timeout: params.peer_timeout,
+            max_entries: 1024,
             ..SyncConfig::new(node as u8 + 1, 110)
         };
         let pair = PairKeys::new(vec![PairKey::new(1, [0x5a; 32])]);
@@ -181,6 +182,11 @@ impl Agent {
         let election = self.election.poll_timeout();
         let sync = self.sync.0.poll_timeout();
         election.into_iter().chain(sync).min()
+    }
+
+    /// Replication's state, for people.
+    pub fn sync_snapshot(&self) -> SyncSnapshot {
+        self.sync.0.snapshot()
     }
 
     /// Replication considers this node's table complete.
@@ -315,6 +321,6 @@ impl Host {
 
     /// Role of the agent, if one runs.
     pub fn role(&self) -> Option<Role> {
-        Some(self.agent.as_ref()?.election.snapshot().role)
+        Some(self.agent.as_ref()?.election.role())
     }
 }

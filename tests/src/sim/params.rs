@@ -7,6 +7,9 @@ use ha_agent::config::model::{CarpAuth, Mode, Preferred};
 use ha_agent::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig};
 use ha_agent::proto::rng::Rng;
 
+/// What the agent gives replication for that.
+const REPLICATION: Duration = Duration::from_secs(1);
+
 /// A link between the nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkSpec {
@@ -60,6 +63,8 @@ pub struct Params {
     pub preferred: Preferred,
     /// Links.
     pub links: Vec<LinkSpec>,
+    /// After which silence replication gives its partner up.
+    pub peer_timeout: Duration,
     /// Weather.
     pub weather: Weather,
     /// Drift of each node's clock in parts per million.
@@ -91,6 +96,7 @@ impl Params {
                     gateway: false,
                 },
             ],
+            peer_timeout: REPLICATION,
             weather: Weather {
                 loss: 0,
                 repeated: 0,
@@ -142,6 +148,11 @@ impl Params {
                 _ => Preferred::None,
             },
             links,
+            peer_timeout: if rng.below(3) == 0 {
+                timeout
+            } else {
+                REPLICATION
+            },
             weather: Weather {
                 loss: pick(&mut rng, &[0, 0, 0, 0, 10_000, 50_000, 200_000]),
                 repeated: pick(&mut rng, &[0, 0, 20_000]),

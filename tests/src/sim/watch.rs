@@ -43,8 +43,6 @@ pub struct Watch {
     deaf: VecDeque<Deafness>,
     /// What is expected.
     pub expectations: Vec<Expectation>,
-    /// Expectations met.
-    pub met: u64,
     /// Since when nothing has been wrong.
     pub calm_since: Option<u64>,
     /// Overlaps excused by total mutual deafness.
@@ -60,7 +58,6 @@ impl Watch {
             contact: 0,
             deaf: VecDeque::new(),
             expectations: Vec::new(),
-            met: 0,
             calm_since: None,
             excused: 0,
         }

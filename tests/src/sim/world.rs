@@ -2,33 +2,30 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ha_agent::config::model::Preferred;
-use ha_agent::proto::carp::{Action, Command, Role, RoleReason};
+use ha_agent::proto::carp::{Command, Role, RoleReason};
 use ha_agent::proto::rng::Rng;
-use ha_agent::proto::sync::{self, Change};
 use ha_agent::proto::time::Instant;
 
-use super::Summary;
+use super::act::apply;
 use super::clock::Clock;
 use super::faults::{Fault, mishap};
-use super::host::{Agent, Effect, Host, Waiting};
+use super::host::{Agent, Host, Waiting};
 use super::journal::{Entry, Journal};
 use super::network::{Kind, Packet, Wire};
 use super::params::{Params, Sabotage};
+use super::summary::Summary;
+use super::sweep::Violation;
 use super::traffic::Traffic;
 use super::watch::{Expectation, Watch, Who};
 
-/// Packets an attacker remembers.
-const RECORDED: usize = 200;
 /// Packets the kernel keeps for a frozen agent.
 const INBOX: usize = 512;
 
 /// What happens at some time.
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// A packet arrives.
     Arrival(Packet),
     /// Something goes wrong or right.
@@ -45,7 +42,7 @@ enum Event {
 #[derive(Debug)]
 struct Due {
     at: u64,
-    number: u64,
+    pub(super) number: u64,
     event: Event,
 }
 
@@ -76,18 +73,20 @@ pub struct World {
     pub(super) rng: Rng,
     /// True time in nanoseconds.
     pub(super) now: u64,
-    step: u64,
+    pub(super) step: u64,
     number: u64,
     queue: BinaryHeap<Reverse<Due>>,
     pub(super) hosts: [Host; 2],
     pub(super) wires: Vec<[Wire; 2]>,
-    recorded: VecDeque<Packet>,
+    pub(super) recorded: VecDeque<Packet>,
     pub(super) traffic: Traffic,
     pub(super) watch: Watch,
     pub(super) journal: Journal,
     pub(super) summary: Summary,
     /// A gate was closed in this step.
-    closed: bool,
+    pub(super) closed: bool,
+    /// A violation is for the sweep, which says what is worth saying.
+    pub(super) swept: bool,
     /// Every change of role so far: node, new role, reason.
     pub changes: Vec<(usize, Role, RoleReason)>,
 }
@@ -126,6 +125,7 @@ impl World {
             journal: Journal::default(),
             summary: Summary::default(),
             closed: false,
+            swept: false,
             changes: Vec::new(),
         };
         if world.params.arrival > 0 {
@@ -134,21 +134,27 @@ impl World {
         world
     }
 
-    /// Does that many steps with mishaps in between: half of the time few of them, so that the pair
-    /// settles, else one upon another.
+    /// Does that many steps with mishaps in between. In every other world each one ends and the pair
+    /// settles before the next, else they come one upon another.
     pub fn torment(&mut self, steps: u64) {
         let timeout = self.params.timeout_ns();
         let mut next_mishap = timeout * 3;
         while self.step < steps {
             if self.now >= next_mishap {
                 let plan = mishap(&mut self.rng, self.params.links.len(), timeout);
+                let lasting = plan.iter().map(|(after, _)| *after).max();
                 for (after, fault) in plan {
                     self.later(after, Event::Fault(fault));
                 }
-                let pause = match self.rng.below(6) {
+                let gentle = self.params.seed.is_multiple_of(2);
+                let pause = match self.rng.below(4) {
+                    _ if gentle => {
+                        let settling = self.calm_bound() + timeout;
+                        lasting.unwrap_or(0) + settling + self.rng.below(timeout * 4)
+                    }
                     0 => self.rng.below(timeout / 2),
-                    1 | 2 => self.rng.below(timeout * 3),
-                    _ => timeout * 4 + self.rng.below(timeout * 8),
+                    1 => timeout * 4 + self.rng.below(timeout * 8),
+                    _ => self.rng.below(timeout * 3),
                 };
                 next_mishap = self.now + pause;
             }
@@ -219,39 +225,46 @@ impl World {
     /// Figures of the run.
     pub fn summary(&self) -> Summary {
         Summary {
+            runs: 1,
             steps: self.step,
             nanos: self.now,
             excused_overlaps: self.watch.excused,
-            expectations: self.watch.met,
             connections: self.traffic.total(),
-            ..self.summary
+            ..self.summary.clone()
         }
     }
 
     /// Ends the run with everything needed to understand and repeat it.
     pub fn fail(&self, what: &str) -> ! {
-        let message = format!(
-            "{}\n{what}\nseed {} step {} time {} ns\n{:?}\nnodes: {:?} open {}, {:?} open {}\n\
-             again: HA_SIM_SEED={} HA_SIM_STEPS={} cargo test -p ha-tests --test sim_sweep",
+        let node = |node: usize| {
+            let host = self.host(node);
+            let replication = host.agent.as_ref().map(Agent::sync_snapshot);
+            let open = self.is_open(node);
+            format!("node {node}: {:?} open {open} {replication:?}", host.role())
+        };
+        let Params { seed, .. } = self.params;
+        let log = format!(
+            "{}\n{}\n{}\n{what}\nseed {seed} step {} time {} ns\n{:?}\n\
+             again: HA_SIM_SEED={seed} HA_SIM_STEPS={} cargo test -p ha-tests --test sim_sweep",
             self.journal,
-            self.params.seed,
+            node(0),
+            node(1),
             self.step,
             self.now,
             self.params,
-            self.host(0).role(),
-            self.is_open(0),
-            self.host(1).role(),
-            self.is_open(1),
-            self.params.seed,
             self.step,
         );
+        if self.swept {
+            let what = what.to_owned();
+            std::panic::resume_unwind(Box::new(Violation { what, seed, log }));
+        }
         #[expect(clippy::panic, reason = "a violation ends the test")]
         {
-            panic!("{message}")
+            panic!("{log}")
         }
     }
 
-    fn later(&mut self, after: u64, event: Event) {
+    pub(super) fn later(&mut self, after: u64, event: Event) {
         self.number += 1;
         self.queue.push(Reverse(Due {
             at: self.now + after,
@@ -299,8 +312,9 @@ impl World {
             Event::Traffic => {
                 let after = 1 + self.rng.below(self.params.arrival * 2);
                 self.later(after, Event::Traffic);
+                let calm_for = self.watch.calm_since.map_or(0, |since| self.now - since);
                 for node in 0..2 {
-                    if self.is_open(node) {
+                    if self.is_open(node) && calm_for < self.calm_bound() {
                         self.connect(node);
                     }
                 }
@@ -390,158 +404,6 @@ impl World {
         self.perform(node, effects);
     }
 
-    fn perform(&mut self, node: usize, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Election(action) => self.perform_election(node, action),
-                Effect::Sync(sync::Action::Send { bytes, .. }) => {
-                    let last = self.wires.len() - 1;
-                    let source = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                    self.send(node, last, source, Kind::Sync, bytes);
-                }
-                Effect::Sync(sync::Action::Apply(change)) => {
-                    if let Change::Put(record) = &change
-                        && !self.traffic.existed(record)
-                    {
-                        self.fail(&format!("node {node} was told of {record:?}"));
-                    }
-                    apply(self.host_mut(node), change);
-                }
-                Effect::Sync(sync::Action::Ready(_)) => {}
-            }
-        }
-        let calm_for = self.watch.calm_since.map(|since| self.now - since);
-        if std::mem::take(&mut self.closed) && calm_for.is_some_and(|calm| calm > self.calm_bound())
-        {
-            self.fail(&format!("node {node} closed its gate without a cause"));
-        }
-        self.rearm(node);
-    }
-
-    fn perform_election(&mut self, node: usize, action: Action) {
-        let sent = matches!(action, Action::SendAdvert { .. } | Action::SendHello { .. });
-        if !sent {
-            self.note(Entry::Acted(node, action.clone()));
-        }
-        match action {
-            Action::SendAdvert {
-                link,
-                source,
-                payload,
-            } => self.send(node, link, source, Kind::Advert, payload),
-            Action::SendHello {
-                link,
-                source,
-                payload,
-            } => self.send(node, link, source, Kind::Hello, payload),
-            Action::Gate(until) => self.set_gate(node, until),
-            Action::ClaimAddresses => self.host_mut(node).claimed = true,
-            Action::ReleaseAddresses => self.host_mut(node).claimed = false,
-            Action::ReserveTerm { up_to } => {
-                let host = self.host(node);
-                if !host.disk_fails
-                    && let Some(agent) = &host.agent
-                {
-                    let life = agent.life;
-                    let takes = self.rng.below(20_000_000);
-                    self.later(takes, Event::Written(node, life, up_to));
-                }
-            }
-            Action::RoleChanged {
-                from, to, reason, ..
-            } => self.role_changed(node, from, to, reason),
-            Action::Stopped => {
-                let timeout = self.params.timeout_ns();
-                self.end_agent(node);
-                self.later(timeout, Event::Fault(Fault::Start(node)));
-            }
-            Action::Announce | Action::Alarm { .. } | Action::Refused(_) | Action::Reexec(_) => {}
-        }
-    }
-
-    fn set_gate(&mut self, node: usize, until: Option<Instant>) {
-        let until = match (self.params.sabotage, until) {
-            (Sabotage::LongLease(thousandths), Some(until)) => {
-                Some(until + self.params.timeout / 1000 * thousandths as u32)
-            }
-            (Sabotage::NeverClose, None) => return,
-            (_, until) => until,
-        };
-        let was_open = self.is_open(node);
-        self.host_mut(node).gate = until;
-        self.check_overlap();
-        self.closed |= was_open && until.is_none();
-    }
-
-    fn role_changed(&mut self, node: usize, from: Role, to: Role, reason: RoleReason) {
-        self.changes.push((node, to, reason));
-        self.summary.promotions += u64::from(to == Role::Active && from != to);
-        let calm_for = self.watch.calm_since.map(|since| self.now - since);
-        let planned = self.params.preferred != Preferred::None
-            && matches!(
-                reason,
-                RoleReason::PartnerPreferred | RoleReason::PartnerReleased
-            );
-        if planned {
-            self.watch.calm_since = self.watch.calm_since.map(|_| self.now);
-            self.watch.expectations.clear();
-        } else if calm_for.is_some_and(|calm| calm > self.calm_bound()) {
-            self.fail(&format!(
-                "node {node} became {to:?} ({reason:?}) without a cause"
-            ));
-        }
-    }
-
-    pub(super) fn send(
-        &mut self,
-        from: usize,
-        link: usize,
-        source: IpAddr,
-        kind: Kind,
-        payload: Vec<u8>,
-    ) {
-        let Some(wire) = self.wires.get(link).and_then(|wires| wires.get(from)) else {
-            return;
-        };
-        let timeout = self.params.timeout_ns();
-        let arrivals = wire.carry(self.now, timeout, &self.params.weather, &mut self.rng);
-        let packet = Packet {
-            from,
-            link,
-            source,
-            kind,
-            sent: self.now,
-            forged: false,
-            payload: payload.into(),
-        };
-        if self.recorded.len() == RECORDED {
-            let victim = self.rng.below(RECORDED as u64) as usize;
-            self.recorded.swap_remove_back(victim);
-        }
-        self.recorded.push_back(packet.clone());
-        for at in arrivals {
-            self.later(at - self.now, Event::Arrival(packet.clone()));
-        }
-    }
-
-    /// An attacker sends what it recorded: back to the sender, again to the receiver, on any link.
-    pub(super) fn replay(&mut self, packets: u8) {
-        for _ in 0..packets {
-            let count = self.recorded.len() as u64;
-            let index = self.rng.below(count) as usize;
-            let Some(packet) = self.recorded.get(index) else {
-                return;
-            };
-            let mut packet = packet.clone();
-            packet.forged = true;
-            if self.rng.below(4) == 0 {
-                packet.link = self.rng.below(self.params.links.len() as u64) as usize;
-            }
-            let after = self.rng.below(self.params.timeout_ns());
-            self.later(after, Event::Arrival(packet));
-        }
-    }
-
     /// When a node's timer will fire: due, plus the scheduler's mood.
     pub(super) fn rearm(&mut self, node: usize) {
         let lateness = 1 + self.rng.below(self.params.lateness + 1);
@@ -577,16 +439,5 @@ impl World {
     /// A command now, as if the operator gave it.
     pub fn command(&mut self, node: usize, command: Command) {
         self.inject(Fault::Command(node, command));
-    }
-}
-
-fn apply(host: &mut Host, change: Change) {
-    match change {
-        Change::Put(record) => {
-            host.table.insert(record.key, record);
-        }
-        Change::Delete(key) => {
-            host.table.remove(&key);
-        }
     }
 }

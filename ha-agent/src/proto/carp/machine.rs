@@ -239,6 +239,11 @@ impl Election {
         }
     }
 
+    /// What this node is now.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
     fn handle(&mut self, now: Instant, input: Option<Input<'_>>, out: &mut Vec<Action>) {
         if self.stopped {
             return;

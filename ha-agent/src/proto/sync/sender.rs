@@ -21,7 +21,8 @@ use crate::proto::time::Instant;
 
 /// First heartbeat after traffic: a lost last packet is noticed within this time.
 const HEARTBEAT_FIRST: Duration = Duration::from_millis(2);
-/// Heartbeats when nothing happens; also the longest pause between two under traffic.
+/// Heartbeats when nothing happens, unless the partner would think this node gone; also the longest
+/// pause between two under traffic.
 const HEARTBEAT_SLOWEST: Duration = Duration::from_millis(250);
 /// Unacknowledged packets beyond which a full transfer waits: half of the receiver's window, so that
 /// live changes always find room in it.
@@ -79,19 +80,20 @@ struct Heartbeat {
     due: Instant,
     pause: Duration,
     last: Instant,
+    slowest: Duration,
 }
 
 impl Heartbeat {
     /// Traffic: the next one comes soon, but never later than it would have come.
     fn hurry(&mut self, now: Instant) {
-        self.pause = HEARTBEAT_FIRST;
-        self.due = (now + self.pause).min(self.last + HEARTBEAT_SLOWEST);
+        self.pause = HEARTBEAT_FIRST.min(self.slowest);
+        self.due = (now + self.pause).min(self.last + self.slowest);
     }
 
     fn sent(&mut self, now: Instant) {
         self.last = now;
         self.due = now + self.pause;
-        self.pause = (self.pause * 2).min(HEARTBEAT_SLOWEST);
+        self.pause = (self.pause * 2).min(self.slowest);
     }
 }
 
@@ -99,6 +101,7 @@ impl Sender {
     pub(super) fn new(context: &mut Context, now: Instant) -> Self {
         let config = &context.config;
         let (transfer_rate, repair_rate) = (config.transfer_rate, config.repair_rate);
+        let slowest = HEARTBEAT_SLOWEST.min(config.peer_timeout / 4);
         Self {
             retention: Retention::new(),
             outbox: Outbox::default(),
@@ -111,6 +114,7 @@ impl Sender {
                 due: now,
                 pause: HEARTBEAT_FIRST,
                 last: now,
+                slowest,
             },
             transfer_bucket: TokenBucket::new(transfer_rate, TRANSFER_PORTION, now),
             repair_bucket: TokenBucket::new(repair_rate, REPEAT_AT_ONCE as u64, now),

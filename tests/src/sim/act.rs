@@ -1,0 +1,184 @@
+//! What agents do to the world: packets, gates, tables.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ha_agent::config::model::Preferred;
+use ha_agent::proto::carp::{Action, Role, RoleReason};
+use ha_agent::proto::sync::{self, Change};
+use ha_agent::proto::time::Instant;
+
+use super::faults::Fault;
+use super::host::{Effect, Host};
+use super::journal::Entry;
+use super::network::{Kind, Packet};
+use super::params::Sabotage;
+use super::world::{Event, World};
+
+/// Packets an attacker remembers.
+const RECORDED: usize = 200;
+
+impl World {
+    pub(super) fn perform(&mut self, node: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Election(action) => self.perform_election(node, action),
+                Effect::Sync(sync::Action::Send { bytes, .. }) => {
+                    let last = self.wires.len() - 1;
+                    let source = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                    self.send(node, last, source, Kind::Sync, bytes);
+                }
+                Effect::Sync(sync::Action::Apply(change)) => {
+                    if let Change::Put(record) = &change
+                        && !self.traffic.existed(record)
+                    {
+                        self.fail(&format!("node {node} was told of {record:?}"));
+                    }
+                    apply(self.host_mut(node), change);
+                }
+                Effect::Sync(sync::Action::Ready(_)) => {}
+            }
+        }
+        let calm_for = self.watch.calm_since.map(|since| self.now - since);
+        if std::mem::take(&mut self.closed) && calm_for.is_some_and(|calm| calm > self.calm_bound())
+        {
+            self.fail(&format!("node {node} closed its gate without a cause"));
+        }
+        self.rearm(node);
+    }
+
+    fn perform_election(&mut self, node: usize, action: Action) {
+        let sent = matches!(action, Action::SendAdvert { .. } | Action::SendHello { .. });
+        if !sent {
+            self.note(Entry::Acted(node, action.clone()));
+        }
+        match action {
+            Action::SendAdvert {
+                link,
+                source,
+                payload,
+            } => self.send(node, link, source, Kind::Advert, payload),
+            Action::SendHello {
+                link,
+                source,
+                payload,
+            } => self.send(node, link, source, Kind::Hello, payload),
+            Action::Gate(until) => self.set_gate(node, until),
+            Action::ClaimAddresses => self.host_mut(node).claimed = true,
+            Action::ReleaseAddresses => self.host_mut(node).claimed = false,
+            Action::ReserveTerm { up_to } => {
+                let host = self.host(node);
+                if !host.disk_fails
+                    && let Some(agent) = &host.agent
+                {
+                    let life = agent.life;
+                    let takes = self.rng.below(20_000_000);
+                    self.later(takes, Event::Written(node, life, up_to));
+                }
+            }
+            Action::RoleChanged {
+                from, to, reason, ..
+            } => self.role_changed(node, from, to, reason),
+            Action::Stopped => {
+                let timeout = self.params.timeout_ns();
+                self.end_agent(node);
+                self.later(timeout, Event::Fault(Fault::Start(node)));
+            }
+            Action::Announce | Action::Alarm { .. } | Action::Refused(_) | Action::Reexec(_) => {}
+        }
+    }
+
+    fn set_gate(&mut self, node: usize, until: Option<Instant>) {
+        let until = match (self.params.sabotage, until) {
+            (Sabotage::LongLease(thousandths), Some(until)) => {
+                Some(until + self.params.timeout / 1000 * thousandths as u32)
+            }
+            (Sabotage::NeverClose, None) => return,
+            (_, until) => until,
+        };
+        let was_open = self.is_open(node);
+        self.host_mut(node).gate = until;
+        self.check_overlap();
+        self.closed |= was_open && until.is_none();
+    }
+
+    fn role_changed(&mut self, node: usize, from: Role, to: Role, reason: RoleReason) {
+        self.changes.push((node, to, reason));
+        self.summary.promotions += u64::from(to == Role::Active && from != to);
+        let calm_for = self.watch.calm_since.map(|since| self.now - since);
+        let planned = self.params.preferred != Preferred::None
+            && matches!(
+                reason,
+                RoleReason::PartnerPreferred | RoleReason::PartnerReleased
+            );
+        if planned {
+            self.watch.calm_since = self.watch.calm_since.map(|_| self.now);
+            self.watch.expectations.clear();
+        } else if calm_for.is_some_and(|calm| calm > self.calm_bound()) {
+            self.fail(&format!(
+                "node {node} became {to:?} ({reason:?}) without a cause"
+            ));
+        }
+    }
+
+    pub(super) fn send(
+        &mut self,
+        from: usize,
+        link: usize,
+        source: IpAddr,
+        kind: Kind,
+        payload: Vec<u8>,
+    ) {
+        let Some(wire) = self.wires.get(link).and_then(|wires| wires.get(from)) else {
+            return;
+        };
+        let timeout = self.params.timeout_ns();
+        let arrivals = wire.carry(self.now, timeout, &self.params.weather, &mut self.rng);
+        let packet = Packet {
+            from,
+            link,
+            source,
+            kind,
+            sent: self.now,
+            forged: false,
+            payload: payload.into(),
+        };
+        if self.recorded.len() == RECORDED {
+            let victim = self.rng.below(RECORDED as u64) as usize;
+            self.recorded.swap_remove_back(victim);
+        }
+        self.recorded.push_back(packet.clone());
+        for at in arrivals {
+            self.later(at - self.now, Event::Arrival(packet.clone()));
+        }
+    }
+
+    /// An attacker sends what it recorded: back to the sender, again to the receiver, on any link.
+    pub(super) fn replay(&mut self, packets: u8) {
+        for _ in 0..packets {
+            let count = self.recorded.len() as u64;
+            let index = self.rng.below(count) as usize;
+            let Some(packet) = self.recorded.get(index) else {
+                return;
+            };
+            let mut packet = packet.clone();
+            packet.forged = true;
+            if self.rng.below(4) == 0 {
+                packet.link = self.rng.below(self.params.links.len() as u64) as usize;
+            }
+            let after = self.rng.below(self.params.timeout_ns());
+            self.later(after, Event::Arrival(packet));
+        }
+    }
+}
+
+/// A change of a connection as the node's map takes it.
+pub(super) fn apply(host: &mut Host, change: Change) {
+    match change {
+        Change::Put(record) => {
+            host.table.insert(record.key, record);
+        }
+        Change::Delete(key) => {
+            host.table.remove(&key);
+        }
+    }
+}

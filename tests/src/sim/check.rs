@@ -1,0 +1,144 @@
+//! What is checked after every step.
+
+use ha_agent::proto::carp::Role;
+
+use super::host::Agent;
+use super::params::Sabotage;
+use super::watch::{Expectation, Who};
+use super::world::World;
+
+impl World {
+    /// Calm for this long, a pair must have settled and stay so.
+    pub(super) fn calm_bound(&self) -> u64 {
+        let initial = self.params.initial_wait.as_nanos() as u64;
+        2 * self.params.timeout_ns() + initial + 6 * self.slack()
+    }
+
+    pub(super) fn calmly_settled(&self, node: usize) -> bool {
+        self.settled(node)
+            && self
+                .watch
+                .calm_since
+                .is_some_and(|since| self.now > since + self.calm_bound())
+    }
+
+    /// Nothing is broken at this moment.
+    pub(super) fn is_perfect(&self) -> bool {
+        let weather = &self.params.weather;
+        weather.loss == 0
+            && self.attending().is_some()
+            && self.wires.iter().flatten().all(|wire| !wire.cut)
+            && self.hosts.iter().all(|host| !host.disk_fails)
+    }
+
+    /// After every step.
+    pub(super) fn check(&mut self) {
+        if !self.is_perfect() {
+            self.watch.calm_since = None;
+        } else if self.watch.calm_since.is_none() {
+            self.watch.calm_since = Some(self.now);
+        }
+        for node in 0..2 {
+            let role = self.host(node).role();
+            let host = self.host(node);
+            if host.agent.is_some() && host.gate.is_some() != host.claimed {
+                self.fail(&format!("node {node}: gate and addresses differ"));
+            }
+            let begun = host.agent.as_ref().is_some_and(|agent| agent.begun);
+            if begun
+                && role != Some(Role::Active)
+                && host.gate.is_some()
+                && self.params.sabotage == Sabotage::None
+            {
+                self.fail(&format!("node {node} is {role:?} with an open gate"));
+            }
+        }
+        self.check_always();
+        let calm_for = self.watch.calm_since.map_or(0, |since| self.now - since);
+        if calm_for > self.calm_bound() {
+            self.check_calm(calm_for);
+        }
+    }
+
+    /// A pair in peace: one is active, the other one standby, and their tables are equal in the end.
+    fn check_calm(&mut self, calm_for: u64) {
+        let roles = [self.host(0).role(), self.host(1).role()];
+        let passive = roles.iter().any(|role| {
+            matches!(
+                role,
+                Some(Role::Maintenance | Role::Off | Role::Pacified) | None
+            )
+        });
+        let open = [self.is_open(0), self.is_open(1)];
+        if open == [false, false] && !(passive && roles[0] == roles[1]) {
+            self.fail("calm, and nobody is active");
+        }
+        if open == [true, true] {
+            self.fail("calm, and two are active");
+        }
+        // Connections rest while it is calm, so a second later the standby has caught up.
+        if passive || calm_for < self.calm_bound() + self.params.timeout_ns() + 1_000_000_000 {
+            return;
+        }
+        let [first, second] = &self.hosts;
+        if first.table != second.table {
+            self.fail("calm, and the tables differ");
+        }
+        let ready = self.hosts.iter().all(|host| {
+            let agent = host.agent.as_ref();
+            agent.is_some_and(Agent::sync_ready)
+        });
+        if !ready {
+            self.fail("calm, and the standby is not ready");
+        }
+        self.summary.equal_tables += 1;
+    }
+
+    /// Two open gates are a violation unless neither could know.
+    pub(super) fn check_overlap(&mut self) {
+        if !(self.is_open(0) && self.is_open(1)) {
+            return;
+        }
+        let attending = self.attending();
+        if !self.watch.excuses_overlap(self.now, attending) {
+            self.fail("two gates are open");
+        }
+    }
+
+    fn check_always(&mut self) {
+        let broken = self
+            .watch
+            .expectations
+            .iter()
+            .find(|each| matches!(each.who, Who::Always(node) if !self.is_open(node)))
+            .copied();
+        if let Some(broken) = broken {
+            self.fail(&format!("violated: {}", broken.why));
+        }
+    }
+
+    pub(super) fn check_expectations(&mut self) {
+        let now = self.now;
+        let due: Vec<Expectation> = self
+            .watch
+            .expectations
+            .iter()
+            .filter(|each| each.by <= now)
+            .copied()
+            .collect();
+        self.watch.expectations.retain(|each| each.by > now);
+        for each in due {
+            let open = [self.is_open(0), self.is_open(1)];
+            let met = match each.who {
+                Who::Node(0) => open == [true, false],
+                Who::Node(_) => open == [false, true],
+                Who::Always(_) => true,
+                Who::Either => open[0] != open[1],
+            };
+            if !met {
+                self.fail(&format!("not in time: {}", each.why));
+            }
+            *self.summary.met.entry(each.why).or_default() += 1;
+        }
+    }
+}
