@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::guard::Guard;
 use super::netlink::Netlink;
 use super::parts::{self, Bound};
 use super::{alarms, clock, election, replication};
@@ -54,6 +55,8 @@ pub struct Shared {
     pub health: Mutex<HealthChecks>,
     /// Why real servers are down, by address.
     pub failures: Mutex<BTreeMap<SocketAddrV4, String>>,
+    /// What is wrong.
+    pub board: alarms::Board,
     /// The configuration file.
     pub path: PathBuf,
 }
@@ -73,7 +76,7 @@ impl Shared {
         let config = self.config();
         let published = self.election.published();
         let snapshot = &published.election;
-        let alarms = alarms::current(&published, self.replication.as_ref());
+        let alarms = alarms::current(&self.board, &published, self.replication.as_ref());
         let role = role(snapshot.role);
         let partner = (config.node.mode != Mode::Off).then(|| partner(&config, snapshot));
         Status {
@@ -267,6 +270,7 @@ impl Shared {
                 .map_err(|error| failed(&error))?;
             drop(services);
             self.check_health(&fresh.config);
+            self.guard(&fresh.config);
         }
         let warnings = fresh.warnings.clone();
         *lock(&self.loaded) = fresh;
@@ -285,6 +289,17 @@ impl Shared {
     /// (Re)starts the health checks of these services.
     pub fn check_health(&self, config: &Config) {
         lock(&self.health).configure(health::targets(config));
+    }
+
+    /// Puts the nftables table in place for this configuration.
+    pub fn guard(&self, config: &Config) {
+        match Guard::new(config).install() {
+            Ok(()) => self.board.clear(alarms::Kind::GuardMissing, "nftables"),
+            Err(error) => {
+                self.board
+                    .raise(alarms::Kind::GuardMissing, "nftables", error.to_string());
+            }
+        }
     }
 
     async fn request(&self, command: Command) -> Reply<()> {

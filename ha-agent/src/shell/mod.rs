@@ -15,6 +15,7 @@ pub mod clock;
 pub mod election;
 pub mod frame;
 pub mod gateway;
+pub mod guard;
 pub mod neighbours;
 pub mod netlink;
 pub mod packet_socket;

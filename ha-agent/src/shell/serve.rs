@@ -18,7 +18,7 @@ use super::netlink::{Change, LinkInfo};
 use super::parts;
 use super::start::{self, StartError, Started};
 use super::terms::TermStore;
-use super::{alarms, clock};
+use super::{alarms, clock, guard};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener};
@@ -125,6 +125,9 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
     control.abort();
     finish(&shared, addresses, threads).await;
     pins.remove()?;
+    if let Err(error) = guard::remove() {
+        warn!(%error, "nftables table not removed");
+    }
     Ok(())
 }
 
@@ -171,11 +174,13 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
         }
         Event::ReserveTerm { up_to } => reserve(shared, terms.clone(), up_to),
         Event::Alarm { alarm, raised } => {
-            let alarm = alarms::named(alarm);
+            let kind = alarms::Kind::from(alarm);
             if raised {
-                warn!(alarm = alarm.name, "{}", alarm.message);
+                let published = shared.election.published();
+                let evidence = alarms::evidence(alarm, &published.election);
+                shared.board.raise(kind, "", evidence);
             } else {
-                info!(alarm = alarm.name, "alarm over");
+                shared.board.clear(kind, "");
             }
         }
         Event::Unpunctual { what, error } => {

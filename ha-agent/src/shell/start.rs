@@ -15,7 +15,7 @@ use super::agent::Shared;
 use super::netlink::{Changes, Netlink};
 use super::parts::{self, Bound};
 use super::terms::TermStore;
-use super::{clock, election, replication, sysctl};
+use super::{alarms, clock, election, replication, sysctl};
 use crate::config::model::{Config, Mode};
 use crate::config::{Loaded, Secrets};
 use crate::datapath::load::{self, LoadError, Options, Pins};
@@ -361,8 +361,10 @@ async fn bring_up(
         replication,
         health: Mutex::new(HealthChecks::new(reports_out, rng()?)),
         failures: Mutex::default(),
+        board: alarms::Board::default(),
         path: path.to_owned(),
     });
+    shared.guard(&config);
     Ok(Started {
         shared,
         events,

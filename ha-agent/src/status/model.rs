@@ -225,12 +225,16 @@ pub struct TableSize {
 }
 
 /// `alarms[]` of [`Status`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alarm {
-    /// Stable name, for scripts.
+    /// Stable name, for scripts; `docs/alarms.md` says what it means.
     pub name: String,
-    /// What is wrong and what to do about it.
-    pub message: String,
+    /// How long it has stood.
+    pub since_seconds: f64,
+    /// What was seen: source, MAC, interface, values.
+    pub evidence: String,
+    /// What to do about it.
+    pub remedy: String,
 }
 
 /// Which connections to show.

@@ -153,8 +153,9 @@ pub fn status(status: &Status, style: Style) -> String {
         line("Alarms", "none".to_owned());
     }
     for alarm in &status.alarms {
-        let text = format!("{}: {}", clean(&alarm.name), clean(&alarm.message));
+        let text = format!("{}: {}", clean(&alarm.name), clean(&alarm.evidence));
         line("Alarm", style.paint(&text, Color::Red));
+        line("", clean(&alarm.remedy));
     }
     out
 }

@@ -142,7 +142,9 @@ fn colours_only_where_wanted() {
     let mut bad = sample();
     bad.alarms.push(Alarm {
         name: "partner_unheard".to_owned(),
-        message: "nothing heard\u{1b}[2J".to_owned(),
+        since_seconds: 1.0,
+        evidence: "nothing heard\u{1b}[2J".to_owned(),
+        remedy: "start it".to_owned(),
     });
     assert!(!status(&bad, Style::PLAIN).contains('\u{1b}'));
     let color = Style {
@@ -152,6 +154,7 @@ fn colours_only_where_wanted() {
     let text = status(&bad, color);
     assert!(text.contains("\u{1b}["), "{text}");
     assert!(!text.contains("\u{1b}[2J"), "{text}");
+    assert!(text.contains("start it"), "{text}");
 }
 
 fn entry(port: u16) -> Connection {

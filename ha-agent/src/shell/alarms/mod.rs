@@ -1,0 +1,197 @@
+//! Alarms and refusals in words: what is wrong, what shows it, and what to do about it.
+
+mod board;
+#[cfg(test)]
+mod tests;
+
+pub use board::Board;
+
+use super::{election, replication};
+use crate::control::Refusal as Words;
+use crate::proto::carp::{Alarm, Refusal, Snapshot};
+use crate::status::model;
+
+macro_rules! kinds {
+    ($($name:ident = $text:literal, $meaning:literal, $remedy:literal;)+) => {
+        /// What can be wrong. `docs/alarms.md` lists them with the words given here.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $(#[doc = $meaning] $name,)+ }
+
+        impl Kind {
+            /// All of them, in the order of the manual.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Stable name, for scripts.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// What is wrong.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning,)+ }
+            }
+
+            /// What to do about it.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy,)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    ModeConflict = "mode_conflict",
+        "Both nodes have the same mode; the later one refuses to become active.",
+        "set node.mode to first on one node and to second on the other, and restart that one";
+    TermNotReserved = "term_not_reserved",
+        "The term could not be written to disk; until it is, a restart of this node may use a term twice.",
+        "check the disk of node.state_dir: space, mount, errors in the kernel's log";
+    TimingDiffers = "timing_differs",
+        "Advertisement interval or timeout differ between the nodes; the shorter timeout counts for the lease.",
+        "make ha.advertisement_interval and ha.timeout equal on both nodes, and restart the one that changed";
+    ConfigurationDiffers = "configuration_differs",
+        "What both nodes must have alike is not alike, so neither is ready for the other.",
+        "copy everything but the section node from the right node to the other, and reload";
+    CarpGroupDiffers = "carp_group_differs",
+        "The partner signs with the pair's key, but its advertisements have another CARP digest.",
+        "make node.carp_passphrase_file, ha.virtual_id and shared_addresses equal on both nodes";
+    UnverifiedPartner = "unverified_partner",
+        "Somebody signs with the pair's key but does not answer this node.",
+        "look for a link on which only one direction works; else recorded packets are being replayed: find \
+         the sender, and make a new key with ha-agent keygen";
+    BothActive = "both_active",
+        "Both nodes were active and now hear each other again; one of them steps down.",
+        "find out what cut all links between the nodes: switch, cables, VLANs; a heartbeat cable makes it rarer";
+    Isolated = "isolated",
+        "Neither the partner nor a gateway answers, so this node does not become active.",
+        "look at this node's cables and switch ports";
+    GuardMissing = "guard_missing",
+        "The nftables table `ha_agent` is not in the kernel: nothing stops service traffic if XDP is detached.",
+        "load the kernel module nf_tables (CONFIG_NF_TABLES_INET), and restart the agent";
+    ReplicationNotStored = "replication_not_stored",
+        "Replicated connections could not be stored, so they would not survive a takeover by this node.",
+        "compare virtual_services and limits.connections of both nodes";
+    EventsLost = "events_lost",
+        "Events of the election were not logged because nobody took them in time.",
+        "the machine is overloaded: look at its load and at slow disks";
+}
+
+impl From<Alarm> for Kind {
+    fn from(alarm: Alarm) -> Self {
+        match alarm {
+            Alarm::ModeConflict => Self::ModeConflict,
+            Alarm::TermNotReserved => Self::TermNotReserved,
+            Alarm::TimingDiffers => Self::TimingDiffers,
+            Alarm::ConfigurationDiffers => Self::ConfigurationDiffers,
+            Alarm::CarpGroupDiffers => Self::CarpGroupDiffers,
+            Alarm::UnverifiedPartner => Self::UnverifiedPartner,
+            Alarm::BothActive => Self::BothActive,
+            Alarm::Isolated => Self::Isolated,
+        }
+    }
+}
+
+/// Everything that is wrong now: what the board knows, and what the election and the replication say.
+pub fn current(
+    board: &Board,
+    election: &election::Published,
+    replication: Option<&replication::Handle>,
+) -> Vec<model::Alarm> {
+    let mut found: Vec<(Kind, String)> = election
+        .election
+        .alarms
+        .iter()
+        .map(|alarm| (Kind::from(*alarm), evidence(*alarm, &election.election)))
+        .collect();
+    let not_stored = replication.map_or(0, |replication| replication.published().apply_errors);
+    if not_stored > 0 {
+        found.push((
+            Kind::ReplicationNotStored,
+            format!("{not_stored} changes were not stored"),
+        ));
+    }
+    if election.events_lost > 0 {
+        found.push((
+            Kind::EventsLost,
+            format!("{} events were lost", election.events_lost),
+        ));
+    }
+    board.follow(found);
+    board.list()
+}
+
+/// What the election has seen that makes it raise an alarm.
+pub fn evidence(alarm: Alarm, snapshot: &Snapshot) -> String {
+    let partner = snapshot.partner.as_ref();
+    let links = |wanted: fn(&crate::proto::carp::LinkSnapshot) -> bool| {
+        let names: Vec<&str> = snapshot
+            .links
+            .iter()
+            .filter(|link| wanted(link))
+            .map(|link| link.name.as_str())
+            .collect();
+        if names.is_empty() {
+            "no interface".to_owned()
+        } else {
+            names.join(", ")
+        }
+    };
+    let of_partner = |what: fn(&crate::proto::carp::PartnerSnapshot) -> String| {
+        partner.map_or_else(|| "the partner is not heard any more".to_owned(), what)
+    };
+    match alarm {
+        Alarm::ModeConflict => of_partner(|partner| {
+            format!("the partner says that it is the {} node, too", partner.mode)
+        }),
+        Alarm::TermNotReserved => format!("term {} is not on disk", snapshot.term),
+        Alarm::TimingDiffers => "the partner's advertisements carry other times".to_owned(),
+        Alarm::ConfigurationDiffers => format!(
+            "generation {} here, {}",
+            snapshot.generation,
+            of_partner(|partner| format!("{} there", partner.generation))
+        ),
+        Alarm::CarpGroupDiffers => {
+            format!("advertisements heard on {}", links(|link| link.heard))
+        }
+        Alarm::UnverifiedPartner => format!("the partner is heard on {}", links(|link| link.heard)),
+        Alarm::BothActive => format!(
+            "this node is active in term {}, {}",
+            snapshot.term,
+            of_partner(|partner| format!("the partner in term {}", partner.term))
+        ),
+        Alarm::Isolated => format!(
+            "no gateway answers on {}; the partner is heard on {}",
+            links(|link| link.gateway == Some(false)),
+            links(|link| link.heard)
+        ),
+    }
+}
+
+/// Why an operator's wish is not carried out.
+pub fn refused(refusal: Refusal) -> Words {
+    let (what, remedy) = match refusal {
+        Refusal::NotActive => (
+            "this node is not active",
+            "run the command on the active node",
+        ),
+        Refusal::PartnerUnheard => (
+            "the partner is not heard, so there is nobody to hand over to",
+            "see `ha-agent status`, and start the partner",
+        ),
+        Refusal::PartnerPassive => ("the partner takes no part", "run `ha-agent resume` on it"),
+        Refusal::PartnerNotReady => (
+            "the partner's connection table or configuration is not complete yet",
+            "wait until `ha-agent status` shows replication ready and the configuration in sync",
+        ),
+        Refusal::Pacified => (
+            "this node is pacified, so it takes no part already",
+            "find out why it started so often, then run `ha-agent resume`",
+        ),
+        Refusal::NotGranted => (
+            "the partner did not grant the time to replace the agent",
+            "see `ha-agent status` on both nodes; a partner of an older version grants none: hand over \
+             and restart this agent instead",
+        ),
+    };
+    Words::new(what, remedy)
+}
