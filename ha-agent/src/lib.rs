@@ -1,13 +1,14 @@
 //! The failover agent of a load-balancer pair.
 //!
 //! [`proto`] is the sans-IO core that decides; [`shell`] performs what it decides; [`datapath`] is the
-//! only way to the BPF maps; [`config`], [`status`] and [`cli`] face people.
+//! only way to the BPF maps; [`journal`] writes down and replays what happened to the election; [`config`], [`status`] and [`cli`] face people.
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod health;
+pub mod journal;
 pub mod keys;
 pub mod proto;
 pub mod services;

@@ -48,7 +48,8 @@ fn guard_installed() -> Result<()> {
     let mut pair = Pair::build(config())?;
     let node = &mut pair.nodes[0];
     // Left by another version: replaced, not added to.
-    node.netns.nft("table inet ha_agent {\n chain old {\n }\n}")?;
+    node.netns
+        .nft("table inet ha_agent {\n chain old {\n }\n}")?;
     node.start()?;
     node.wait_role(Role::Active, Duration::from_secs(20))?;
     let table = nft(node, &["list", "table", "inet", "ha_agent"])?;

@@ -48,6 +48,9 @@ enum Verb {
         /// How many seeds.
         #[arg(long, default_value_t = 10_000)]
         seeds: u64,
+        /// Run the inputs of a log through the machine instead, and compare what it does.
+        #[arg(long, value_name = "FILE")]
+        replay: Option<std::path::PathBuf>,
     },
 }
 
@@ -77,7 +80,10 @@ fn main() -> ExitCode {
         }
         Verb::Test(args) => testing::test(&args),
         Verb::Tidy(args) => testing::tidy(&args),
-        Verb::Sim { seed, seeds } => testing::sim(seed, seeds),
+        Verb::Sim {
+            replay: Some(log), ..
+        } => testing::replay(&log),
+        Verb::Sim { seed, seeds, .. } => testing::sim(seed, seeds),
     };
     exit(result.map(|()| ExitCode::SUCCESS))
 }

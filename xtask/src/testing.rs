@@ -106,6 +106,15 @@ fn layering(directory: &Path, faults: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// A log of an election, through the machine as it is now.
+pub(crate) fn replay(log: &Path) -> Result<()> {
+    build::build_ebpf()?;
+    run(cargo()
+        .args(["run", "--locked", "--quiet", "--package", "ha-agent", "--"])
+        .arg("replay")
+        .arg(log))
+}
+
 /// Many seeds of the simulator, optimised.
 pub(crate) fn sim(seed: u64, seeds: u64) -> Result<()> {
     build::build_ebpf()?;

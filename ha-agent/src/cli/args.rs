@@ -76,6 +76,11 @@ pub enum Verb {
         /// File to write, mode 0600; the same on both nodes
         file: PathBuf,
     },
+    /// Run a log of the election through this version's rules and show the first difference
+    Replay {
+        /// What a simulator or a conformance case wrote
+        log: PathBuf,
+    },
 }
 
 /// Which connections to show.

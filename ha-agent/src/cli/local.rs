@@ -1,6 +1,6 @@
 //! Commands that need no running agent.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{Exit, complain, complain_about, print, print_json};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Severity};
+use crate::journal;
 use crate::keys::{KeyError, PairKeys};
 
 /// What `check-config --json` prints.
@@ -110,4 +111,39 @@ pub(super) fn keygen(file: &Path) -> Exit {
     };
     complain(&error.to_string(), remedy);
     exit
+}
+
+/// `replay`.
+pub(super) fn replay(log: &Path) -> Exit {
+    let text = match fs::read_to_string(log) {
+        Ok(text) => text,
+        Err(error) => {
+            complain(&format!("{}: {error}", log.display()), "check the path");
+            return Exit::Failed;
+        }
+    };
+    let lines = match journal::decode(&text) {
+        Ok(lines) => lines,
+        Err(error) => {
+            complain(
+                &format!("{}:{error}", log.display()),
+                "replay what this version wrote",
+            );
+            return Exit::Failed;
+        }
+    };
+    match journal::replay(&lines) {
+        Ok(()) => print(&format!(
+            "{}: {} lines, no difference\n",
+            log.display(),
+            lines.len()
+        )),
+        Err(difference) => {
+            complain(
+                &format!("{}: {difference}", log.display()),
+                "this version decides otherwise than the one that wrote the log",
+            );
+            Exit::Failed
+        }
+    }
 }

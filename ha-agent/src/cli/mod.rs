@@ -57,6 +57,7 @@ pub fn main() -> ExitCode {
         }
         Verb::CheckConfig => local::check_config(&args.config, args.json),
         Verb::Keygen { file } => local::keygen(file),
+        Verb::Replay { log } => local::replay(log),
         Verb::Status
         | Verb::Connections(_)
         | Verb::Counters { .. }
@@ -73,6 +74,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::Run { .. } => Some("run"),
         Verb::CheckConfig => Some("check-config"),
         Verb::Keygen { .. } => Some("keygen"),
+        Verb::Replay { .. } => Some("replay"),
         Verb::Status
         | Verb::Connections(_)
         | Verb::Counters { .. }

@@ -55,7 +55,9 @@ pub(super) fn command(args: &Args) -> Exit {
         }
         Verb::Reload => ask.show(&Request::Reload, reloaded),
         // Handled before a socket is looked for.
-        Verb::Run { .. } | Verb::CheckConfig | Verb::Keygen { .. } => Exit::Failed,
+        Verb::Run { .. } | Verb::CheckConfig | Verb::Keygen { .. } | Verb::Replay { .. } => {
+            Exit::Failed
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -42,7 +44,8 @@ pub struct Node {
 }
 
 /// Place of a node in its pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// High availability off: this node alone, gate always open.
     Off,
@@ -120,7 +123,8 @@ pub struct Ha {
 }
 
 /// `ha.preferred`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Preferred {
     /// Whoever is active stays active.
     None,
@@ -131,7 +135,8 @@ pub enum Preferred {
 }
 
 /// `ha.carp_auth`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CarpAuth {
     /// Only advertisements with a valid trailer count.
     Enforce,

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod carp;
+pub mod hex;
 pub mod rng;
 pub mod sync;
 pub mod time;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use ha_agent::journal::{Begin, Happened, Line, Setup};
 use ha_agent::keys::{PairKey, PairKeys};
 use ha_agent::proto::carp::{self, Election, Role};
 use ha_agent::proto::rng::Rng;
@@ -49,6 +50,8 @@ pub struct Agent {
     pub life: u64,
     /// The election.
     pub election: Election,
+    /// What happened to the election: its beginning and all inputs.
+    log: Vec<Line>,
     sync: SyncBox,
     rng: Rng,
     /// It has acted for the first time.
@@ -77,10 +80,16 @@ impl Agent {
         table: &Table,
     ) -> Self {
         let mut rng = Rng::new(params.seed ^ (life << 8) ^ ((node as u64 + 1) << 1));
+        let begin = Begin {
+            config: params.election(node),
+            keys: (&keys()).into(),
+            seed: rng.next_u64(),
+            first_term,
+        };
         let election = Election::new(
-            params.election(node),
+            begin.config.clone(),
             keys(),
-            Rng::new(rng.next_u64()),
+            Rng::new(begin.seed),
             first_term,
             now,
         );
@@ -98,6 +107,7 @@ impl Agent {
         Self {
             life,
             election,
+            log: vec![Line::Setup(now, Setup::Begin(Box::new(begin)))],
             sync: SyncBox(sync),
             rng,
             begun: false,
@@ -163,6 +173,7 @@ impl Agent {
         let mut effects = Vec::new();
         if self.election.poll_timeout().is_some_and(|due| due <= now) {
             let mut out = Vec::new();
+            self.log.push(Line::Input(now, Happened::Timer));
             self.election.handle_timeout(now, &mut out);
             self.join(now, out, &mut effects);
         }
@@ -196,6 +207,7 @@ impl Agent {
 
     fn elect(&mut self, now: Instant, input: carp::Input<'_>, effects: &mut Vec<Effect>) {
         let mut out = Vec::new();
+        self.log.push(Line::Input(now, input.into()));
         self.election.handle_input(now, input, &mut out);
         self.join(now, out, effects);
     }
@@ -265,6 +277,8 @@ pub struct Host {
     pub clock: Clock,
     /// Its agent, if one runs.
     pub agent: Option<Agent>,
+    /// What happened to the elections of agents that ended.
+    past: Vec<Line>,
     /// The agent does not run.
     pub frozen: bool,
     /// The machine does not run.
@@ -295,6 +309,7 @@ impl Host {
         Self {
             clock,
             agent: None,
+            past: Vec::new(),
             frozen: false,
             paused: false,
             attends_since: 0,
@@ -312,6 +327,19 @@ impl Host {
     /// Whether the gate is open at a true time.
     pub fn is_open(&self, now: u64) -> bool {
         !self.paused && self.gate.is_some_and(|until| self.clock.show(now) < until)
+    }
+
+    /// The agent is gone.
+    pub fn end_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            self.past.extend(agent.log);
+        }
+    }
+
+    /// What happened to this node's elections: their beginnings and all inputs.
+    pub fn history(&self) -> Vec<Line> {
+        let present = self.agent.iter().flat_map(|agent| &agent.log);
+        self.past.iter().chain(present).cloned().collect()
     }
 
     /// Whether the agent runs.

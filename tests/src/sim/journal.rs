@@ -1,12 +1,16 @@
 //! The last events of a world, formatted only if someone wants to read them.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::Path;
 
+use ha_agent::journal::annotate;
 use ha_agent::proto::carp::Action;
 
 use super::faults::Fault;
 use super::network::Packet;
+use super::world::World;
 
 /// Events kept.
 const KEPT: usize = 400;
@@ -67,6 +71,28 @@ impl fmt::Display for Journal {
         }
         Ok(())
     }
+}
+
+/// Writes what happened to each election, as text that the machine can replay; says where it is.
+pub(super) fn keep(world: &World, what: &str) -> String {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/sim");
+    let mut said = String::new();
+    for node in 0..2 {
+        let seed = world.params.seed;
+        let mut text = format!("# seed {seed}, node {node}: {what}\n");
+        for line in annotate(&world.host(node).history()) {
+            // Writing to a string cannot fail.
+            let _infallible = writeln!(text, "{line}");
+        }
+        let path = directory.join(format!("seed-{seed}-node-{node}.log"));
+        let written = fs::create_dir_all(&directory).and_then(|()| fs::write(&path, text));
+        let path = path.display();
+        let _infallible = match written {
+            Ok(()) => writeln!(said, "log of node {node}: cargo xtask sim --replay {path}"),
+            Err(error) => writeln!(said, "{path}: {error}"),
+        };
+    }
+    said
 }
 
 /// The fields of a trailer that matter.

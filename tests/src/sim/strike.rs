@@ -103,7 +103,7 @@ impl World {
     pub(super) fn end_agent(&mut self, node: usize) {
         self.interrupt(node);
         let host = self.host_mut(node);
-        host.agent = None;
+        host.end_agent();
         host.frozen = false;
         host.inbox.clear();
         self.rearm(node);

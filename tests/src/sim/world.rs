@@ -243,8 +243,9 @@ impl World {
             format!("node {node}: {:?} open {open} {replication:?}", host.role())
         };
         let Params { seed, .. } = self.params;
+        let logs = super::journal::keep(self, what);
         let log = format!(
-            "{}\n{}\n{}\n{what}\nseed {seed} step {} time {} ns\n{:?}\n\
+            "{}\n{}\n{}\n{what}\n{logs}seed {seed} step {} time {} ns\n{:?}\n\
              again: HA_SIM_SEED={seed} HA_SIM_STEPS={} cargo test -p ha-tests --test sim_sweep",
             self.journal,
             node(0),

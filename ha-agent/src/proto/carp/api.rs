@@ -77,7 +77,8 @@ pub enum RoleReason {
 }
 
 /// A request from the operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Hand the active role to the partner.
     Failover,
@@ -94,7 +95,7 @@ pub enum Command {
 }
 
 /// Why a [`Command`] is not carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// This node is not active.
@@ -112,7 +113,7 @@ pub enum Refusal {
 }
 
 /// A lasting condition that a person should know of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Alarm {
     /// Both nodes have the same mode.
@@ -183,7 +184,8 @@ pub enum Input<'a> {
 }
 
 /// What the shell must do, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
     /// Store the gate word: open until then, or closed. Always comes before the addresses move and
     /// before any packet that depends on it.
@@ -201,6 +203,7 @@ pub enum Action {
         /// Own address; the tag covers it.
         source: IpAddr,
         /// What follows the IP header.
+        #[serde(with = "crate::proto::hex")]
         payload: Vec<u8>,
     },
     /// Send a HELLO to the group of the source's family.
@@ -210,6 +213,7 @@ pub enum Action {
         /// Own address, 0.0.0.0 on an unnumbered link; the tag covers it.
         source: IpAddr,
         /// What follows the UDP header.
+        #[serde(with = "crate::proto::hex")]
         payload: Vec<u8>,
     },
     /// Write this bound to disk, then answer with [`Input::TermReserved`].

@@ -4,10 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::model::{CarpAuth, Mode, Preferred};
 
 /// The election's settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ElectionConfig {
     /// Place in the pair.
     pub mode: Mode,
@@ -35,7 +38,8 @@ pub struct ElectionConfig {
 }
 
 /// An interface that takes part in the HA checks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LinkConfig {
     /// Logical name, the same on both nodes.
     pub name: String,
@@ -105,7 +109,7 @@ impl fmt::Debug for ElectionKeys {
 /// Durations derived from interval and timeout (T below).
 ///
 /// The safety argument rests on how they relate; see the module's documentation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Timing {
     /// Between advertisements and HELLOs.
     pub(super) interval: Duration,

@@ -7,11 +7,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::wire::Header;
 use crate::proto::time::Instant;
 
 /// A trailer-less peer that advertises.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Foreign {
     /// Where it was heard last.
     pub(super) link: usize,

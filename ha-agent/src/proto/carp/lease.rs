@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proto::time::Instant;
 
 /// Remembered moments of sending. Packets sent at one moment share an entry, and an echo comes back
@@ -9,7 +11,7 @@ use crate::proto::time::Instant;
 const MOMENTS: usize = 512;
 
 /// Sequence numbers and the moments they were used.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct SendLog {
     /// Last sequence number used.
     last: u64,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ha_common::siphash::TAG_LEN;
+use serde::{Deserialize, Serialize};
 
 use super::api::{Action, Alarm, Input, Role, RoleReason};
 use super::config::{ElectionConfig, ElectionKeys, LinkConfig, Timing, carp_ticks};
@@ -31,12 +32,13 @@ pub(super) const RELEASE_COPIES: u8 = 3;
 pub(super) const QUICK_HELLOS: u8 = 3;
 
 /// A link and what is to be sent on it.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Link {
     pub(super) config: LinkConfig,
     /// Place of this link in the trailer's bitmaps: names in ascending order, equal on both nodes.
     pub(super) bit: u32,
     pub(super) name: [u8; TAG_LEN],
+    #[serde(skip)]
     pub(super) group: Group,
     pub(super) carrier: bool,
     pub(super) gateway: bool,
@@ -50,14 +52,15 @@ pub(super) struct Link {
     pub(super) challenge_due: Instant,
 }
 
-/// The election of one node.
-#[derive(Debug)]
+/// The election of one node. Its serialised form is its whole state but for secrets and counters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Election {
     pub(super) config: ElectionConfig,
     pub(super) timing: Timing,
     /// Own interval in 1/256 s.
     pub(super) ticks: u16,
+    #[serde(skip)]
     pub(super) signer: Signer,
     pub(super) epoch: u64,
     /// CARP counter of the next advertisement.
@@ -124,6 +127,7 @@ pub struct Election {
     /// The copies include bow-outs: this node was active.
     pub(super) bow_out: bool,
     pub(super) stopping: bool,
+    #[serde(skip)]
     pub(super) counters: Counters,
     pub(super) alarms: BTreeSet<Alarm>,
 }
@@ -216,6 +220,22 @@ impl Election {
             alarms: BTreeSet::new(),
             config,
         }
+    }
+
+    /// Puts other secrets in place of the present ones; for a machine that was serialised.
+    #[must_use]
+    pub fn with_keys(mut self, keys: ElectionKeys) -> Self {
+        for link in &mut self.links {
+            let shared = &link.config.shared;
+            link.group = Group::new(&keys.carp_passphrase, self.config.vhid, shared);
+        }
+        self.signer = Signer::new(self.config.vhid, keys.trailer);
+        self
+    }
+
+    /// The settings it was made with.
+    pub fn config(&self) -> &ElectionConfig {
+        &self.config
     }
 
     /// Takes in what happened. All packets that are waiting should be handed in before a timer is.

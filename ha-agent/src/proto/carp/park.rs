@@ -57,7 +57,7 @@ const SEQUENCE_JUMP: u64 = 1 << 20;
 const LAYOUT: u32 = 1;
 
 /// An active node's wish for the long lease.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Asking {
     /// First sequence number that carries it.
     first: u64,

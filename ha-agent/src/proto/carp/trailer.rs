@@ -133,6 +133,14 @@ impl Body {
         bytes
     }
 
+    /// What a trailer or HELLO says, whoever may have made it: for people only.
+    pub fn peek(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let bytes = bytes
+            .first_chunk()
+            .ok_or(DecodeError::Truncated(bytes.len()))?;
+        Self::decode(bytes)
+    }
+
     fn decode(bytes: &[u8; TRAILER_LEN]) -> Result<Self, DecodeError> {
         let u32_at = |from: usize| {
             let mut field = [0; 4];
@@ -177,7 +185,7 @@ pub fn name_hash(logical_name: &str) -> [u8; TAG_LEN] {
 }
 
 /// Makes and checks tags: the pair's keys by id, the signing one first.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Signer {
     vhid: u8,
     keys: Vec<(u8, [u8; 16])>,
@@ -240,6 +248,33 @@ impl Signer {
             return Err(DecodeError::Magic);
         }
         self.open(source, Context::Hello(link), payload)
+    }
+
+    /// Puts this signer's tag in place of an advertisement's, by the key that the trailer names; `false`
+    /// if there is no such trailer or key.
+    pub fn retag_advert(&self, source: IpAddr, payload: &mut [u8]) -> bool {
+        let Some((header, rest)) = payload.split_first_chunk_mut::<HEADER_LEN>() else {
+            return false;
+        };
+        self.retag(source, Context::Advert(header), rest)
+    }
+
+    /// The same for a HELLO.
+    pub fn retag_hello(&self, source: IpAddr, link: &[u8; TAG_LEN], payload: &mut [u8]) -> bool {
+        self.retag(source, Context::Hello(link), payload)
+    }
+
+    fn retag(&self, source: IpAddr, context: Context<'_>, bytes: &mut [u8]) -> bool {
+        let Some(bytes) = bytes.first_chunk_mut::<TRAILER_LEN>() else {
+            return false;
+        };
+        let id = bytes[at::KEY_ID];
+        let Some((_, key)) = self.keys.iter().find(|(known, _)| *known == id) else {
+            return false;
+        };
+        let tag = self.tag(key, source, context, bytes);
+        bytes[at::TAG..].copy_from_slice(&tag);
+        true
     }
 
     fn sign(

@@ -100,6 +100,12 @@ pub struct Group {
     prefix: Vec<u8>,
 }
 
+impl Default for Group {
+    fn default() -> Self {
+        Self::new(&[], 0, &[])
+    }
+}
+
 impl Group {
     /// A group. The order of the addresses does not matter: they are hashed in ascending order, once
     /// each, IPv4 before IPv6, as the BSDs do; link-local ones are left out, as OpenBSD does when it
