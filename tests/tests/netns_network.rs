@@ -6,13 +6,16 @@ mod common;
 use std::fs;
 use std::net::TcpStream;
 use std::process::{Command, ExitCode};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
+use ha_tests::clock::now_ns;
 use ha_tests::demo::SERVICE;
-use ha_tests::rig::config::PairConfig;
+use ha_tests::rig::config::{PairConfig, SHARED_BACK};
 use ha_tests::rig::pair::{Node, Pair};
+use ha_tests::traffic::load::Load;
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
@@ -22,6 +25,11 @@ fn main() -> ExitCode {
         &[
             ("the_guard_comes_and_goes_with_the_agent", guard_installed),
             ("without_xdp_the_guard_keeps_the_kernel_silent", guard_holds),
+            (
+                "a_program_taken_off_moves_the_role_and_comes_back",
+                detached,
+            ),
+            ("an_interface_made_anew_is_taken_into_use", remade),
         ],
     )
 }
@@ -104,4 +112,68 @@ fn guard_holds() -> Result<()> {
     // With it the client hears nothing until the other node takes over, and then is served.
     connect_without_xdp(true)?.context("with the guard")?;
     Ok(())
+}
+
+/// Waits until `done` says so.
+fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = now_ns() + 20_000_000_000;
+    while !done()? {
+        ensure!(now_ns() < end, "{what}: not within 20 s");
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn has_alarm(node: &Node, name: &str) -> Result<bool> {
+    let alarms = node.status()?.alarms;
+    Ok(alarms.iter().any(|alarm| alarm.name == name))
+}
+
+/// The nodes exchange roles while clients go on, and nothing is lost.
+fn hand_over(pair: &Pair, cause: impl FnOnce(&Node) -> Result<()>) -> Result<()> {
+    let old = pair.active()?;
+    let load = Load::start(&pair.client, SERVICE, 50)?;
+    let fault_ns = now_ns();
+    cause(pair.nodes.get(old).context("no such node")?)?;
+    load.fault_at(fault_ns);
+    let (tcp, _) = load.finish(fault_ns, pair.config.timeout)?;
+    assert_eq!(
+        (tcp.survived, tcp.broken_before),
+        (tcp.connections, 0),
+        "{tcp:#?}"
+    );
+    assert_eq!(pair.active()?, 1 - old);
+    Ok(())
+}
+
+fn detached() -> Result<()> {
+    let mut pair = whole(config())?;
+    let old = pair.active()?;
+    hand_over(&pair, |node| {
+        fs::remove_file(node.bpf_dir().join("link_front")).context("no link is pinned")
+    })?;
+    let node = pair.nodes.get(old).context("no such node")?;
+    ensure!(has_alarm(node, "xdp_detached")?, "{:?}", node.status()?);
+    ensure!(node.bpf_dir().join("link_front").exists());
+    pair.wait_whole()?;
+    // It is of use again.
+    hand_over(&pair, |node| node.failover().map(|_| ()))
+}
+
+fn remade() -> Result<()> {
+    let mut pair = whole(config())?;
+    let old = pair.active()?;
+    hand_over(&pair, |node| node.netns.ip("link del back"))?;
+    let node = pair.nodes.get(old).context("no such node")?;
+    until("the alarm", || has_alarm(node, "interface_gone"))?;
+    pair.remake_back(old)?;
+    let node = pair.nodes.get(old).context("no such node")?;
+    until("the alarm's end", || {
+        Ok(!has_alarm(node, "interface_gone")?)
+    })?;
+    pair.wait_whole()?;
+    // Sockets, program, replication and next hops are those of the new interface.
+    hand_over(&pair, |node| node.failover().map(|_| ()))?;
+    let node = pair.nodes.get(old).context("no such node")?;
+    until("the address", || node.has_address(SHARED_BACK))
 }

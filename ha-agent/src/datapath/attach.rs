@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
@@ -135,6 +135,27 @@ pub(super) fn attach_all(
         .collect()
 }
 
+/// Attaches the program that was loaded to interfaces that lost it, or that were made anew.
+#[derive(Debug)]
+pub struct Attacher {
+    program: OwnedFd,
+    dir: PathBuf,
+}
+
+impl Attacher {
+    pub(super) fn new(program: OwnedFd, dir: &Path) -> Self {
+        Self {
+            program,
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// Attaches it, or takes over the pinned link if that is still in force.
+    pub fn attach(&self, device: &Device) -> Result<Attachment, AttachError> {
+        attach(self.program.as_fd(), &self.dir, device)
+    }
+}
+
 /// Detaches a pinned link and removes the pin.
 pub(super) fn detach(path: &Path) -> io::Result<()> {
     let link = sys::object_get(path)?;
@@ -229,7 +250,7 @@ fn create(
     program: BorrowedFd<'_>,
     device: &Device,
     flags: u32,
-) -> Result<Result<std::os::fd::OwnedFd, io::Error>, AttachError> {
+) -> Result<Result<OwnedFd, io::Error>, AttachError> {
     match sys::xdp_link_create(program, device.ifindex, flags) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
             Err(AttachError::Busy {

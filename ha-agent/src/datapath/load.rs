@@ -15,7 +15,7 @@ use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use ha_common::{LAYOUT_VERSION, maps};
 
-use super::attach::{self, AttachError, Attachment, Device};
+use super::attach::{self, AttachError, Attacher, Attachment, Device};
 use super::bpf::{Bpf, JANITOR};
 use super::bpffs::{self, BpffsError};
 use super::gate::GateWord;
@@ -79,6 +79,8 @@ pub struct Loaded {
     pub events: Ring,
     /// Where the program is attached, and how.
     pub attachments: Vec<Attachment>,
+    /// Attaches it again.
+    pub attacher: Attacher,
     /// What a clean stop removes.
     pub pins: Pins,
 }
@@ -254,6 +256,7 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
         carp,
         events,
         attachments,
+        attacher: Attacher::new(program, dir),
         pins,
     })
 }

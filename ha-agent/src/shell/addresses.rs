@@ -55,10 +55,11 @@ pub async fn remove_stale(
     Ok(removed)
 }
 
-/// Follows the election's wishes until the election is gone, then removes the addresses.
+/// Follows the election's wishes until the election is gone, then removes the addresses. The interfaces
+/// may be others from time to time: those that were made anew.
 pub async fn keep(
     netlink: Netlink,
-    shared: Vec<SharedOn>,
+    mut interfaces: watch::Receiver<Vec<SharedOn>>,
     lifetime: Option<Duration>,
     mut wishes: watch::Receiver<Addresses>,
 ) {
@@ -67,6 +68,7 @@ pub async fn keep(
     let mut held = false;
     loop {
         let wanted = wishes.borrow_and_update().held;
+        let shared = interfaces.borrow_and_update().clone();
         let done = if wanted {
             add(&netlink, &shared, lifetime).await
         } else if held {
@@ -84,10 +86,12 @@ pub async fn keep(
         };
         tokio::select! {
             changed = wishes.changed() => if changed.is_err() { break },
+            Ok(()) = interfaces.changed() => {}
             () = sleep(next) => {}
         }
     }
     if held {
+        let shared = interfaces.borrow().clone();
         remove(&netlink, &shared).await;
     }
 }

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use super::addresses::SharedOn;
 use super::guard::Guard;
 use super::netlink::Netlink;
 use super::parts::{self, Bound};
@@ -14,7 +15,7 @@ use super::{alarms, clock, election, replication};
 use crate::config::model::{Config, Mode, Protocol};
 use crate::config::{self, Loaded};
 use crate::control::{Done, Handler, Refusal, Reloaded, Reply};
-use crate::datapath::attach::{self, Attachment};
+use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
@@ -38,7 +39,11 @@ pub struct Shared {
     /// Interfaces as the kernel describes them.
     pub bound: Mutex<Vec<Bound>>,
     /// Where the data plane is attached.
-    pub attachments: Vec<Attachment>,
+    pub attachments: Mutex<Vec<Attachment>>,
+    /// Attaches it again.
+    pub attacher: Attacher,
+    /// Tells the keeper of the shared addresses where they belong.
+    pub shared_on: watch::Sender<Vec<SharedOn>>,
     /// The kernel.
     pub netlink: Netlink,
     /// The maps.
@@ -107,14 +112,14 @@ impl Shared {
             .into_iter()
             .map(|interface| interface.name)
             .collect();
+        let attachments = lock(&self.attachments).clone();
         let mut interfaces: Vec<InterfaceStatus> = lock(&self.bound)
             .iter()
             .map(|bound| InterfaceStatus {
                 name: bound.interface.name.clone(),
                 device: bound.interface.device.clone(),
                 carrier: bound.link.carrier,
-                xdp_mode: self
-                    .attachments
+                xdp_mode: attachments
                     .iter()
                     .find(|attachment| attachment.ifindex == bound.link.ifindex)
                     .map_or(XdpMode::None, |attachment| match attachment.mode {

@@ -16,6 +16,7 @@ pub mod election;
 pub mod frame;
 pub mod gateway;
 pub mod guard;
+mod interfaces;
 pub mod neighbours;
 pub mod netlink;
 pub mod packet_socket;

@@ -42,6 +42,11 @@ impl Neighbours {
         }
     }
 
+    /// Interfaces with the data plane were made anew.
+    pub fn rebound(&mut self, own: BTreeMap<u32, Mac>) {
+        self.own = own;
+    }
+
     /// Looks everything up anew, and has the kernel resolve what it does not know and confirm what
     /// it has not heard of lately: packets that XDP forwards keep no neighbour entry fresh, so a
     /// server that changed its MAC would go unnoticed.

@@ -45,18 +45,19 @@ pub(super) fn shared_on(bound: &[Bound]) -> Vec<SharedOn> {
 }
 
 pub(super) fn links(bound: &[Bound]) -> Vec<election::Link> {
-    bound
-        .iter()
-        .map(|bound| election::Link {
-            name: bound.interface.name.clone(),
-            ifindex: bound.link.ifindex,
-            mac: bound.link.mac,
-            address: bound.interface.address.map(|address| address.address),
-            shared: bound.shared.iter().map(|shared| shared.address).collect(),
-            checked: bound.interface.ha_checks,
-            gateway: bound.interface.gateway,
-        })
-        .collect()
+    bound.iter().map(link).collect()
+}
+
+pub(super) fn link(bound: &Bound) -> election::Link {
+    election::Link {
+        name: bound.interface.name.clone(),
+        ifindex: bound.link.ifindex,
+        mac: bound.link.mac,
+        address: bound.interface.address.map(|address| address.address),
+        shared: bound.shared.iter().map(|shared| shared.address).collect(),
+        checked: bound.interface.ha_checks,
+        gateway: bound.interface.gateway,
+    }
 }
 
 pub(super) fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfig {

@@ -77,10 +77,11 @@ impl Channel {
 }
 
 /// What the rest of the agent tells the replication.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Command {
     Role(RoleTerm),
     Generation(u64),
+    Rebound(UdpSocket),
     Stop,
 }
 
@@ -114,6 +115,11 @@ impl Handle {
     /// Tells the configuration generation.
     pub fn generation(&self, generation: u64) -> bool {
         self.send(Command::Generation(generation))
+    }
+
+    /// The interface was made anew: from now on this socket is to be used.
+    pub fn rebound(&self, socket: UdpSocket) -> bool {
+        self.send(Command::Rebound(socket))
     }
 
     /// Ends the thread.
@@ -257,6 +263,10 @@ impl Worker {
                     Input::Role { active, term, salt }
                 }
                 Command::Generation(generation) => Input::Generation(generation),
+                Command::Rebound(socket) => {
+                    self.parts.socket = socket;
+                    continue;
+                }
                 Command::Stop => {
                     self.stopped = true;
                     return;

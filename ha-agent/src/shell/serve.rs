@@ -13,8 +13,9 @@ use tracing::{error, info, warn};
 
 use super::agent::{Shared, lock};
 use super::election::{self, Event};
+use super::interfaces::Interfaces;
 use super::neighbours::Neighbours;
-use super::netlink::{Change, LinkInfo};
+use super::netlink::Change;
 use super::parts;
 use super::start::{self, StartError, Started};
 use super::terms::TermStore;
@@ -27,6 +28,8 @@ use crate::proto::carp::Command;
 
 /// How often next hops are looked up anew, whatever the kernel told of.
 const REFRESH: Duration = Duration::from_secs(5);
+/// How often interfaces are looked at: nobody tells when an XDP program is taken off.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a hand-over may take at a stop before the agent ends all the same.
 const STOP_MAX: Duration = Duration::from_secs(3);
 
@@ -90,6 +93,9 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
 
     let mut refresh = interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let interfaces = Interfaces::new(Arc::clone(&shared));
     let mut watchdog = interval(watchdog_interval());
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
     notify(&[sd_notify::NotifyState::Ready]);
@@ -103,8 +109,12 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
             },
             change = changes.next() => match change {
                 Some(Change::Neighbour(neighbour)) => neighbours.changed(neighbour),
-                Some(Change::Link(link)) => link_changed(&shared, &link),
-                Some(Change::LinkGone { ifindex }) => link_gone(&shared, ifindex),
+                Some(Change::Link(link)) => {
+                    if interfaces.changed(&link).await {
+                        neighbours.rebound(parts::own_macs(&shared.bound));
+                    }
+                }
+                Some(Change::LinkGone { ifindex }) => interfaces.gone(ifindex),
                 None => {
                     // Without it carrier loss goes unseen; the service manager starts the agent anew.
                     error!("the netlink connection broke; handing over and stopping");
@@ -113,6 +123,11 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
             },
             Some(report) = reports.recv() => health_changed(&shared, &report),
             _ = refresh.tick() => neighbours.refresh().await,
+            _ = look.tick() => {
+                if interfaces.look().await {
+                    neighbours.rebound(parts::own_macs(&shared.bound));
+                }
+            }
             _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
             _ = hangup.recv() => reload(&shared),
             _ = terminate.recv() => stop(&shared),
@@ -203,43 +218,6 @@ fn reserve(shared: &Arc<Shared>, terms: TermStore, up_to: u64) {
         }
         Err(error) => error!(%error, up_to, "terms not reserved on disk"),
     });
-}
-
-fn link_changed(shared: &Shared, link: &LinkInfo) {
-    let mut bound = lock(&shared.bound);
-    let Some((index, found)) = bound
-        .iter_mut()
-        .enumerate()
-        .find(|(_, bound)| bound.link.ifindex == link.ifindex)
-    else {
-        return;
-    };
-    if found.link.carrier == link.carrier {
-        return;
-    }
-    found.link.carrier = link.carrier;
-    let (name, checked) = (found.interface.name.clone(), found.interface.ha_checks);
-    drop(bound);
-    warn!(interface = name, carrier = link.carrier, "carrier changed");
-    if checked {
-        shared.election.send(election::Command::Carrier {
-            link: index,
-            up: link.carrier,
-        });
-    }
-}
-
-fn link_gone(shared: &Shared, ifindex: u32) {
-    let gone = lock(&shared.bound)
-        .iter()
-        .find(|bound| bound.link.ifindex == ifindex)
-        .map(|bound| LinkInfo {
-            carrier: false,
-            ..bound.link.clone()
-        });
-    if let Some(gone) = gone {
-        link_changed(shared, &gone);
-    }
 }
 
 fn health_changed(shared: &Shared, report: &Report) {

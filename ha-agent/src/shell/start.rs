@@ -198,7 +198,7 @@ async fn bring_up(
     plane: load::Loaded,
     netlink: Netlink,
     changes: Changes,
-    bound: Vec<Bound>,
+    mut bound: Vec<Bound>,
     terms: TermStore,
     first_term: u64,
 ) -> Result<Started, StartError> {
@@ -216,6 +216,14 @@ async fn bring_up(
             taken_over = attachment.taken_over,
             "data plane attached"
         );
+    }
+
+    // As they are with the program attached: another program later means that somebody changed it.
+    for bound in &mut bound {
+        let link = netlink.link(&bound.interface.device).await;
+        if let Some(link) = link.map_err(StartError::Netlink)? {
+            bound.link = link;
+        }
     }
 
     let on = parts::shared_on(&bound);
@@ -348,11 +356,19 @@ async fn bring_up(
     }
 
     let lifetime = (config.node.mode != Mode::Off).then(|| addresses::lifetime(config.ha.timeout));
-    let addresses = tokio::spawn(addresses::keep(netlink.clone(), on, lifetime, wished));
+    let (shared_on, interfaces) = watch::channel(on);
+    let addresses = tokio::spawn(addresses::keep(
+        netlink.clone(),
+        interfaces,
+        lifetime,
+        wished,
+    ));
     let shared = Arc::new(Shared {
         loaded: Mutex::new(loaded),
         bound: Mutex::new(bound),
-        attachments: plane.attachments,
+        attachments: Mutex::new(plane.attachments),
+        attacher: plane.attacher,
+        shared_on,
         netlink,
         datapath: map,
         services,

@@ -196,6 +196,23 @@ impl Pair {
         Ok(())
     }
 
+    /// Makes the back interface of a deleted one anew, as a person would: same name, same address.
+    pub fn remake_back(&mut self, node: usize) -> Result<()> {
+        let node = self.nodes.get_mut(node).context("no such node")?;
+        let pins = self.run.host_dir("switch")?.join("bpf");
+        for program in ["xdp", "egress"] {
+            fs::remove_file(pins.join(format!("{}-{program}", node.back.name())))?;
+        }
+        let host = format!("lb{}", node.number);
+        node.back = self
+            .switch
+            .connect_node("back", &host, &node.netns, "back", &pins)?;
+        node.netns.ip(&format!(
+            "addr add {}/24 dev back",
+            config::back(node.number)
+        ))
+    }
+
     /// Starts capturing at all ports of both nodes.
     pub fn capture(&self) -> Result<Capture> {
         let ports: Vec<_> = self

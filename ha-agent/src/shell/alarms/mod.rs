@@ -68,6 +68,13 @@ kinds! {
     GuardMissing = "guard_missing",
         "The nftables table `ha_agent` is not in the kernel: nothing stops service traffic if XDP is detached.",
         "load the kernel module nf_tables (CONFIG_NF_TABLES_INET), and restart the agent";
+    XdpDetached = "xdp_detached",
+        "The data plane's XDP program was taken off an interface; the node gave the active role away and attaches it again.",
+        "find out who did it (`bpftool net show`, `bpftool link show`): another agent, a driver that was reset; \
+         take a foreign program off with `ip link set dev DEVICE xdp off`";
+    InterfaceGone = "interface_gone",
+        "An interface of the configuration is not there, or not as the configuration says; it counts as one without carrier.",
+        "make it again with the same name and address (`ip link`, `ip addr`): the agent then takes it into use by itself";
     ReplicationNotStored = "replication_not_stored",
         "Replicated connections could not be stored, so they would not survive a takeover by this node.",
         "compare virtual_services and limits.connections of both nodes";

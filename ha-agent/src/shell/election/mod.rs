@@ -4,6 +4,7 @@
 //! hold for long. What takes time is handed to the rest of the shell as [`Event`]s; what the rest
 //! knows comes back as [`Command`]s through a bounded queue.
 
+mod port;
 mod worker;
 
 use std::io;
@@ -23,6 +24,7 @@ use crate::datapath::gate::GateWord;
 use crate::proto::carp::{
     Alarm, Command as Request, Election, Refusal, Role, RoleReason, Snapshot,
 };
+pub use port::Port;
 use worker::Worker;
 
 /// Commands that may wait; the thread empties the queue each time round.
@@ -64,6 +66,13 @@ pub enum Command {
     TermReserved(u64),
     /// The configuration changed; this is its generation.
     Generation(u64),
+    /// An interface was made anew: from now on this is how to use it.
+    Rebound {
+        /// Index in [`Parts::links`].
+        index: usize,
+        /// Its new sockets.
+        port: Box<Port>,
+    },
     /// An operator's wish, and whom to tell what became of it.
     Operator(Request, oneshot::Sender<Result<(), Refusal>>),
 }

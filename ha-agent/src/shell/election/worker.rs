@@ -13,13 +13,13 @@ use aya::maps::{MapData, RingBuf};
 use ha_common::event::CarpSeen;
 use tokio::sync::{mpsc, watch};
 
+use super::port::Port;
 use super::{Addresses, Command, Event, Lateness, Link, Parts, Published, QUEUE, RoleTerm};
 use crate::datapath::gate::GateWord;
 use crate::proto::carp::{Action, Election, Input, Refusal, Role};
 use crate::proto::time::Instant;
 use crate::shell::announce::Announcements;
 use crate::shell::gateway::GatewayProbe;
-use crate::shell::packet_socket::{PacketSocket, Receive};
 use crate::shell::wake::{self, Wake};
 use crate::shell::{clock, frame, realtime};
 
@@ -27,37 +27,6 @@ use crate::shell::{clock, frame, realtime};
 const BURST: usize = 64;
 /// How often the published snapshot is renewed when nothing happens.
 const PUBLISH: Duration = Duration::from_millis(100);
-
-/// An interface with its sockets.
-struct Port {
-    link: Link,
-    /// Sends everything; receives HELLOs on links that take part in the HA checks.
-    socket: PacketSocket,
-    arp: Option<PacketSocket>,
-    probe: Option<GatewayProbe>,
-}
-
-impl Port {
-    fn open(link: Link, (interval, timeout): (Duration, Duration)) -> io::Result<Self> {
-        let receive = if link.checked {
-            Receive::Hellos
-        } else {
-            Receive::Nothing
-        };
-        let socket = PacketSocket::open(link.ifindex, receive)?;
-        let watched = link.checked && link.gateway.is_some();
-        let arp = watched
-            .then(|| PacketSocket::open(link.ifindex, Receive::ArpReplies))
-            .transpose()?;
-        let probe = watched.then(|| GatewayProbe::new(interval, timeout, clock::now()));
-        Ok(Self {
-            link,
-            socket,
-            arp,
-            probe,
-        })
-    }
-}
 
 pub(super) struct Worker {
     election: Election,
@@ -241,6 +210,10 @@ impl Worker {
                 Command::Ready(ready) => Input::Ready(ready),
                 Command::TermReserved(term) => Input::TermReserved(term),
                 Command::Generation(generation) => Input::Generation(generation),
+                Command::Rebound { index, port } => {
+                    self.rebound(index, *port);
+                    continue;
+                }
                 Command::Operator(request, to) => {
                     answer = Some(to);
                     Input::Command(request)
@@ -253,6 +226,16 @@ impl Worker {
                 // Whoever asked may have gone away.
                 let _gone = to.send(self.refused.take().map_or(Ok(()), Err));
             }
+        }
+    }
+
+    /// An interface was made anew; whoever is on it now has not heard of this node.
+    fn rebound(&mut self, index: usize, port: Port) {
+        if let Some(old) = self.ports.get_mut(index) {
+            *old = port;
+        }
+        if self.addresses.borrow().held && self.announcements.start(clock::now()) {
+            self.announce();
         }
     }
 
