@@ -63,6 +63,8 @@ impl World {
                 payload,
             } => self.send(node, link, source, Kind::Hello, payload),
             Action::Gate(until) => self.set_gate(node, until),
+            // What passes is known to both nodes; the gate itself is closed.
+            Action::HandOver { .. } => {}
             Action::ClaimAddresses => self.host_mut(node).claimed = true,
             Action::ReleaseAddresses => self.host_mut(node).claimed = false,
             Action::ReserveTerm { up_to } => {

@@ -190,6 +190,12 @@ pub enum Action {
     /// Store the gate word: open until then, or closed. Always comes before the addresses move and
     /// before any packet that depends on it.
     Gate(Option<Instant>),
+    /// Let packets of established connections through the closed gate until then, so that those on their
+    /// way to this node while the partner takes over are not lost. Directly follows `Gate(None)`.
+    HandOver {
+        /// At most 50 ms and half the timeout from now.
+        until: Instant,
+    },
     /// Add the shared addresses; the gate has just opened. While it is open their lifetime is refreshed.
     ClaimAddresses,
     /// Remove the shared addresses; the gate has just closed.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{CarpAuth, Mode, Preferred};
 
+/// How long a packet may be on its way to the node that has just handed over. The partner opens its gate
+/// meanwhile, so this is the one time that two nodes forward, and only what both know already.
+const HAND_OVER: Duration = Duration::from_millis(50);
+
 /// The election's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,6 +139,8 @@ pub(super) struct Timing {
     pub(super) hello_gap: Duration,
     /// Distance of the three copies of a release.
     pub(super) release_gap: Duration,
+    /// How long established connections pass after a release: 50 ms, at most T/2.
+    pub(super) hand_over: Duration,
     /// How long the preferred node must have been fit before it gets the active role back.
     pub(super) hold_down: Duration,
     /// How long a lost gateway is only lost for this node: the partner probes it at its own moments.
@@ -160,6 +166,7 @@ impl Timing {
             stall_wait: timeout * 3 / 4,
             hello_gap: interval / 8,
             release_gap: (interval / 4).min(Duration::from_millis(20)),
+            hand_over: HAND_OVER.min(timeout / 2),
             hold_down: timeout * 10,
             // Gateways are probed at least once a second.
             gateway_hold: interval.min(Duration::from_secs(1)) * 3 / 2,

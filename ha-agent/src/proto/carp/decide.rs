@@ -237,9 +237,15 @@ impl Election {
         self.yield_until = Some(self.now + self.timing.timeout);
     }
 
-    /// Leaves in order: gate, addresses, then the partner is told three times on every link.
+    /// Leaves in order: gate, addresses, then the partner is told three times on every link. If it
+    /// hears that, packets of established connections pass here for a moment longer: what is on its
+    /// way to this node when the switches learn of the move is not lost.
     pub(super) fn leave_active(&mut self, to: Role, reason: RoleReason, out: &mut Vec<Action>) {
         self.bow_out = self.role == Role::Active;
+        let heir = self
+            .partner_heard()
+            .is_some_and(|partner| !partner.body.role.is_passive() && self.hears_us(partner));
+        self.hand_over = (self.gate.is_some() && heir).then(|| self.now + self.timing.hand_over);
         self.set_role(to, reason, out);
         self.copies_left = RELEASE_COPIES;
         self.copy_due = self.now;

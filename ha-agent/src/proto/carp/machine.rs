@@ -94,6 +94,8 @@ pub struct Election {
     pub(super) listens_since: Instant,
     /// Silence alone allows nothing before.
     pub(super) not_before: Instant,
+    /// Packets of established connections pass until then, though the gate is closed.
+    pub(super) hand_over: Option<Instant>,
     /// Released to the partner, which has until then to take over.
     pub(super) yield_until: Option<Instant>,
     /// Since when both have been standby and heard each other.
@@ -195,6 +197,7 @@ impl Election {
             renewal_due: now,
             listens_since: now,
             not_before: now,
+            hand_over: None,
             yield_until: None,
             undecided_since: None,
             ready_epoch: None,
@@ -283,7 +286,11 @@ impl Election {
         self.decide(out);
         self.send_due(out);
         // A node that has promised to wait would not know of it after its next start.
-        if self.stopping && self.copies_left == 0 && self.granted_until() <= self.now {
+        if self.stopping
+            && self.copies_left == 0
+            && self.granted_until() <= self.now
+            && self.hand_over.is_none_or(|until| until <= self.now)
+        {
             self.stopped = true;
             out.push(Action::Stopped);
         }
@@ -352,6 +359,7 @@ impl Election {
         consider((self.copies_left > 0).then_some(self.copy_due));
         if self.stopping {
             consider(Some(self.granted_until()));
+            consider(self.hand_over);
             return next;
         }
         for link in &self.links {
@@ -393,12 +401,16 @@ impl Election {
         out.push(Action::Gate(until));
         match (was_open, until.is_some()) {
             (false, true) => {
+                self.hand_over = None;
                 out.push(Action::ClaimAddresses);
                 out.push(Action::Announce);
                 // As other CARP implementations do: once more after two advertisements.
                 self.announce_due = Some(self.now + self.timing.interval * 2);
             }
             (true, false) => {
+                if let Some(until) = self.hand_over {
+                    out.push(Action::HandOver { until });
+                }
                 out.push(Action::ReleaseAddresses);
                 self.announce_due = None;
             }

@@ -285,6 +285,7 @@ impl Worker {
             match action {
                 Action::Gate(None) => self.gate.close(),
                 Action::Gate(Some(until)) => self.gate.open_until(until),
+                Action::HandOver { until } => self.gate.hand_over_until(until),
                 Action::SendAdvert {
                     link,
                     source,

@@ -181,6 +181,11 @@ impl Pair {
                     );
                     self.log.push((node, action));
                 }
+                Action::HandOver { until } => {
+                    assert_eq!(self.log.last(), Some(&(node, Action::Gate(None))));
+                    assert!(until > self.now && until <= self.now + ms(50).min(TIMEOUT / 2));
+                    self.log.push((node, action));
+                }
                 Action::ClaimAddresses
                 | Action::ReleaseAddresses
                 | Action::Announce

@@ -96,6 +96,58 @@ fn stop_hands_over_and_ends() {
     assert!(!pair.log.contains(&(1, Action::Gate(None))) || pair.open(1));
 }
 
+/// What lets established connections pass for a moment, and what does not.
+#[test]
+fn hand_over_needs_an_heir() {
+    let handed_over = |pair: &Pair| {
+        let handed = |(node, action): &&(usize, Action)| {
+            *node == 0 && matches!(action, Action::HandOver { .. })
+        };
+        pair.log.iter().filter(handed).count()
+    };
+    for (command, heir) in [
+        (Command::Failover, true),
+        (Command::Stop, true),
+        (Command::Maintenance(true), true),
+        (Command::Stop, false),
+        (Command::Maintenance(true), false),
+    ] {
+        let mut pair = Pair::new();
+        pair.run(ms(500));
+        pair.input(1, Input::Ready(true));
+        pair.run(ms(200));
+        if !heir {
+            pair.power_off(1);
+            pair.run(ms(1000));
+        }
+        assert!(pair.open(0));
+        let begun = pair.now;
+        pair.command(0, command);
+        assert_eq!(handed_over(&pair), usize::from(heir), "{command:?}");
+        assert_eq!(pair.open(1), heir);
+        if command == Command::Stop {
+            let stopped = |pair: &Pair| pair.log.contains(&(0, Action::Stopped));
+            pair.until(ms(200), stopped);
+            let least = if heir { ms(50) } else { ms(0) };
+            assert!(pair.now.since(begun) >= least, "it ends after the hand-over");
+        }
+    }
+}
+
+#[test]
+fn losing_a_contest_hands_nothing_over() {
+    let mut pair = Pair::new();
+    pair.run(ms(500));
+    pair.cut = [[true; 2]; 2];
+    pair.frozen[0] = true;
+    pair.until(ms(1000), |pair| pair.open(1));
+    pair.frozen[0] = false;
+    pair.cut = [[false; 2]; 2];
+    pair.until(ms(1000), |pair| pair.settled(1));
+    let handed = |(_, action): &(usize, Action)| matches!(action, Action::HandOver { .. });
+    assert!(!pair.log.iter().any(handed));
+}
+
 #[test]
 fn high_availability_off_is_always_open() {
     let mut pair = Pair::with(|node| ElectionConfig {
