@@ -108,6 +108,8 @@ pub struct Ha {
     pub timeout: Duration,
     /// Wait after start before this node may become active unheard.
     pub initial_wait: Duration,
+    /// How long what failed must have worked again before it counts.
+    pub hold_down: Duration,
     /// Which node should be active when both can.
     pub preferred: Preferred,
     /// What is demanded of advertisements.

@@ -193,6 +193,7 @@ impl Refused<'_> {
             advertisement_interval,
             timeout,
             initial_wait,
+            hold_down,
             preferred,
             carp_auth,
             multicast_interface,
@@ -209,6 +210,7 @@ impl Refused<'_> {
         );
         self.unless_equal(&at("timeout"), &old.timeout, timeout);
         self.unless_equal(&at("initial_wait"), &old.initial_wait, initial_wait);
+        self.unless_equal(&at("hold_down"), &old.hold_down, hold_down);
         self.unless_equal(&at("preferred"), &old.preferred, preferred);
         self.unless_equal(&at("carp_auth"), &old.carp_auth, carp_auth);
         self.unless_equal(

@@ -67,6 +67,7 @@ pub(super) fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfi
         interval: config.ha.advertisement_interval,
         timeout: config.ha.timeout,
         initial_wait: config.ha.initial_wait,
+        hold_down: config.ha.hold_down,
         preferred: config.ha.preferred,
         auth: config.ha.carp_auth,
         generation: generation(config),

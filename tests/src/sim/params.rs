@@ -176,6 +176,11 @@ impl Params {
         self.interval.as_nanos() as u64
     }
 
+    /// How long what failed must have worked again before it counts.
+    pub fn hold_down(&self) -> Duration {
+        self.timeout
+    }
+
     /// Longest delay of a packet that is not repeated.
     pub fn longest_delay(&self) -> u64 {
         self.weather.delay + self.weather.jitter
@@ -189,6 +194,7 @@ impl Params {
             interval: self.interval,
             timeout: self.timeout,
             initial_wait: self.initial_wait,
+            hold_down: self.hold_down(),
             preferred: self.preferred,
             auth: CarpAuth::Enforce,
             generation: 1,

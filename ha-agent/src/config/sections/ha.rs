@@ -12,12 +12,14 @@ use super::super::walk::{Field, Section, Walk};
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(4), Duration::from_secs(255));
 /// Bounds of `timeout`: the trailer carries microseconds in 32 bits, about 71 minutes.
 const TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(1));
-/// Longest `initial_wait`.
+/// Longest `initial_wait` and `hold_down`.
 const WAIT_MAX: Duration = Duration::from_hours(1);
 /// Longest `pacify.window`.
 const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24));
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(9);
+/// Least default of `hold_down`, which is three timeouts: links flap in seconds.
+const HOLD_DOWN_MIN: Duration = Duration::from_secs(1);
 const GROUP_DEFAULT: Ipv4Addr = Ipv4Addr::new(239, 255, 69, 73);
 const PORT_DEFAULT: u16 = 6974;
 
@@ -28,6 +30,7 @@ pub(crate) struct HaDraft {
     interval: Field<Duration>,
     timeout: Field<Duration>,
     initial_wait: Field<Duration>,
+    hold_down: Field<Duration>,
     preferred: Field<Preferred>,
     carp_auth: Field<CarpAuth>,
     pub(crate) multicast_interface: Field<String>,
@@ -42,6 +45,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         "advertisement_interval",
         "timeout",
         "initial_wait",
+        "hold_down",
         "preferred",
         "virtual_mac",
         "carp_auth",
@@ -82,6 +86,9 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         }),
         timeout: walk.value(s, "timeout", |v| values::duration(v, TIMEOUT.0, TIMEOUT.1)),
         initial_wait: walk.value(s, "initial_wait", |v| {
+            values::duration(v, Duration::ZERO, WAIT_MAX)
+        }),
+        hold_down: walk.value(s, "hold_down", |v| {
             values::duration(v, Duration::ZERO, WAIT_MAX)
         }),
         preferred: walk.value(s, "preferred", |v| {
@@ -158,6 +165,7 @@ impl HaDraft {
             interval: Field::Absent,
             timeout: Field::Absent,
             initial_wait: Field::Absent,
+            hold_down: Field::Absent,
             preferred: Field::Absent,
             carp_auth: Field::Absent,
             multicast_interface: Field::Absent,
@@ -213,11 +221,13 @@ impl HaDraft {
 
     pub(super) fn build(self, node: &Node, shared: &[SharedAddress]) -> Option<Ha> {
         let first = shared.first().map(|s| s.address.address.octets());
+        let timeout = self.timeout.or(|| TIMEOUT_DEFAULT)?;
         Some(Ha {
             virtual_id: self.virtual_id.or(|| first.map_or(0, |[.., last]| last))?,
             advertisement_interval: self.interval.or(|| INTERVAL_DEFAULT)?,
-            timeout: self.timeout.or(|| TIMEOUT_DEFAULT)?,
+            timeout,
             initial_wait: self.initial_wait.or(|| Duration::ZERO)?,
+            hold_down: self.hold_down.or(|| HOLD_DOWN_MIN.max(3 * timeout))?,
             preferred: self.preferred.or(|| Preferred::None)?,
             carp_auth: self.carp_auth.or(|| CarpAuth::Enforce)?,
             multicast_interface: self

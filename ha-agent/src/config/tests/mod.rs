@@ -128,6 +128,7 @@ fn every_key_that_is_supported() {
   advertisement_interval: 100ms
   timeout: 300ms
   initial_wait: 10s
+  hold_down: 2s
   preferred: second
   virtual_mac: false
   carp_auth: permissive
@@ -155,6 +156,7 @@ shared_addresses",
     let config = loaded.config;
     assert_eq!(config.ha.virtual_id, 110);
     assert_eq!(config.ha.timeout, Duration::from_millis(300));
+    assert_eq!(config.ha.hold_down, Duration::from_secs(2));
     assert_eq!(config.ha.multicast_interface, "front");
     assert!(!config.ha.l4_connection_updates);
     assert_eq!(config.limits.connections, 4096);

@@ -48,8 +48,8 @@ fn everything_else_needs_a_restart() {
         ["7:30 a change of `node.interfaces.device` needs a restart"]
     );
     assert_eq!(
-        refused("shared_addresses", "ha: { timeout: 12s }\nshared_addresses"),
-        ["9:16 a change of `ha.timeout` needs a restart"]
+        refused("shared_addresses", "ha: { initial_wait: 12s }\nshared_addresses"),
+        ["9:21 a change of `ha.initial_wait` needs a restart"]
     );
     assert_eq!(
         refused("port: 80\n", "port: 81\n"),

@@ -26,6 +26,9 @@ pub struct ElectionConfig {
     pub timeout: Duration,
     /// Wait after start before this node may become active unheard.
     pub initial_wait: Duration,
+    /// How long a link of a standby must have worked again, or the preferred node must have been fit,
+    /// before it counts.
+    pub hold_down: Duration,
     /// Which node should be active when both can.
     pub preferred: Preferred,
     /// What is demanded of advertisements.
@@ -141,7 +144,7 @@ pub(super) struct Timing {
     pub(super) release_gap: Duration,
     /// How long established connections pass after a release: 50 ms, at most T/2.
     pub(super) hand_over: Duration,
-    /// How long the preferred node must have been fit before it gets the active role back.
+    /// How long what failed must have worked again before it counts.
     pub(super) hold_down: Duration,
     /// How long a lost gateway is only lost for this node: the partner probes it at its own moments.
     pub(super) gateway_hold: Duration,
@@ -167,7 +170,7 @@ impl Timing {
             hello_gap: interval / 8,
             release_gap: (interval / 4).min(Duration::from_millis(20)),
             hand_over: HAND_OVER.min(timeout / 2),
-            hold_down: timeout * 10,
+            hold_down: config.hold_down,
             // Gateways are probed at least once a second.
             gateway_hold: interval.min(Duration::from_secs(1)) * 3 / 2,
             isolation: (timeout * 10).max(Duration::from_secs(10)),
@@ -205,6 +208,7 @@ mod tests {
             interval,
             timeout: interval * 3,
             initial_wait: Duration::ZERO,
+            hold_down: interval * 9,
             preferred: Preferred::None,
             auth: CarpAuth::Enforce,
             generation: 1,

@@ -204,9 +204,11 @@ impl Election {
     fn fresh_gateway_faults(&self, partner: &Partner) -> u32 {
         let fresh = |link: &&Link| {
             link.config.is_production()
-                && link.carrier
-                && !link.gateway
-                && self.now < link.gateway_lost + self.timing.gateway_hold
+                && link.carrier.works()
+                && link
+                    .gateway
+                    .failed_since()
+                    .is_some_and(|at| self.now < at + self.timing.gateway_hold)
                 && gateway_reached(&partner.body, link.bit)
         };
         self.links.iter().filter(fresh).count() as u32
@@ -317,7 +319,7 @@ impl Election {
             .iter()
             .filter(|link| link.config.is_production())
             .peekable();
-        let carrier = production.peek().is_none() || production.any(|link| link.carrier);
+        let carrier = production.peek().is_none() || production.any(|link| link.carrier.works());
         carrier && !self.isolated
     }
 
@@ -325,7 +327,7 @@ impl Election {
     /// then it is this node that is cut off. A gateway that fails long after is merely broken.
     fn judge_isolation(&mut self, out: &mut Vec<Action>) {
         let mut gateways = self.links.iter().filter(|link| link.config.has_gateway);
-        let lost = gateways.clone().next().is_some() && gateways.all(|link| !link.gateway);
+        let lost = gateways.clone().next().is_some() && gateways.all(|link| !link.gateway.works());
         let partner = self.peers.partner();
         let heard = partner.is_some_and(|partner| self.now < self.partner_silent_at(partner));
         if !lost || heard {
@@ -393,8 +395,9 @@ impl Election {
         for link in self.links.iter().filter(|link| link.config.is_production()) {
             let their_carrier = body.health >> (2 * link.bit) & 1 != 0;
             let their_gateway = gateway_reached(body, link.bit);
-            let my_fault = !link.carrier || !link.gateway && their_gateway;
-            let their_fault = !their_carrier || !their_gateway && link.gateway;
+            let (carrier, gateway) = link.counts(self.role, self.now, self.timing.hold_down);
+            let my_fault = !carrier || !gateway && their_gateway;
+            let their_fault = !their_carrier || !their_gateway && gateway;
             mine.failed += u32::from(my_fault);
             theirs.failed += u32::from(their_fault);
         }

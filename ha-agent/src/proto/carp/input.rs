@@ -22,10 +22,8 @@ impl Election {
             Input::Carrier { link, up } => self.take_carrier(link, up),
             Input::Gateway { link, reachable } => {
                 if let Some(link) = self.links.get_mut(link)
-                    && link.gateway != reachable
+                    && link.gateway.report(reachable, self.now)
                 {
-                    link.gateway = reachable;
-                    link.gateway_lost = self.now;
                     self.hello_soon();
                 }
             }
@@ -51,15 +49,14 @@ impl Election {
     }
 
     fn take_carrier(&mut self, index: usize, up: bool) {
-        let deaf = |links: &[Link]| links.iter().all(|link| !link.carrier);
+        let deaf = |links: &[Link]| links.iter().all(|link| !link.carrier.works());
         let was_deaf = deaf(&self.links);
         let Some(link) = self.links.get_mut(index) else {
             return;
         };
-        if link.carrier == up {
+        if !link.carrier.report(up, self.now) {
             return;
         }
-        link.carrier = up;
         if was_deaf && !deaf(&self.links) {
             self.listen_anew(self.timing.timeout);
         }

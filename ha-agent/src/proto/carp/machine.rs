@@ -8,6 +8,7 @@ use ha_common::siphash::TAG_LEN;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Action, Alarm, Input, Role, RoleReason};
+use super::condition::Condition;
 use super::config::{ElectionConfig, ElectionKeys, LinkConfig, Timing, carp_ticks};
 use super::counters::{Counter, Counters};
 use super::foreign::{self, Foreign};
@@ -40,10 +41,8 @@ pub(super) struct Link {
     pub(super) name: [u8; TAG_LEN],
     #[serde(skip)]
     pub(super) group: Group,
-    pub(super) carrier: bool,
-    pub(super) gateway: bool,
-    /// When the gateway was lost.
-    pub(super) gateway_lost: Instant,
+    pub(super) carrier: Condition,
+    pub(super) gateway: Condition,
     pub(super) hello_due: Instant,
     pub(super) hello_sent: Option<Instant>,
     pub(super) quick_hellos: u8,
@@ -155,9 +154,8 @@ impl Election {
                 bit: names.partition_point(|name| *name < link.name.as_str()) as u32,
                 name: name_hash(&link.name),
                 group: Group::new(&keys.carp_passphrase, config.vhid, &link.shared),
-                carrier: true,
-                gateway: true,
-                gateway_lost: now,
+                carrier: Condition::default(),
+                gateway: Condition::default(),
                 hello_due: now,
                 hello_sent: None,
                 quick_hellos: QUICK_HELLOS,
@@ -377,8 +375,9 @@ impl Election {
                 consider(self.alone.then_some(self.renewal_due));
                 consider(self.alone_at());
                 consider(self.preferred_since.map(|at| at + self.timing.hold_down));
-                for link in self.links.iter().filter(|link| !link.gateway) {
-                    consider(Some(link.gateway_lost + self.timing.gateway_hold));
+                for link in &self.links {
+                    let lost = link.gateway.failed_since();
+                    consider(lost.map(|at| at + self.timing.gateway_hold));
                 }
             }
             Role::Init | Role::Standby => {
@@ -514,6 +513,18 @@ impl Election {
 }
 
 impl Link {
+    /// Whether carrier and gateway count as working in the order. What an active node uses at this
+    /// moment is good enough; a standby does not offer what has only just come back.
+    pub(super) fn counts(&self, role: Role, now: Instant, hold: Duration) -> (bool, bool) {
+        let hold = if role == Role::Active {
+            Duration::ZERO
+        } else {
+            hold
+        };
+        let carrier = self.carrier.is_sound(now, hold);
+        (carrier, self.gateway.is_sound(now, hold))
+    }
+
     /// Sends a HELLO as soon as the distance from the last one allows.
     pub(super) fn hello_soon(&mut self, now: Instant, gap: Duration) {
         let earliest = self.hello_sent.map_or(now, |sent| now.max(sent + gap));

@@ -33,6 +33,7 @@
 //! start except the terms it reserved.
 
 mod api;
+mod condition;
 mod config;
 mod counters;
 mod decide;

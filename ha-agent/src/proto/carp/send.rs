@@ -164,8 +164,9 @@ impl Election {
         let mut health = 0;
         let mut heard = 0;
         for (index, link) in self.links.iter().enumerate() {
-            health |= u32::from(link.carrier) << (2 * link.bit);
-            health |= u32::from(link.gateway) << (2 * link.bit + 1);
+            let (carrier, gateway) = link.counts(self.role, self.now, self.timing.hold_down);
+            health |= u32::from(carrier) << (2 * link.bit);
+            health |= u32::from(gateway) << (2 * link.bit + 1);
             let recent = self
                 .peers
                 .heard_on(index)

@@ -170,8 +170,8 @@ impl Election {
                     LinkSnapshot {
                         name: link.config.name.clone(),
                         production: link.config.is_production(),
-                        carrier: link.carrier,
-                        gateway: link.config.has_gateway.then_some(link.gateway),
+                        carrier: link.carrier.works(),
+                        gateway: link.config.has_gateway.then_some(link.gateway.works()),
                         heard,
                         heard_by_partner: partner
                             .is_some_and(|partner| partner.body.heard >> link.bit & 1 != 0),

@@ -12,6 +12,7 @@ use crate::proto::time::Instant;
 
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const TIMEOUT: Duration = Duration::from_millis(300);
+pub(super) const HOLD_DOWN: Duration = Duration::from_millis(1000);
 pub(super) const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
 
 pub(super) fn address(node: usize, link: usize) -> IpAddr {
@@ -26,6 +27,7 @@ pub(super) fn config(node: usize) -> ElectionConfig {
         interval: INTERVAL,
         timeout: TIMEOUT,
         initial_wait: Duration::ZERO,
+        hold_down: HOLD_DOWN,
         preferred: Preferred::None,
         auth: CarpAuth::Enforce,
         generation: 1,

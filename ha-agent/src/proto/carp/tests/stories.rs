@@ -129,7 +129,10 @@ fn hand_over_needs_an_heir() {
             let stopped = |pair: &Pair| pair.log.contains(&(0, Action::Stopped));
             pair.until(ms(200), stopped);
             let least = if heir { ms(50) } else { ms(0) };
-            assert!(pair.now.since(begun) >= least, "it ends after the hand-over");
+            assert!(
+                pair.now.since(begun) >= least,
+                "it ends after the hand-over"
+            );
         }
     }
 }
@@ -188,4 +191,101 @@ fn a_short_freeze_ends_in_the_same_term() {
     assert!(pair.settled(0));
     assert_eq!(pair.term(0), term);
     assert_eq!(pair.reasons(1).last(), Some(&RoleReason::PartnerFound));
+}
+
+/// A link that comes and goes moves the role once; what has only just come back attracts nothing.
+#[test]
+fn a_flapping_link_does_not_make_the_role_flap() {
+    let mut pair = Pair::new();
+    pair.input(1, Input::Ready(true));
+    pair.run(ms(1000));
+    let carrier = |up| Input::Carrier { link: 0, up };
+    pair.input(0, carrier(false));
+    assert!(pair.settled(1), "at once, at any timeout");
+    pair.input(0, Input::Ready(true));
+    for _ in 0..10 {
+        pair.run(ms(70));
+        pair.input(0, carrier(true));
+        pair.run(ms(70));
+        pair.input(0, carrier(false));
+        assert!(pair.settled(1));
+    }
+    pair.input(0, carrier(true));
+    pair.run(HOLD_DOWN - ms(200));
+    pair.input(1, carrier(false));
+    pair.run(ms(150));
+    assert!(pair.settled(1), "both are no good, and the one stays");
+    pair.run(ms(200));
+    assert!(pair.settled(0), "the other one has proven itself");
+}
+
+/// An active node uses what works at this moment; that it failed before is no reason to give up.
+#[test]
+fn an_active_node_does_not_hold_its_own_links_down() {
+    let mut pair = Pair::new();
+    pair.input(1, Input::Ready(true));
+    pair.run(ms(1000));
+    let carrier = |up| Input::Carrier { link: 0, up };
+    // The switch restarts, and the standby's port is the first one that works again.
+    pair.input(1, carrier(false));
+    pair.run(INTERVAL / 8);
+    pair.input(0, carrier(false));
+    pair.run(ms(500));
+    assert!(pair.settled(0));
+    pair.input(1, carrier(true));
+    pair.run(ms(50));
+    pair.input(0, carrier(true));
+    let before = pair.reasons(0).len();
+    pair.run(HOLD_DOWN * 3);
+    assert!(pair.settled(0));
+    assert_eq!(pair.reasons(0).len(), before);
+}
+
+#[test]
+fn the_preferred_node_waits_until_it_has_been_fit_for_long() {
+    let mut pair = Pair::with(|node| ElectionConfig {
+        preferred: crate::config::model::Preferred::First,
+        ..config(node)
+    });
+    pair.input(0, Input::Ready(true));
+    pair.run(ms(1000));
+    pair.command(0, Command::Failover);
+    pair.input(1, Input::Ready(true));
+    pair.run(ms(50));
+    pair.command(0, Command::Failover);
+    pair.run(ms(5000));
+    assert!(pair.settled(0));
+    // It restarts: without the table it gets nothing back, however long it waits.
+    pair.power_off(0);
+    pair.run(ms(1000));
+    pair.start(
+        0,
+        ElectionConfig {
+            preferred: crate::config::model::Preferred::First,
+            ..config(0)
+        },
+        2000,
+    );
+    pair.run(HOLD_DOWN * 4);
+    assert!(pair.settled(1), "no preemption before it is ready");
+    pair.input(0, Input::Ready(true));
+    pair.run(HOLD_DOWN - ms(110));
+    assert!(pair.settled(1));
+    pair.run(ms(300));
+    assert!(pair.settled(0));
+    assert_eq!(pair.reasons(1).last(), Some(&RoleReason::PartnerPreferred));
+}
+
+#[test]
+fn initial_wait_counts_only_for_a_node_that_is_alone() {
+    let patient = |node| ElectionConfig {
+        initial_wait: ms(2000),
+        ..config(node)
+    };
+    let mut pair = Pair::with(patient);
+    pair.until(INTERVAL / 2, |pair| pair.settled(0));
+    let mut pair = Pair::with(patient);
+    pair.power_off(1);
+    let took = pair.until(ms(5000), |pair| pair.open(0));
+    assert_eq!(took, ms(2000));
 }
