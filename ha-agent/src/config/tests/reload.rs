@@ -48,7 +48,10 @@ fn everything_else_needs_a_restart() {
         ["7:30 a change of `node.interfaces.device` needs a restart"]
     );
     assert_eq!(
-        refused("shared_addresses", "ha: { initial_wait: 12s }\nshared_addresses"),
+        refused(
+            "shared_addresses",
+            "ha: { initial_wait: 12s }\nshared_addresses"
+        ),
         ["9:21 a change of `ha.initial_wait` needs a restart"]
     );
     assert_eq!(
