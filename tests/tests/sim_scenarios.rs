@@ -425,6 +425,7 @@ fn replayed_packets_change_nothing() {
 fn preferred_node_returns_after_a_hold_down() {
     let params = Params {
         preferred: ha_agent::config::model::Preferred::First,
+        hold_down: ms(3000),
         ..Params::quiet(5)
     };
     let mut world = pair_with(0, params);

@@ -438,5 +438,6 @@ fn partner_square(snapshot: &carp::Snapshot) -> Square {
 }
 
 fn both_active(snapshot: &carp::Snapshot) -> bool {
-    snapshot.alarms.contains(&carp::Alarm::BothActive)
+    let mut alarms = snapshot.alarms.iter();
+    alarms.any(|alarm| alarm.alarm == carp::Alarm::BothActive)
 }

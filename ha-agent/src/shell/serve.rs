@@ -188,12 +188,14 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
             info!(?from, ?to, ?reason, term, "role change");
         }
         Event::ReserveTerm { up_to } => reserve(shared, terms.clone(), up_to),
-        Event::Alarm { alarm, raised } => {
+        Event::Alarm {
+            alarm,
+            raised,
+            evidence,
+        } => {
             let kind = alarms::Kind::from(alarm);
             if raised {
-                let published = shared.election.published();
-                let evidence = alarms::evidence(alarm, &published.election);
-                shared.board.raise(kind, "", evidence);
+                shared.board.raise(kind, "", evidence.to_string());
             } else {
                 shared.board.clear(kind, "");
             }

@@ -11,7 +11,7 @@ impl World {
     /// Calm for this long, a pair must have settled and stay so.
     pub(super) fn calm_bound(&self) -> u64 {
         let initial = self.params.initial_wait.as_nanos() as u64;
-        let held = self.params.hold_down().as_nanos() as u64;
+        let held = self.params.hold_down.as_nanos() as u64;
         2 * self.params.timeout_ns() + initial + held + 6 * self.slack()
     }
 

@@ -59,6 +59,8 @@ pub struct Params {
     pub timeout: Duration,
     /// Initial wait.
     pub initial_wait: Duration,
+    /// How long what failed must have worked again before it counts.
+    pub hold_down: Duration,
     /// Preferred node.
     pub preferred: Preferred,
     /// Links.
@@ -85,6 +87,7 @@ impl Params {
             interval: Duration::from_millis(100),
             timeout: Duration::from_millis(300),
             initial_wait: Duration::ZERO,
+            hold_down: Duration::from_millis(300),
             preferred: Preferred::None,
             links: vec![
                 LinkSpec {
@@ -141,6 +144,7 @@ impl Params {
             seed,
             interval,
             timeout,
+            hold_down: timeout,
             initial_wait: timeout * pick(&mut rng, &[0, 0, 0, 2, 4]) as u32,
             preferred: match rng.below(5) {
                 0 => Preferred::First,
@@ -176,11 +180,6 @@ impl Params {
         self.interval.as_nanos() as u64
     }
 
-    /// How long what failed must have worked again before it counts.
-    pub fn hold_down(&self) -> Duration {
-        self.timeout
-    }
-
     /// Longest delay of a packet that is not repeated.
     pub fn longest_delay(&self) -> u64 {
         self.weather.delay + self.weather.jitter
@@ -194,7 +193,7 @@ impl Params {
             interval: self.interval,
             timeout: self.timeout,
             initial_wait: self.initial_wait,
-            hold_down: self.hold_down(),
+            hold_down: self.hold_down,
             preferred: self.preferred,
             auth: CarpAuth::Enforce,
             generation: 1,

@@ -1,5 +1,6 @@
 //! What goes into the election and what comes out of it.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,8 @@ pub enum Refusal {
     PartnerUnheard,
     /// The partner takes no part.
     PartnerPassive,
+    /// The partner has the same mode and would refuse.
+    SameMode,
     /// The partner's connection table or configuration is not equal.
     PartnerNotReady,
     /// This node is pacified: there is nothing to put aside.
@@ -124,14 +127,45 @@ pub enum Alarm {
     TimingDiffers,
     /// The replicated parts of the configurations differ.
     ConfigurationDiffers,
-    /// The trailer is good but the CARP digest is not: passphrase or shared addresses differ.
+    /// Somebody advertises for this vhid with another CARP digest: passphrase or shared addresses differ.
     CarpGroupDiffers,
+    /// Somebody who has the passphrase advertises for this vhid, but without the trailer demanded.
+    UnsignedPeer,
+    /// A trailer or HELLO of a layout this version does not know.
+    VersionMismatch,
     /// Someone signs with the pair's key but does not answer: a one-way link, or a replayed capture.
     UnverifiedPartner,
     /// Both nodes are active.
     BothActive,
     /// Neither the partner nor the gateway is reachable.
     Isolated,
+    /// On a link only one of the nodes hears the other.
+    OneWayHearing,
+    /// On a link neither node hears the other, though both have a carrier and are heard elsewhere.
+    LinkSilent,
+}
+
+/// What an alarm rests on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// Logical names of the links concerned; none if it concerns the node.
+    pub links: Vec<String>,
+    /// Who sent what raised it.
+    pub source: Option<IpAddr>,
+    /// What was seen; empty if the alarm says it all.
+    pub what: String,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        let links = self.links.join(", ");
+        match self.source {
+            Some(source) => write!(f, " (from {source} on {links})"),
+            None if links.is_empty() => Ok(()),
+            None => write!(f, " ({links})"),
+        }
+    }
 }
 
 /// What happens to the machine.
@@ -238,12 +272,14 @@ pub enum Action {
         /// Term of an active node; else the highest known.
         term: u64,
     },
-    /// A lasting condition began or ended.
+    /// A lasting condition began or ended, or rests on something else now.
     Alarm {
         /// Which.
         alarm: Alarm,
-        /// Whether it began.
+        /// Whether it holds.
         raised: bool,
+        /// What it rests on, or did.
+        evidence: Evidence,
     },
     /// The command is refused.
     Refused(Refusal),

@@ -17,13 +17,26 @@ impl Election {
             return;
         }
         self.judge_isolation(out);
-        let suspicious =
-            self.suspected() && self.partner_heard().is_none() && self.now >= self.not_before;
-        self.alarm(Alarm::UnverifiedPartner, suspicious, out);
+        self.judge_hearing(out);
+        self.forget_hearsay(out);
+        self.judge_strangers(out);
         match self.role {
             Role::Init | Role::Standby => self.decide_standby(out),
             Role::Active => self.decide_active(out),
             Role::Off | Role::Pacified | Role::Maintenance => {}
+        }
+    }
+
+    fn judge_strangers(&mut self, out: &mut Vec<Action>) {
+        let suspicious =
+            self.suspected() && self.partner_heard().is_none() && self.now >= self.not_before;
+        match self.stranger_from.filter(|_| suspicious) {
+            Some(from) => {
+                let what = "signed with the pair's key, but this node's questions go unanswered";
+                let evidence = self.heard_from(from, what);
+                self.raise(Alarm::UnverifiedPartner, evidence, out);
+            }
+            None => self.clear(Alarm::UnverifiedPartner, out),
         }
     }
 
@@ -134,7 +147,11 @@ impl Election {
         } else if !self.conflict {
             self.conflict = true;
             self.counters.count(Counter::BothActive);
-            self.alarm(Alarm::BothActive, true, out);
+            let what = format!(
+                "this node is active in term {}, the partner in term {}",
+                self.term, partner.body.term
+            );
+            self.raise_about_partner(Alarm::BothActive, what, out);
             self.advert_due = self.now;
             self.announce(out);
         }
@@ -144,7 +161,7 @@ impl Election {
     fn oversee(&mut self, partner: &Partner, out: &mut Vec<Action>) {
         if self.conflict {
             self.conflict = false;
-            self.alarm(Alarm::BothActive, false, out);
+            self.clear(Alarm::BothActive, out);
             self.announce(out);
         }
         if partner.body.term > self.term {
@@ -342,7 +359,14 @@ impl Election {
                 .any(|link| link.config.has_gateway && gateway_reached(&partner.body, link.bit));
             self.isolated |= reached && self.now < partner.heard + self.timing.isolation;
         }
-        self.alarm(Alarm::Isolated, self.isolated, out);
+        if self.isolated {
+            let lost = |link: &Link| link.config.has_gateway && !link.gateway.works();
+            let what = "no gateway answers, and the partner is not heard";
+            let evidence = self.about_links(lost, what);
+            self.raise(Alarm::Isolated, evidence, out);
+        } else {
+            self.clear(Alarm::Isolated, out);
+        }
     }
 
     /// Whether the partner could take over without loss.

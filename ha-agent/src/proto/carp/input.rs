@@ -2,6 +2,7 @@
 
 use super::api::{Action, Alarm, Command, Input, Refusal, Role, RoleReason};
 use super::machine::{Election, Link};
+use super::receive::mode_number;
 
 impl Election {
     /// Takes in one input.
@@ -41,7 +42,7 @@ impl Election {
             Input::TermReserved(up_to) => {
                 self.term_reserved = self.term_reserved.max(up_to);
                 if self.role == Role::Active {
-                    self.alarm(Alarm::TermNotReserved, self.term >= self.term_reserved, out);
+                    self.judge_reserve(out);
                 }
             }
             Input::Command(command) => self.command(command, out),
@@ -138,6 +139,8 @@ impl Election {
         };
         if partner.body.role.is_passive() {
             Some(Refusal::PartnerPassive)
+        } else if partner.body.mode == mode_number(self.config.mode) {
+            Some(Refusal::SameMode)
         } else if !self.partner_ready(&partner.body) {
             Some(Refusal::PartnerNotReady)
         } else {

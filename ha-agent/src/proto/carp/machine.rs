@@ -1,12 +1,13 @@
 //! The machine's state and its outside: inputs, timers, bookkeeping of role and gate.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ha_common::siphash::TAG_LEN;
 use serde::{Deserialize, Serialize};
 
+use super::alarms::{Hearing, Raised};
 use super::api::{Action, Alarm, Input, Role, RoleReason};
 use super::condition::Condition;
 use super::config::{ElectionConfig, ElectionKeys, LinkConfig, Timing, carp_ticks};
@@ -43,6 +44,8 @@ pub(super) struct Link {
     pub(super) group: Group,
     pub(super) carrier: Condition,
     pub(super) gateway: Condition,
+    /// Who hears whom, and since when.
+    pub(super) hearing: (Hearing, Instant),
     pub(super) hello_due: Instant,
     pub(super) hello_sent: Option<Instant>,
     pub(super) quick_hellos: u8,
@@ -109,6 +112,9 @@ pub struct Election {
     pub(super) links: Vec<Link>,
     pub(super) peers: Peers,
     pub(super) foreign: Option<Foreign>,
+    /// Link and source of the packet last accepted, and of the last one signed by a stranger.
+    pub(super) partner_from: Option<(usize, IpAddr)>,
+    pub(super) stranger_from: Option<(usize, IpAddr)>,
     /// The partner was once accepted by its trailer.
     pub(super) proven: bool,
     /// Replication says that the table is equal to the active partner's.
@@ -130,7 +136,7 @@ pub struct Election {
     pub(super) stopping: bool,
     #[serde(skip)]
     pub(super) counters: Counters,
-    pub(super) alarms: BTreeSet<Alarm>,
+    pub(super) alarms: BTreeMap<Alarm, Raised>,
 }
 
 impl Election {
@@ -156,6 +162,7 @@ impl Election {
                 group: Group::new(&keys.carp_passphrase, config.vhid, &link.shared),
                 carrier: Condition::default(),
                 gateway: Condition::default(),
+                hearing: (Hearing::default(), now),
                 hello_due: now,
                 hello_sent: None,
                 quick_hellos: QUICK_HELLOS,
@@ -205,6 +212,8 @@ impl Election {
             peers: Peers::new(epoch, config.links.len()),
             links,
             foreign: None,
+            partner_from: None,
+            stranger_from: None,
             proven: false,
             ready: false,
             unready_since: None,
@@ -218,7 +227,7 @@ impl Election {
             bow_out: false,
             stopping: false,
             counters: Counters::default(),
-            alarms: BTreeSet::new(),
+            alarms: BTreeMap::new(),
             config,
         }
     }
@@ -427,7 +436,7 @@ impl Election {
             self.ready_epoch = None;
             self.preferred_since = None;
             self.stop_asking(out);
-            self.alarm(Alarm::BothActive, false, out);
+            self.clear(Alarm::BothActive, out);
         }
         self.role = to;
         self.since = self.now;
@@ -466,7 +475,7 @@ impl Election {
     pub(super) fn next_term(&mut self, out: &mut Vec<Action>) {
         self.term = self.term.saturating_add(1).max(self.term_floor);
         self.reserve_terms(out);
-        self.alarm(Alarm::TermNotReserved, self.term >= self.term_reserved, out);
+        self.judge_reserve(out);
     }
 
     pub(super) fn reserve_terms(&mut self, out: &mut Vec<Action>) {
@@ -476,18 +485,6 @@ impl Election {
             out.push(Action::ReserveTerm {
                 up_to: self.term_requested,
             });
-        }
-    }
-
-    /// Raises or clears a lasting condition.
-    pub(super) fn alarm(&mut self, alarm: Alarm, raised: bool, out: &mut Vec<Action>) {
-        let changed = if raised {
-            self.alarms.insert(alarm)
-        } else {
-            self.alarms.remove(&alarm)
-        };
-        if changed {
-            out.push(Action::Alarm { alarm, raised });
         }
     }
 

@@ -32,6 +32,7 @@
 //! What is deliberately absent: sockets, clocks, randomness, the data plane, and any memory of an earlier
 //! start except the terms it reserved.
 
+mod alarms;
 mod api;
 mod condition;
 mod config;
@@ -53,9 +54,11 @@ pub mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use api::{Action, Alarm, Command, Input, Refusal, Role, RoleReason};
+pub use api::{Action, Alarm, Command, Evidence, Input, Refusal, Role, RoleReason};
 pub use config::{ElectionConfig, ElectionKeys, LinkConfig};
 pub use counters::{Counter, Counters};
 pub use machine::Election;
 pub use park::{LEASE as REEXEC_LEASE, Parked, ResumeError};
-pub use snapshot::{ForeignSnapshot, LinkSnapshot, PartnerSnapshot, Snapshot, Transition};
+pub use snapshot::{
+    AlarmSnapshot, ForeignSnapshot, LinkSnapshot, PartnerSnapshot, Snapshot, Transition,
+};

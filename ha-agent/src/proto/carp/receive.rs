@@ -1,6 +1,7 @@
 //! What packets do to the machine.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::api::{Action, Alarm, Role, RoleReason};
 use super::counters::Counter;
@@ -11,7 +12,7 @@ use super::trailer::{self, Body, WireRole};
 use super::wire::{self, Header};
 use crate::config::model::{CarpAuth, Mode, Preferred};
 use crate::proto::time::Instant;
-use ha_common::carp::trailer_flags;
+use ha_common::carp::{TRAILER_VERSION, trailer_flags};
 
 /// Where a packet came in, from whom, and when.
 type Origin = (usize, IpAddr, Instant);
@@ -49,19 +50,23 @@ impl Election {
                     self.counters.count(Counter::AdvertAccepted);
                     if !good_digest {
                         self.counters.count(Counter::DigestDiffers);
+                        let what = "an advertisement of the partner with another digest";
+                        let evidence = self.heard_from((index, source), what);
+                        self.raise(Alarm::CarpGroupDiffers, evidence, out);
                     }
-                    self.alarm(Alarm::CarpGroupDiffers, !good_digest, out);
                 }
+            }
+            Err(trailer::DecodeError::Missing) if !good_digest => {
+                self.counters.count(Counter::BadDigest);
+                let what = "an advertisement for this virtual_id with another digest";
+                let evidence = self.heard_from((index, source), what);
+                self.raise(Alarm::CarpGroupDiffers, evidence, out);
             }
             Err(trailer::DecodeError::Missing) if self.accepts_foreign() => {
-                if good_digest {
-                    self.counters.count(Counter::ForeignAccepted);
-                    self.take_foreign(origin, &header, out);
-                } else {
-                    self.counters.count(Counter::BadDigest);
-                }
+                self.counters.count(Counter::ForeignAccepted);
+                self.take_foreign(origin, &header, out);
             }
-            Err(error) => self.counters.count(reason(error)),
+            Err(error) => self.reject(origin, error, out),
         }
     }
 
@@ -76,7 +81,22 @@ impl Election {
                     self.counters.count(Counter::HelloAccepted);
                 }
             }
-            Err(error) => self.counters.count(reason(error)),
+            Err(error) => self.reject(origin, error, out),
+        }
+    }
+
+    /// Counts a packet that proves nothing. Some tell of a peer that was set up in another way.
+    fn reject(&mut self, origin: Origin, error: trailer::DecodeError, out: &mut Vec<Action>) {
+        let (index, source, _) = origin;
+        self.counters.count(reason(error));
+        if let trailer::DecodeError::Version(version) = error {
+            let what = format!("layout version {version} instead of {TRAILER_VERSION}");
+            let evidence = self.heard_from((index, source), what);
+            self.raise(Alarm::VersionMismatch, evidence, out);
+        } else if error == trailer::DecodeError::Missing {
+            let what = "an advertisement with this pair's passphrase, without trailer";
+            let evidence = self.heard_from((index, source), what);
+            self.raise(Alarm::UnsignedPeer, evidence, out);
         }
     }
 
@@ -96,6 +116,7 @@ impl Election {
             Verdict::Accepted { newest, adopted } => (newest, adopted),
             Verdict::Stranger => {
                 self.counters.count(Counter::UnknownEpoch);
+                self.stranger_from = Some((index, source));
                 self.challenge(index, body);
                 return false;
             }
@@ -112,6 +133,7 @@ impl Election {
                 return false;
             }
         };
+        self.partner_from = Some((index, source));
         self.proven = true;
         self.foreign = None;
         if !body.role.is_passive() {
@@ -138,22 +160,10 @@ impl Election {
 
     /// The partner's newest packet.
     fn take_news(&mut self, body: &Body, out: &mut Vec<Action>) {
-        let timing_differs = u128::from(body.interval_us) != self.timing.interval.as_micros()
-            || u128::from(body.timeout_us) != self.timing.timeout.as_micros();
-        self.alarm(Alarm::TimingDiffers, timing_differs, out);
-        self.alarm(
-            Alarm::ConfigurationDiffers,
-            body.generation != self.config.generation,
-            out,
-        );
-        self.alarm(
-            Alarm::ModeConflict,
-            body.mode == mode_number(self.config.mode),
-            out,
-        );
         let Some(partner) = self.peers.partner().cloned() else {
             return;
         };
+        self.compare_settings(&partner, out);
         if body.role == WireRole::Active {
             self.active_heard = Some(partner.heard);
         }
@@ -174,6 +184,54 @@ impl Election {
             Role::Off | Role::Pacified | Role::Maintenance => {
                 self.term = self.term.max(body.term);
             }
+        }
+    }
+
+    /// What both nodes must have alike, or must not.
+    fn compare_settings(&mut self, partner: &Partner, out: &mut Vec<Action>) {
+        let body = &partner.body;
+        let interval = Duration::from_micros(body.interval_us.into());
+        if (interval, partner.timeout()) == (self.timing.interval, self.timing.timeout) {
+            self.clear(Alarm::TimingDiffers, out);
+        } else {
+            let what = format!(
+                "interval {:?} and timeout {:?} here, {interval:?} and {:?} there",
+                self.timing.interval,
+                self.timing.timeout,
+                partner.timeout()
+            );
+            self.raise_about_partner(Alarm::TimingDiffers, what, out);
+        }
+        if body.generation == self.config.generation {
+            self.clear(Alarm::ConfigurationDiffers, out);
+        } else {
+            let what = format!(
+                "generation {} here, {} there",
+                self.config.generation, body.generation
+            );
+            self.raise_about_partner(Alarm::ConfigurationDiffers, what, out);
+        }
+        if body.mode != mode_number(self.config.mode) {
+            self.clear(Alarm::ModeConflict, out);
+        } else if self.mode_conflict(partner) {
+            let what = "the partner came first: this node does not become active beside it";
+            self.raise_about_partner(Alarm::ModeConflict, what, out);
+        } else {
+            let what = "this node came first: the partner does not become active beside it";
+            self.raise_about_partner(Alarm::ModeConflict, what, out);
+        }
+    }
+
+    /// Raises an alarm that rests on what the partner said.
+    pub(super) fn raise_about_partner(
+        &mut self,
+        alarm: Alarm,
+        what: impl Into<String>,
+        out: &mut Vec<Action>,
+    ) {
+        if let Some(from) = self.partner_from {
+            let evidence = self.heard_from(from, what);
+            self.raise(alarm, evidence, out);
         }
     }
 

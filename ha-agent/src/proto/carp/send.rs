@@ -167,11 +167,7 @@ impl Election {
             let (carrier, gateway) = link.counts(self.role, self.now, self.timing.hold_down);
             health |= u32::from(carrier) << (2 * link.bit);
             health |= u32::from(gateway) << (2 * link.bit + 1);
-            let recent = self
-                .peers
-                .heard_on(index)
-                .is_some_and(|at| self.now < at + self.timing.timeout);
-            heard |= u32::from(recent) << link.bit;
+            heard |= u32::from(self.hears_on(index)) << link.bit;
         }
         Body {
             flags,

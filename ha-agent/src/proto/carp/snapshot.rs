@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::api::{Alarm, Role, RoleReason};
+use super::api::{Alarm, Evidence, Role, RoleReason};
 use super::machine::Election;
 use super::trailer::WireRole;
 use crate::config::model::Mode;
@@ -81,6 +81,17 @@ pub struct ForeignSnapshot {
     pub silent_for: Duration,
 }
 
+/// A lasting condition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AlarmSnapshot {
+    /// Which.
+    pub alarm: Alarm,
+    /// For how long.
+    pub since: Duration,
+    /// What it rests on.
+    pub evidence: Evidence,
+}
+
 /// Everything a person may want to see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
@@ -107,7 +118,7 @@ pub struct Snapshot {
     /// Links in the order of the configuration.
     pub links: Vec<LinkSnapshot>,
     /// Lasting conditions.
-    pub alarms: Vec<Alarm>,
+    pub alarms: Vec<AlarmSnapshot>,
     /// Counters by name.
     pub counters: BTreeMap<&'static str, u64>,
     /// The last transitions, the newest last.
@@ -166,20 +177,27 @@ impl Election {
                 .enumerate()
                 .map(|(index, link)| {
                     let heard_at = self.peers.heard_on(index);
-                    let heard = heard_at.is_some_and(|at| now < at + self.timing.timeout);
                     LinkSnapshot {
                         name: link.config.name.clone(),
                         production: link.config.is_production(),
                         carrier: link.carrier.works(),
                         gateway: link.config.has_gateway.then_some(link.gateway.works()),
-                        heard,
+                        heard: self.hears_on(index),
                         heard_by_partner: partner
                             .is_some_and(|partner| partner.body.heard >> link.bit & 1 != 0),
                         silent_for: heard_at.map(|at| now.since(at)),
                     }
                 })
                 .collect(),
-            alarms: self.alarms.iter().copied().collect(),
+            alarms: self
+                .alarms
+                .iter()
+                .map(|(alarm, raised)| AlarmSnapshot {
+                    alarm: *alarm,
+                    since: now.since(raised.since),
+                    evidence: raised.evidence.clone(),
+                })
+                .collect(),
             counters: self.counters.by_name(),
             transitions: self.transitions.iter().copied().collect(),
         }

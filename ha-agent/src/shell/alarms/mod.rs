@@ -8,7 +8,7 @@ pub use board::Board;
 
 use super::{election, replication};
 use crate::control::Refusal as Words;
-use crate::proto::carp::{Alarm, Refusal, Snapshot};
+use crate::proto::carp::{Alarm, Refusal};
 use crate::status::model;
 
 macro_rules! kinds {
@@ -53,8 +53,15 @@ kinds! {
         "What both nodes must have alike is not alike, so neither is ready for the other.",
         "copy everything but the section node from the right node to the other, and reload";
     CarpGroupDiffers = "carp_group_differs",
-        "The partner signs with the pair's key, but its advertisements have another CARP digest.",
-        "make node.carp_passphrase_file, ha.virtual_id and shared_addresses equal on both nodes";
+        "Somebody advertises for this virtual_id with another CARP digest.",
+        "if it is the partner, make node.carp_passphrase_file and shared_addresses equal on both nodes; if not, \
+         another CARP group uses the same virtual_id: change one of them";
+    UnsignedPeer = "unsigned_peer",
+        "A CARP peer without the pair's key advertises for this virtual_id, and would not give way.",
+        "remove it, or set ha.carp_auth to off if it is the partner";
+    VersionMismatch = "version_mismatch",
+        "Somebody speaks another version of the pair's protocol, so this node does not hear it.",
+        "run the same version of ha-agent on both nodes";
     UnverifiedPartner = "unverified_partner",
         "Somebody signs with the pair's key but does not answer this node.",
         "look for a link on which only one direction works; else recorded packets are being replayed: find \
@@ -65,6 +72,13 @@ kinds! {
     Isolated = "isolated",
         "Neither the partner nor a gateway answers, so this node does not become active.",
         "look at this node's cables and switch ports";
+    OneWayHearing = "one_way_hearing",
+        "Only one direction of a link between the nodes works; the role stays where it is.",
+        "look at both cables, and at filters for protocol 112 and UDP port 6975";
+    LinkSilent = "link_silent",
+        "The nodes hear each other, but not on this link, though it has a carrier; the role stays where it is.",
+        "let multicast to 224.0.0.18 and ff02::12 pass there (IGMP snooping, filters), and see that both ports \
+         are in the same VLAN";
     GuardMissing = "guard_missing",
         "The nftables table `ha_agent` is not in the kernel: nothing stops service traffic if XDP is detached.",
         "load the kernel module nf_tables (CONFIG_NF_TABLES_INET), and restart the agent";
@@ -94,6 +108,10 @@ impl From<Alarm> for Kind {
             Alarm::UnverifiedPartner => Self::UnverifiedPartner,
             Alarm::BothActive => Self::BothActive,
             Alarm::Isolated => Self::Isolated,
+            Alarm::OneWayHearing => Self::OneWayHearing,
+            Alarm::LinkSilent => Self::LinkSilent,
+            Alarm::UnsignedPeer => Self::UnsignedPeer,
+            Alarm::VersionMismatch => Self::VersionMismatch,
         }
     }
 }
@@ -108,7 +126,7 @@ pub fn current(
         .election
         .alarms
         .iter()
-        .map(|alarm| (Kind::from(*alarm), evidence(*alarm, &election.election)))
+        .map(|raised| (Kind::from(raised.alarm), raised.evidence.to_string()))
         .collect();
     let not_stored = replication.map_or(0, |replication| replication.published().apply_errors);
     if not_stored > 0 {
@@ -127,53 +145,6 @@ pub fn current(
     board.list()
 }
 
-/// What the election has seen that makes it raise an alarm.
-pub fn evidence(alarm: Alarm, snapshot: &Snapshot) -> String {
-    let partner = snapshot.partner.as_ref();
-    let links = |wanted: fn(&crate::proto::carp::LinkSnapshot) -> bool| {
-        let names: Vec<&str> = snapshot
-            .links
-            .iter()
-            .filter(|link| wanted(link))
-            .map(|link| link.name.as_str())
-            .collect();
-        if names.is_empty() {
-            "no interface".to_owned()
-        } else {
-            names.join(", ")
-        }
-    };
-    let of_partner = |what: fn(&crate::proto::carp::PartnerSnapshot) -> String| {
-        partner.map_or_else(|| "the partner is not heard any more".to_owned(), what)
-    };
-    match alarm {
-        Alarm::ModeConflict => of_partner(|partner| {
-            format!("the partner says that it is the {} node, too", partner.mode)
-        }),
-        Alarm::TermNotReserved => format!("term {} is not on disk", snapshot.term),
-        Alarm::TimingDiffers => "the partner's advertisements carry other times".to_owned(),
-        Alarm::ConfigurationDiffers => format!(
-            "generation {} here, {}",
-            snapshot.generation,
-            of_partner(|partner| format!("{} there", partner.generation))
-        ),
-        Alarm::CarpGroupDiffers => {
-            format!("advertisements heard on {}", links(|link| link.heard))
-        }
-        Alarm::UnverifiedPartner => format!("the partner is heard on {}", links(|link| link.heard)),
-        Alarm::BothActive => format!(
-            "this node is active in term {}, {}",
-            snapshot.term,
-            of_partner(|partner| format!("the partner in term {}", partner.term))
-        ),
-        Alarm::Isolated => format!(
-            "no gateway answers on {}; the partner is heard on {}",
-            links(|link| link.gateway == Some(false)),
-            links(|link| link.heard)
-        ),
-    }
-}
-
 /// Why an operator's wish is not carried out.
 pub fn refused(refusal: Refusal) -> Words {
     let (what, remedy) = match refusal {
@@ -186,6 +157,10 @@ pub fn refused(refusal: Refusal) -> Words {
             "see `ha-agent status`, and start the partner",
         ),
         Refusal::PartnerPassive => ("the partner takes no part", "run `ha-agent resume` on it"),
+        Refusal::SameMode => (
+            "the partner has the same node.mode and would not become active",
+            "set node.mode to first on one node and second on the other, and restart that one",
+        ),
         Refusal::PartnerNotReady => (
             "the partner's connection table or configuration is not complete yet",
             "wait until `ha-agent status` shows replication ready and the configuration in sync",

@@ -22,7 +22,7 @@ use super::frame::Mac;
 use super::wake::Wake;
 use crate::datapath::gate::GateWord;
 use crate::proto::carp::{
-    Alarm, Command as Request, Election, Refusal, Role, RoleReason, Snapshot,
+    Alarm, Command as Request, Election, Evidence, Refusal, Role, RoleReason, Snapshot,
 };
 pub use port::Port;
 use worker::Worker;
@@ -96,12 +96,14 @@ pub enum Event {
         /// The bound.
         up_to: u64,
     },
-    /// A lasting condition began or ended.
+    /// A lasting condition began or ended, or rests on something else now.
     Alarm {
         /// Which.
         alarm: Alarm,
-        /// Whether it began.
+        /// Whether it holds.
         raised: bool,
+        /// What it rests on.
+        evidence: Evidence,
     },
     /// The thread is less punctual than it could be.
     Unpunctual {

@@ -332,7 +332,15 @@ impl Worker {
                     });
                     self.next_publish = Instant::default();
                 }
-                Action::Alarm { alarm, raised } => self.event(Event::Alarm { alarm, raised }),
+                Action::Alarm {
+                    alarm,
+                    raised,
+                    evidence,
+                } => self.event(Event::Alarm {
+                    alarm,
+                    raised,
+                    evidence,
+                }),
                 Action::Refused(refusal) => self.refused = Some(refusal),
                 Action::Reexec(_) => {}
                 Action::Stopped => {

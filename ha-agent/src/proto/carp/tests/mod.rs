@@ -1,5 +1,6 @@
 //! The machine against its partner, and against everything else.
 
+mod alarms;
 mod families;
 mod pair;
 mod park;

@@ -197,8 +197,9 @@ fn a_short_freeze_ends_in_the_same_term() {
 #[test]
 fn a_flapping_link_does_not_make_the_role_flap() {
     let mut pair = Pair::new();
-    pair.input(1, Input::Ready(true));
     pair.run(ms(1000));
+    pair.input(1, Input::Ready(true));
+    pair.run(ms(100));
     let carrier = |up| Input::Carrier { link: 0, up };
     pair.input(0, carrier(false));
     assert!(pair.settled(1), "at once, at any timeout");
@@ -223,8 +224,9 @@ fn a_flapping_link_does_not_make_the_role_flap() {
 #[test]
 fn an_active_node_does_not_hold_its_own_links_down() {
     let mut pair = Pair::new();
-    pair.input(1, Input::Ready(true));
     pair.run(ms(1000));
+    pair.input(1, Input::Ready(true));
+    pair.run(ms(100));
     let carrier = |up| Input::Carrier { link: 0, up };
     // The switch restarts, and the standby's port is the first one that works again.
     pair.input(1, carrier(false));
