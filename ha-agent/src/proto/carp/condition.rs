@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proto::time::Instant;
 
 /// Works or does not. Assumed to work, and to have always worked, until the opposite is reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Condition {
     works: bool,
     changed: Option<Instant>,

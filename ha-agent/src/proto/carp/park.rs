@@ -35,6 +35,7 @@ use ha_common::carp::trailer_flags;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Action, Refusal, Role, RoleReason};
+use super::condition::Condition;
 use super::config::{ElectionConfig, ElectionKeys, lease_of};
 use super::counters::Counters;
 use super::lease::SendLog;
@@ -108,9 +109,8 @@ pub struct Parked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ParkedLink {
     name: String,
-    carrier: bool,
-    gateway: bool,
-    gateway_lost: Instant,
+    carrier: Condition,
+    gateway: Condition,
 }
 
 /// Why a parked machine is not continued.
@@ -158,7 +158,6 @@ impl Election {
                     name: link.config.name.clone(),
                     carrier: link.carrier,
                     gateway: link.gateway,
-                    gateway_lost: link.gateway_lost,
                 })
                 .collect(),
             epoch: self.epoch,
@@ -214,7 +213,6 @@ impl Election {
         for (link, parked) in machine.links.iter_mut().zip(&parked.links) {
             link.carrier = parked.carrier;
             link.gateway = parked.gateway;
-            link.gateway_lost = parked.gateway_lost;
         }
         machine.resumed = true;
         machine.epoch = parked.epoch;

@@ -12,7 +12,7 @@ use crate::proto::time::Instant;
 
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const TIMEOUT: Duration = Duration::from_millis(300);
-pub(super) const HOLD_DOWN: Duration = Duration::from_millis(1000);
+pub(super) const HOLD_DOWN: Duration = Duration::from_secs(1);
 pub(super) const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100));
 
 pub(super) fn address(node: usize, link: usize) -> IpAddr {

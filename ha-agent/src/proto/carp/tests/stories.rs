@@ -212,7 +212,7 @@ fn a_flapping_link_does_not_make_the_role_flap() {
         assert!(pair.settled(1));
     }
     pair.input(0, carrier(true));
-    pair.run(HOLD_DOWN - ms(200));
+    pair.run(HOLD_DOWN * 4 / 5);
     pair.input(1, carrier(false));
     pair.run(ms(150));
     assert!(pair.settled(1), "both are no good, and the one stays");
@@ -271,7 +271,7 @@ fn the_preferred_node_waits_until_it_has_been_fit_for_long() {
     pair.run(HOLD_DOWN * 4);
     assert!(pair.settled(1), "no preemption before it is ready");
     pair.input(0, Input::Ready(true));
-    pair.run(HOLD_DOWN - ms(110));
+    pair.run(HOLD_DOWN * 8 / 9);
     assert!(pair.settled(1));
     pair.run(ms(300));
     assert!(pair.settled(0));
