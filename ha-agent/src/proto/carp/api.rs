@@ -159,11 +159,9 @@ pub struct Evidence {
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        let links = self.links.join(", ");
         match self.source {
-            Some(source) => write!(f, " (from {source} on {links})"),
-            None if links.is_empty() => Ok(()),
-            None => write!(f, " ({links})"),
+            Some(source) => write!(f, " (from {source} on {})", self.links.join(", ")),
+            None => Ok(()),
         }
     }
 }

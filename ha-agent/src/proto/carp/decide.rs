@@ -361,8 +361,11 @@ impl Election {
         }
         if self.isolated {
             let lost = |link: &Link| link.config.has_gateway && !link.gateway.works();
-            let what = "no gateway answers, and the partner is not heard";
-            let evidence = self.about_links(lost, what);
+            let mut evidence = self.about_links(lost, "");
+            evidence.what = format!(
+                "the gateways on {} do not answer, and the partner is not heard",
+                evidence.links.join(", ")
+            );
             self.raise(Alarm::Isolated, evidence, out);
         } else {
             self.clear(Alarm::Isolated, out);

@@ -1,6 +1,6 @@
 //! Inputs that are not packets.
 
-use super::api::{Action, Alarm, Command, Input, Refusal, Role, RoleReason};
+use super::api::{Action, Command, Input, Refusal, Role, RoleReason};
 use super::machine::{Election, Link};
 use super::receive::mode_number;
 

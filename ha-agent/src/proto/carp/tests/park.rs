@@ -81,7 +81,7 @@ fn a_new_program_that_never_comes_is_replaced_after_the_grant() {
     park(&mut pair, 0);
     // The pair asserts at each step that there are never two open gates.
     let took = pair.until(ms(5000), |pair| pair.open(1));
-    assert!(took > REEXEC_LEASE - ms(200) && took <= REEXEC_LEASE + TIMEOUT);
+    assert!(took > REEXEC_LEASE * 9 / 10 && took <= REEXEC_LEASE + TIMEOUT);
     assert!(!pair.open(0));
 }
 
@@ -129,7 +129,7 @@ fn a_standby_stops_only_when_its_grant_is_over() {
     let mut pair = ready_pair();
     park(&mut pair, 0);
     pair.command(1, Command::Stop);
-    pair.run(REEXEC_LEASE - ms(10));
+    pair.run(REEXEC_LEASE * 199 / 200);
     assert!(!pair.log.contains(&(1, Action::Stopped)));
     pair.run(ms(20));
     assert!(pair.log.contains(&(1, Action::Stopped)));
@@ -210,7 +210,7 @@ fn a_pacified_node_takes_no_part_until_resumed() {
     pair.command(1, Command::Maintenance(true));
     assert!(pair.log.contains(&(1, Action::Refused(Refusal::Pacified))));
     pair.power_off(0);
-    pair.run(Duration::from_secs(60));
+    pair.run(Duration::from_mins(1));
     assert_eq!(pair.role(1), Some(Role::Pacified));
     pair.command(1, Command::Resume);
     let took = pair.until(ms(1000), |pair| pair.open(1));
