@@ -54,7 +54,7 @@ impl From<&Snapshot> for State {
             partner: partner.map(|partner| partner.role),
             heard: partner.is_some_and(|partner| partner.hears_us),
             foreign: snapshot.foreign.is_some(),
-            alarms: snapshot.alarms.iter().copied().collect(),
+            alarms: snapshot.alarms.iter().map(|each| each.alarm).collect(),
         }
     }
 }

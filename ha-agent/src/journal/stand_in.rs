@@ -102,6 +102,7 @@ impl StandIn {
                 payload,
             } => self.hello(*link, *source, payload),
             Action::Gate(_)
+            | Action::HandOver { .. }
             | Action::ClaimAddresses
             | Action::ReleaseAddresses
             | Action::Announce

@@ -9,8 +9,8 @@ use super::line::{Begin, Happened, Line, Resume, Setup};
 use super::{StandIn, bless, decode, replay};
 use crate::config::model::{CarpAuth, Mode, Preferred};
 use crate::proto::carp::{
-    Action, Alarm, Command, Election, ElectionConfig, ElectionKeys, LinkConfig, Refusal, Role,
-    RoleReason,
+    Action, Alarm, Command, Election, ElectionConfig, ElectionKeys, Evidence, LinkConfig, Refusal,
+    Role, RoleReason,
 };
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
@@ -28,6 +28,7 @@ fn config(node: usize) -> ElectionConfig {
         interval: Duration::from_millis(100),
         timeout: Duration::from_millis(300),
         initial_wait: Duration::ZERO,
+        hold_down: Duration::from_secs(1),
         preferred: Preferred::None,
         auth: CarpAuth::Enforce,
         generation: 1,
@@ -115,6 +116,7 @@ impl Pair {
                     continue;
                 }
                 Action::Gate(_)
+                | Action::HandOver { .. }
                 | Action::ClaimAddresses
                 | Action::ReleaseAddresses
                 | Action::Announce
@@ -376,6 +378,9 @@ fn any_action() -> impl Strategy<Value = Action> {
     let packet = (any::<usize>(), any::<IpAddr>(), any_payload());
     prop_oneof![
         proptest::option::of(any_instant()).prop_map(Action::Gate),
+        any::<u64>().prop_map(|until| Action::HandOver {
+            until: Instant::from_nanos(until),
+        }),
         Just(Action::ClaimAddresses),
         packet
             .clone()
@@ -398,6 +403,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         }),
         any::<bool>().prop_map(|raised| Action::Alarm {
             alarm: Alarm::ModeConflict,
+            evidence: Evidence::default(),
             raised
         }),
         Just(Action::Refused(Refusal::NotActive)),

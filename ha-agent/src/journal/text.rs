@@ -58,6 +58,7 @@ fn of_output(action: &Action) -> String {
         Action::SendAdvert { payload, .. } => describe::advert(payload),
         Action::SendHello { payload, .. } => describe::hello(payload),
         Action::Gate(_)
+        | Action::HandOver { .. }
         | Action::ClaimAddresses
         | Action::ReleaseAddresses
         | Action::Announce

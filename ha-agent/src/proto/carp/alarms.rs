@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::api::{Action, Alarm, Evidence};
 use super::machine::{Election, Link};
 use super::trailer::Body;
@@ -12,7 +14,7 @@ use crate::proto::time::Instant;
 const QUIET: Duration = Duration::from_secs(10);
 
 /// An alarm that is raised.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Raised {
     pub(super) since: Instant,
     /// When it was raised or confirmed last.
@@ -21,7 +23,7 @@ pub(super) struct Raised {
 }
 
 /// Who hears whom on a link whose both ends have a carrier.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Hearing {
     /// Both hear each other, or nothing can be known.
     #[default]

@@ -146,7 +146,7 @@ pub enum Alarm {
 }
 
 /// What an alarm rests on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// Logical names of the links concerned; none if it concerns the node.
     pub links: Vec<String>,
