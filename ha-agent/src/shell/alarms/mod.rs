@@ -53,11 +53,11 @@ kinds! {
         "What both nodes must have alike is not alike, so neither is ready for the other.",
         "copy everything but the section node from the right node to the other, and reload";
     CarpGroupDiffers = "carp_group_differs",
-        "Somebody advertises for this virtual_id with another CARP digest.",
+        "Somebody advertises for this virtual id with another CARP digest.",
         "if it is the partner, make node.carp_passphrase_file and shared_addresses equal on both nodes; if not, \
          another CARP group uses the same virtual_id: change one of them";
     UnsignedPeer = "unsigned_peer",
-        "A CARP peer without the pair's key advertises for this virtual_id, and would not give way.",
+        "A CARP peer without the pair's key advertises for this virtual id, and would not give way.",
         "remove it, or set ha.carp_auth to off if it is the partner";
     VersionMismatch = "version_mismatch",
         "Somebody speaks another version of the pair's protocol, so this node does not hear it.",

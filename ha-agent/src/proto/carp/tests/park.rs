@@ -27,13 +27,12 @@ fn park(pair: &mut Pair, node: usize) -> Vec<u8> {
 }
 
 fn granted(pair: &Pair, node: usize) -> Option<Result<(), Refusal>> {
-    pair.log
-        .iter()
-        .rev()
-        .find_map(|(from, action)| match action {
-            Action::Reexec(result) if *from == node => Some(*result),
-            _ => None,
-        })
+    pair.log.iter().rev().find_map(|(from, action)| {
+        let Action::Reexec(result) = action else {
+            return None;
+        };
+        (*from == node).then_some(*result)
+    })
 }
 
 /// Continues with the state, as a new program: what arrived meanwhile was lost.
