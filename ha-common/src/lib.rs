@@ -38,6 +38,8 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
     /// CARP, which shares its number and group with VRRP.
     pub const CARP: u8 = 112;
 }

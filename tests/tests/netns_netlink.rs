@@ -5,12 +5,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ha_agent::config::model::{Cidr4, Protocol, RealServer, Scheduler, VirtualService};
+use ha_agent::config::model::{Cidr, Protocol, RealServer, Scheduler, VirtualService};
 use ha_agent::datapath::fake::Fake;
 use ha_agent::proto::time::Instant;
 use ha_agent::services::{RealKey, ServiceTable, service_key};
@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         &[
             ("an_interface_and_the_loss_of_its_carrier", carrier),
             ("an_address_lives_as_long_as_it_is_renewed", lifetime),
+            ("so_does_an_ipv6_address", lifetime6),
+            ("a_shared_ipv6_address_keeps_to_itself", shared6),
             ("the_way_to_an_address", routes),
             (
                 "a_real_server_is_resolved_and_followed_to_another_mac",
@@ -52,10 +54,12 @@ impl Hosts {
     fn new() -> Result<Self> {
         let run = Run::start()?;
         let (node, server) = (run.namespace("node")?, run.namespace("server")?);
+        node.enable_ipv6()?;
         node.ip(&format!(
             "link add eth0 type veth peer name eth0 netns {}\n\
              link set eth0 address 02:00:00:00:00:01\n\
              addr add 10.1.0.11/24 dev eth0\n\
+             addr add fd00:1::11/64 dev eth0 nodad\n\
              link set eth0 up\n",
             server.name()
         ))?;
@@ -125,17 +129,37 @@ fn carrier() -> Result<()> {
     })
 }
 
+fn cidr(address: &str, prefix: u8) -> Result<Cidr> {
+    let address = address.parse()?;
+    Ok(Cidr { address, prefix })
+}
+
+/// Addresses but those that IPv6 makes itself.
+async fn configured(netlink: &Netlink, ifindex: u32) -> Result<Vec<Cidr>> {
+    let link_local = cidr("fe80::", 10)?;
+    let mut found = netlink.addresses(ifindex).await?;
+    found.retain(|found| !link_local.contains(found.address));
+    Ok(found)
+}
+
 fn lifetime() -> Result<()> {
-    let hosts = Hosts::new()?;
+    lives_as_long_as_renewed(cidr("10.1.0.11", 24)?, cidr("10.1.0.1", 24)?)
+}
+
+fn lifetime6() -> Result<()> {
+    lives_as_long_as_renewed(cidr("fd00:1::11", 64)?, cidr("fd00:1::1", 64)?)
+}
+
+fn lives_as_long_as_renewed(own: Cidr, shared: Cidr) -> Result<()> {
+    let hosts = &Hosts::new()?;
     hosts.on_node(|netlink, _changes| async move {
         let eth0 = ifindex(&netlink).await?;
-        let shared = Cidr4 {
-            address: Ipv4Addr::new(10, 1, 0, 1),
-            prefix: 24,
-        };
-        let own = Cidr4 {
-            address: Ipv4Addr::new(10, 1, 0, 11),
-            prefix: 24,
+        let same_family = async || {
+            let mut found = configured(&netlink, eth0).await?;
+            found.retain(|found| found.address.is_ipv6() == own.address.is_ipv6());
+            // The kernel lists IPv6 addresses newest first.
+            found.sort_by_key(|found| found.address != own.address);
+            anyhow::Ok(found)
         };
         let life = Duration::from_millis(2500);
 
@@ -143,12 +167,12 @@ fn lifetime() -> Result<()> {
         let started = clock::now();
         while clock::now().since(started) < Duration::from_secs(5) {
             netlink.set_address(eth0, shared, Some(life)).await?;
-            assert_eq!(netlink.addresses(eth0).await?, [own, shared]);
+            assert_eq!(same_family().await?, [own, shared]);
             sleep(Duration::from_millis(500)).await;
         }
         // Then the kernel takes it away by itself.
         let left = clock::now();
-        while netlink.addresses(eth0).await?.contains(&shared) {
+        while same_family().await?.contains(&shared) {
             ensure!(
                 clock::now().since(left) < PATIENCE,
                 "the address outlives its lifetime"
@@ -164,11 +188,36 @@ fn lifetime() -> Result<()> {
         netlink.set_address(eth0, shared, None).await?;
         netlink.remove_address(eth0, shared.address).await?;
         netlink.remove_address(eth0, shared.address).await?;
-        assert_eq!(
-            netlink.addresses(eth0).await?,
-            [own],
-            "the own address is left alone"
-        );
+        assert_eq!(same_family().await?, [own], "the own address is left alone");
+        Ok(())
+    })
+}
+
+fn ip(node: &Netns, arguments: &str) -> Result<String> {
+    node.output(Command::new("ip").args(arguments.split(' ')))
+}
+
+/// A shared IPv6 address is there at once, is no source of the node's own traffic, and does not
+/// take the route of its subnet with it when it goes.
+fn shared6() -> Result<()> {
+    let hosts = &Hosts::new()?;
+    hosts.on_node(|netlink, _changes| async move {
+        let eth0 = ifindex(&netlink).await?;
+        let shared = cidr("fd00:1::1", 64)?;
+        let before = ip(&hosts.node, "-6 route show dev eth0")?;
+        let life = Some(Duration::from_secs(1));
+        netlink.set_address(eth0, shared, life).await?;
+        let shown = ip(&hosts.node, "-6 addr show dev eth0 to fd00:1::1")?;
+        ensure!(!shown.contains("tentative"), "{shown}");
+        ensure!(shown.contains("deprecated"), "{shown}");
+        let after = ip(&hosts.node, "-6 route show dev eth0")?;
+        assert_eq!(after, before);
+        let started = clock::now();
+        while configured(&netlink, eth0).await?.contains(&shared) {
+            ensure!(clock::now().since(started) < PATIENCE, "it stays");
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(ip(&hosts.node, "-6 route show dev eth0")?, before);
         Ok(())
     })
 }

@@ -7,6 +7,7 @@
 
 mod diagnostic;
 pub mod model;
+mod network;
 mod reload;
 mod rules;
 mod sections;

@@ -1,7 +1,7 @@
 //! The configuration, after parsing and validation. Field by field the file documented in
 //! `docs/configuration.md`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,36 +62,63 @@ pub struct Interface {
     pub name: String,
     /// Kernel interface.
     pub device: String,
-    /// Own address and prefix; none = heartbeat link.
-    pub address: Option<Cidr4>,
-    /// Partner's address on the same subnet.
-    pub partner: Option<Ipv4Addr>,
+    /// Own addresses, at most one of them IPv4; none = heartbeat link.
+    pub addresses: Vec<Cidr>,
+    /// Partner's addresses on the same subnets.
+    pub partners: Vec<IpAddr>,
     /// Whether advertisements and HELLOs run over it.
     pub ha_checks: bool,
-    /// Address whose reachability tells whether this link works.
-    pub gateway: Option<Ipv4Addr>,
+    /// Routers whose reachability tells whether this link works: it does if one of them answers.
+    pub gateways: Vec<IpAddr>,
 }
 
-/// An IPv4 address with its prefix length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cidr4 {
-    /// Address.
-    pub address: Ipv4Addr,
-    /// Prefix length, 0 to 32.
-    pub prefix: u8,
-}
+impl Interface {
+    /// Whether it has no address of its own: a heartbeat link.
+    pub fn is_unnumbered(&self) -> bool {
+        self.addresses.is_empty()
+    }
 
-impl Cidr4 {
-    /// Whether `other` lies in the same subnet.
-    pub fn contains(&self, other: Ipv4Addr) -> bool {
-        let mask = u32::MAX
-            .checked_shl(32 - u32::from(self.prefix))
-            .unwrap_or(0);
-        u32::from(self.address) & mask == u32::from(other) & mask
+    /// The first own address of a family: the source of what the agent sends there.
+    pub fn own(&self, v6: bool) -> Option<Cidr> {
+        let mut own = self.addresses.iter().copied();
+        own.find(|cidr| cidr.address.is_ipv6() == v6)
+    }
+
+    /// The partner's first address of a family.
+    pub fn partner(&self, v6: bool) -> Option<IpAddr> {
+        let mut partners = self.partners.iter().copied();
+        partners.find(|partner| partner.is_ipv6() == v6)
     }
 }
 
-impl std::fmt::Display for Cidr4 {
+/// An address with its prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cidr {
+    /// Address.
+    pub address: IpAddr,
+    /// Prefix length, up to 32 or 128.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// Whether `other` lies in the same subnet.
+    pub fn contains(&self, other: IpAddr) -> bool {
+        let prefix = u32::from(self.prefix);
+        match (self.address, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let differs = u32::from(own) ^ u32::from(other);
+                differs.leading_zeros() >= prefix
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let differs = u128::from(own) ^ u128::from(other);
+                differs.leading_zeros() >= prefix
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Cidr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
     }
@@ -117,7 +144,7 @@ pub struct Ha {
     /// Logical name of the interface that replication uses; empty if there is none to use.
     pub multicast_interface: String,
     /// Replication's group.
-    pub multicast_group: Ipv4Addr,
+    pub multicast_group: IpAddr,
     /// Replication's UDP port.
     pub multicast_port: u16,
     /// Whether connections are replicated; never if high availability is off.
@@ -154,7 +181,7 @@ pub struct SharedAddress {
     /// Logical interface.
     pub interface: String,
     /// Address and prefix.
-    pub address: Cidr4,
+    pub address: Cidr,
 }
 
 /// `virtual_services[]`.

@@ -166,10 +166,10 @@ impl Refused<'_> {
         let Interface {
             name,
             device,
-            address,
-            partner,
+            addresses,
+            partners,
             ha_checks,
-            gateway,
+            gateways,
         } = new;
         let at = |key| {
             [
@@ -181,10 +181,10 @@ impl Refused<'_> {
         };
         self.unless_equal(&at("name"), &old.name, name);
         self.unless_equal(&at("device"), &old.device, device);
-        self.unless_equal(&at("address"), &old.address, address);
-        self.unless_equal(&at("partner"), &old.partner, partner);
+        self.unless_equal(&at("address"), &old.addresses, addresses);
+        self.unless_equal(&at("partner"), &old.partners, partners);
         self.unless_equal(&at("ha_checks"), &old.ha_checks, ha_checks);
-        self.unless_equal(&at("gateway"), &old.gateway, gateway);
+        self.unless_equal(&at("gateway"), &old.gateways, gateways);
     }
 
     fn ha(&mut self, old: &Ha, new: &Ha) {

@@ -1,13 +1,10 @@
 //! Single values: text to what it means, or what is wrong with it and what to write instead.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use super::diagnostic::quote;
-use super::model::Cidr4;
 
 /// Longest name of anything; names go into log lines and tables.
 const NAME_MAX: usize = 63;
@@ -179,118 +176,6 @@ pub(crate) fn pretty(duration: Duration) -> String {
     }
 }
 
-/// An IPv4 address a host can have.
-pub(crate) fn address(scalar: Scalar<'_>) -> Parsed<Ipv4Addr> {
-    let text = scalar.text;
-    if let Some((bare, _)) = text.split_once('/')
-        && bare.parse::<IpAddr>().is_ok()
-    {
-        return Err(Fault::new(
-            format!("{} has a prefix length", quote(text)),
-            format!("write the address alone: `{bare}`"),
-        ));
-    }
-    unicast(ipv4(text, "10.0.0.1")?)
-}
-
-/// A host address with the prefix length of its subnet.
-pub(crate) fn cidr(scalar: Scalar<'_>) -> Parsed<Cidr4> {
-    let text = scalar.text;
-    let Some((address, prefix)) = text.split_once('/') else {
-        let address = ipv4(text, "10.0.0.1/24")?;
-        return Err(Fault::new(
-            format!("{} has no prefix length", quote(text)),
-            format!("write for example `{address}/24`"),
-        ));
-    };
-    let address = unicast(ipv4(address, "10.0.0.1/24")?)?;
-    let prefix = match prefix.parse::<u8>() {
-        Ok(prefix) if prefix <= 32 && !prefix_is_sloppy(text) => prefix,
-        _ => {
-            return Err(Fault::new(
-                format!("{} has no valid prefix length", quote(text)),
-                format!("write a number from 1 to 32 after the `/`, for example `{address}/24`"),
-            ));
-        }
-    };
-    let cidr = Cidr4 { address, prefix };
-    let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-    let host = u32::from(address) & hosts;
-    if prefix == 0 {
-        return Err(Fault::new(
-            "a prefix length of 0 puts the whole Internet on this link",
-            format!("write the subnet's own, for example `{address}/24`"),
-        ));
-    }
-    if prefix < 31 && (host == 0 || host == hosts) {
-        let which = if host == 0 { "network" } else { "broadcast" };
-        return Err(Fault::new(
-            format!("{cidr} is the {which} address of its subnet"),
-            "write the address of a host in it",
-        ));
-    }
-    Ok(cidr)
-}
-
-/// `+24`, `024`: accepted by number parsing, not by other tools.
-fn prefix_is_sloppy(text: &str) -> bool {
-    text.rsplit('/')
-        .next()
-        .is_none_or(|p| p.starts_with('+') || (p.len() > 1 && p.starts_with('0')))
-}
-
-/// A multicast group that can be routed within a site.
-pub(crate) fn group(scalar: Scalar<'_>) -> Parsed<Ipv4Addr> {
-    let group = ipv4(scalar.text, "239.255.69.73")?;
-    if !group.is_multicast() {
-        return Err(Fault::new(
-            format!("{group} is not a multicast group"),
-            "write a group from 239.0.0.0/8 (administratively scoped, RFC 2365)",
-        ));
-    }
-    // 224.0.0.0/24 is reserved for routing protocols (RFC 5771 section 4); switches flood it.
-    if group.octets().starts_with(&[224, 0, 0]) {
-        return Err(Fault::new(
-            format!("{group} is reserved for routing protocols"),
-            "write a group from 239.0.0.0/8 (administratively scoped, RFC 2365)",
-        ));
-    }
-    Ok(group)
-}
-
-fn ipv4(text: &str, example: &str) -> Parsed<Ipv4Addr> {
-    let bare = text.split('/').next().unwrap_or_default();
-    match IpAddr::from_str(bare) {
-        Ok(IpAddr::V4(address)) => Ok(address),
-        Ok(IpAddr::V6(_)) => Err(Fault::new(
-            format!("{}: IPv6 is not yet supported", quote(text)),
-            format!("write an IPv4 address, for example `{example}`"),
-        )),
-        Err(_not_an_address) => Err(Fault::new(
-            format!("{} is not an IPv4 address", quote(text)),
-            format!("write for example `{example}`"),
-        )),
-    }
-}
-
-fn unicast(address: Ipv4Addr) -> Parsed<Ipv4Addr> {
-    let kind = if address.is_loopback() {
-        "a loopback address"
-    } else if address.is_multicast() {
-        "a multicast group"
-    } else if address.is_broadcast() {
-        "the broadcast address"
-    } else if address.octets().first() == Some(&0) {
-        "not the address of a host"
-    } else {
-        return Ok(address);
-    };
-    Err(Fault::new(
-        format!("{address} is {kind}"),
-        "write the address of a host",
-    ))
-}
-
 /// One of some words. Words that mean `None` are known but not yet supported.
 pub(crate) fn choice<T: Copy>(
     scalar: Scalar<'_>,
@@ -379,78 +264,6 @@ mod tests {
             assert!(boolean(plain(bad)).is_err());
         }
         assert!(boolean(quoted("true")).is_err());
-    }
-
-    #[test]
-    fn addresses() {
-        assert!(address(plain("10.0.0.1")).is_ok());
-        assert!(
-            address(plain("10.0.0.1/24"))
-                .unwrap_err()
-                .remedy
-                .contains("`10.0.0.1`")
-        );
-        assert!(
-            address(plain("fd00::1"))
-                .unwrap_err()
-                .what
-                .contains("not yet supported")
-        );
-        for bad in [
-            "",
-            "10.0.0",
-            "010.0.0.1",
-            "127.0.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "0.0.0.0",
-            "host",
-        ] {
-            assert!(address(plain(bad)).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn subnets() {
-        assert!(cidr(plain("10.0.0.1/24")).is_ok());
-        assert!(cidr(plain("10.0.0.0/31")).is_ok());
-        assert!(cidr(plain("10.0.0.1/32")).is_ok());
-        assert!(
-            cidr(plain("10.0.0.1"))
-                .unwrap_err()
-                .remedy
-                .contains("10.0.0.1/24")
-        );
-        assert!(
-            cidr(plain("10.0.0.0/24"))
-                .unwrap_err()
-                .what
-                .contains("network address")
-        );
-        assert!(
-            cidr(plain("10.0.0.255/24"))
-                .unwrap_err()
-                .what
-                .contains("broadcast")
-        );
-        for bad in [
-            "10.0.0.1/0",
-            "10.0.0.1/33",
-            "10.0.0.1/",
-            "10.0.0.1/+24",
-            "10.0.0.1/024",
-            "10.0.0.1/24/24",
-            "fd00::1/64",
-        ] {
-            assert!(cidr(plain(bad)).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn groups() {
-        assert!(group(plain("239.255.69.73")).is_ok());
-        assert!(group(plain("224.0.0.240")).is_err());
-        assert!(group(plain("10.0.0.1")).is_err());
     }
 
     #[test]

@@ -245,6 +245,38 @@ impl<'t> Walk<'t> {
         items
     }
 
+    /// One value or a list of them.
+    pub(crate) fn one_or_more<T>(
+        &mut self,
+        section: &Section<'_>,
+        key: &str,
+        parse: impl Fn(Scalar<'_>) -> Parsed<T>,
+    ) -> Items<At<T>> {
+        let node = section.find(key).and_then(|(_, _, id)| self.tree.node(id));
+        if node.is_some_and(|node| matches!(node.kind, Kind::List(_))) {
+            return self.items(section, key, |walk, id| {
+                match walk.scalar(id, section.place(key), key, &parse) {
+                    Field::Given(at) => Some(at),
+                    Field::Absent => {
+                        let what = format!("an item of `{key}` has no value");
+                        walk.error(section.place(key), what, "write one, or remove the item");
+                        None
+                    }
+                    Field::Bad => None,
+                }
+            });
+        }
+        let field = self.value(section, key, parse);
+        Items {
+            known: !matches!(field, Field::Bad),
+            span: section.place(key),
+            list: match field {
+                Field::Given(at) => vec![at],
+                Field::Absent | Field::Bad => Vec::new(),
+            },
+        }
+    }
+
     /// A sub-map, or nothing if absent, null or lost.
     pub(crate) fn map(&mut self, section: &Section<'_>, key: &str) -> Field<NodeId> {
         let Some((_, span, id)) = section.find(key) else {
@@ -271,9 +303,19 @@ impl<'t> Walk<'t> {
         key: &str,
         parse: impl FnOnce(Scalar<'_>) -> Parsed<T>,
     ) -> Field<T> {
-        let Some((_, key_span, id)) = section.find(key) else {
-            return section.missing(key);
-        };
+        match section.find(key) {
+            Some((_, span, id)) => self.scalar(id, span, key, parse),
+            None => section.missing(key),
+        }
+    }
+
+    fn scalar<T>(
+        &mut self,
+        id: NodeId,
+        key_span: Span,
+        key: &str,
+        parse: impl FnOnce(Scalar<'_>) -> Parsed<T>,
+    ) -> Field<T> {
         let Some(node) = self.tree.node(id) else {
             return Field::Absent;
         };
@@ -294,13 +336,6 @@ impl<'t> Walk<'t> {
                     Err(fault) => self.fault(node.span, fault),
                 }
             }
-            Kind::List(_) if matches!(key, "address" | "partner" | "gateway") => self.fault(
-                node.span,
-                values::not_yet(
-                    &format!("{key}: [...]"),
-                    "write one IPv4 address, not a list",
-                ),
-            ),
             Kind::List(_) | Kind::Map(_) => {
                 let kind = if matches!(node.kind, Kind::List(_)) {
                     "a list"

@@ -9,7 +9,7 @@ pub mod machine;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -99,9 +99,13 @@ pub fn targets(config: &model::Config) -> Vec<Target> {
 
 fn source(interfaces: &[model::Interface], server: Ipv4Addr) -> Option<Source> {
     interfaces.iter().find_map(|interface| {
-        let own = interface.address.filter(|own| own.contains(server))?;
+        let mut own = interface.addresses.iter();
+        let own = own.find(|own| own.contains(server.into()))?;
+        let IpAddr::V4(address) = own.address else {
+            return None;
+        };
         Some(Source {
-            address: own.address,
+            address,
             device: interface.device.clone(),
         })
     })
@@ -304,13 +308,13 @@ mod tests {
         let interface = |name: &str, address: [u8; 4]| model::Interface {
             name: name.to_owned(),
             device: format!("dev-{name}"),
-            address: Some(model::Cidr4 {
+            addresses: vec![model::Cidr {
                 address: address.into(),
                 prefix: 24,
-            }),
-            partner: None,
+            }],
+            partners: Vec::new(),
             ha_checks: true,
-            gateway: None,
+            gateways: Vec::new(),
         };
         let interfaces = [
             interface("front", [10, 0, 0, 11]),

@@ -20,7 +20,7 @@ mod status;
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ha_common::conn::{Conn4, ConnKey4};
@@ -240,13 +240,19 @@ impl ServiceTable {
     /// Tells which addresses are this node's own and which are shared.
     pub fn set_addresses(
         &mut self,
-        own: impl IntoIterator<Item = Ipv4Addr>,
-        shared: impl IntoIterator<Item = Ipv4Addr>,
+        own: impl IntoIterator<Item = IpAddr>,
+        shared: impl IntoIterator<Item = IpAddr>,
     ) {
-        let kind = |kind| move |address| (net(address), LocalAddr { kind });
-        let own = own.into_iter().map(kind(addr_kind::OWN));
+        let own = own.into_iter().map(|address| (address, addr_kind::OWN));
+        let shared = shared
+            .into_iter()
+            .map(|address| (address, addr_kind::SHARED));
         self.addrs = own
-            .chain(shared.into_iter().map(kind(addr_kind::SHARED)))
+            .chain(shared)
+            .filter_map(|(address, kind)| match address {
+                IpAddr::V4(address) => Some((net(address), LocalAddr { kind })),
+                IpAddr::V6(_) => None,
+            })
             .collect();
         self.dirty = true;
     }

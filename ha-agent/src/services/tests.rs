@@ -108,7 +108,7 @@ fn a_configuration_reaches_the_maps() {
     table
         .configure(&[service(80, &[(21, 1), (22, 3)]), service(81, &[(23, 1)])])
         .unwrap();
-    table.set_addresses([Ipv4Addr::new(10, 0, 0, 11)], [VIP]);
+    table.set_addresses([Ipv4Addr::new(10, 0, 0, 11).into()], [VIP.into()]);
     apply(&mut table, &fake);
 
     let state = fake.state();

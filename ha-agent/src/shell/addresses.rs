@@ -4,7 +4,7 @@
 //! timeout, renewed in time; if the agent dies or freezes the kernel takes them away by itself. The
 //! gate is opened before and closed before, by the election thread, which waits for none of this.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::election::Addresses;
 use super::netlink::Netlink;
-use crate::config::model::Cidr4;
+use crate::config::model::Cidr;
 
 /// How much longer than the timeout (in whole seconds) an address outlives its last renewal.
 const GRACE: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ pub struct SharedOn {
     /// Kernel index.
     pub ifindex: u32,
     /// Its addresses.
-    pub addresses: Vec<Cidr4>,
+    pub addresses: Vec<Cidr>,
 }
 
 /// Life of an address without renewal: the timeout rounded up to whole seconds, and the grace.
@@ -35,10 +35,7 @@ pub fn lifetime(timeout: Duration) -> Duration {
 }
 
 /// Removes shared addresses that a previous agent left behind, and returns them.
-pub async fn remove_stale(
-    netlink: &Netlink,
-    shared: &[SharedOn],
-) -> std::io::Result<Vec<Ipv4Addr>> {
+pub async fn remove_stale(netlink: &Netlink, shared: &[SharedOn]) -> std::io::Result<Vec<IpAddr>> {
     let mut removed = Vec::new();
     for on in shared {
         for found in netlink.addresses(on.ifindex).await? {

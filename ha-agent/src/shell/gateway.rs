@@ -1,7 +1,7 @@
-//! Whether the gateway of a link answers: a pure probe schedule over ARP.
+//! Whether the gateway of a link answers: a pure probe schedule over ARP and neighbour solicitation.
 //!
-//! ARP rather than ICMP, because every host on the subnet must answer it and no firewall on the way
-//! forbids it.
+//! These rather than an echo request, because every host on the subnet must answer them and no firewall
+//! on the way forbids them.
 
 use std::time::Duration;
 

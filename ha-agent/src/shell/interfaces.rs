@@ -73,7 +73,7 @@ impl Interfaces {
             return self.rebind(index, bound, link).await;
         }
         let program = |link: &LinkInfo| link.xdp.map(|xdp| xdp.program);
-        if bound.interface.address.is_some() && program(&link) != program(&bound.link) {
+        if !bound.interface.is_unnumbered() && program(&link) != program(&bound.link) {
             return self.attach_again(index, bound, link).await;
         }
         self.set_carrier(index, bound, link.carrier);
@@ -86,9 +86,10 @@ impl Interfaces {
     /// The interface is another one under the same name.
     async fn rebind(&self, index: usize, bound: &Bound, link: LinkInfo) -> bool {
         let shared = &self.shared;
-        if let Some(own) = bound.interface.address {
+        if !bound.interface.is_unnumbered() {
             let found = shared.netlink.addresses(link.ifindex).await;
-            if !found.is_ok_and(|found| found.iter().any(|found| found.address == own.address)) {
+            let found = found.unwrap_or_default();
+            if let Some(own) = parts::missing_address(&bound.interface, &found) {
                 self.missing(index, bound, &format!("the device does not have {own}"));
                 return false;
             }
@@ -185,7 +186,7 @@ impl Interfaces {
 
     /// Attaches the program; the interface as it then is.
     async fn attach(&self, index: usize, bound: &Bound, link: LinkInfo) -> Option<LinkInfo> {
-        if bound.interface.address.is_none() {
+        if bound.interface.is_unnumbered() {
             return Some(link);
         }
         let shared = &self.shared;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -20,7 +20,7 @@ use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 
 use super::frame::Mac;
-use crate::config::model::Cidr4;
+use crate::config::model::Cidr;
 use crate::datapath::attach::{Attached, XdpMode};
 
 /// An interface as the kernel describes it.
@@ -114,40 +114,47 @@ impl Netlink {
         }
     }
 
-    /// IPv4 addresses of an interface.
-    pub async fn addresses(&self, ifindex: u32) -> io::Result<Vec<Cidr4>> {
+    /// Addresses of an interface.
+    pub async fn addresses(&self, ifindex: u32) -> io::Result<Vec<Cidr>> {
         let messages = self.address_messages(ifindex).await?;
         Ok(messages.iter().filter_map(cidr).collect())
     }
 
     /// Adds an address or renews it, for this long (rounded up to whole seconds); then the kernel removes it
     /// by itself.
+    ///
+    /// An IPv6 address is there at once, without duplicate address detection. It is deprecated from the
+    /// start, so that nothing the node itself begins has it as its source, and it brings no route to
+    /// its subnet: that would end with its lifetime, although the node's own address needs it.
     pub async fn set_address(
         &self,
         ifindex: u32,
-        address: Cidr4,
+        address: Cidr,
         lifetime: Option<Duration>,
     ) -> io::Result<()> {
         let mut request = self
             .handle
             .address()
-            .add(ifindex, IpAddr::V4(address.address), address.prefix)
+            .add(ifindex, address.address, address.prefix)
             .replace();
-        if let Some(lifetime) = lifetime {
-            let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
-            let mut cache = CacheInfo::default();
-            cache.ifa_valid = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let seconds = lifetime.map_or(u64::MAX, |lifetime| {
+            lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0)
+        });
+        let mut cache = CacheInfo::default();
+        cache.ifa_valid = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let attributes = &mut request.message_mut().attributes;
+        if address.address.is_ipv6() {
+            let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
+            attributes.push(AddressAttribute::Flags(flags));
+        } else {
             cache.ifa_preferred = cache.ifa_valid;
-            request
-                .message_mut()
-                .attributes
-                .push(AddressAttribute::CacheInfo(cache));
         }
+        attributes.push(AddressAttribute::CacheInfo(cache));
         request.execute().await.map_err(|error| failed(&error))
     }
 
     /// Removes an address; succeeds if it is not there.
-    pub async fn remove_address(&self, ifindex: u32, address: Ipv4Addr) -> io::Result<()> {
+    pub async fn remove_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
         for message in self.address_messages(ifindex).await? {
             if cidr(&message).is_some_and(|found| found.address == address) {
                 match self.handle.address().del(message).execute().await {
@@ -219,7 +226,10 @@ impl Netlink {
             .set_link_index_filter(ifindex)
             .execute();
         while let Some(message) = messages.try_next().await.map_err(|error| failed(&error))? {
-            if message.header.index == ifindex && message.header.family == AddressFamily::Inet {
+            let family = message.header.family;
+            if message.header.index == ifindex
+                && matches!(family, AddressFamily::Inet | AddressFamily::Inet6)
+            {
                 found.push(message);
             }
         }
@@ -292,16 +302,28 @@ fn attached(xdp: &[LinkXdp]) -> Option<Attached> {
     })
 }
 
-fn cidr(message: &AddressMessage) -> Option<Cidr4> {
-    message.attributes.iter().find_map(|attribute| {
-        if let AddressAttribute::Local(IpAddr::V4(address)) = attribute {
-            Some(Cidr4 {
-                address: *address,
-                prefix: message.header.prefix_len,
-            })
+/// An interface's own address: on a point-to-point link the other attribute is the far end's, but IPv6
+/// addresses without a far end have only that one (rtnetlink(7)).
+fn cidr(message: &AddressMessage) -> Option<Cidr> {
+    let local = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Local(address) = attribute {
+            Some(*address)
         } else {
             None
         }
+    });
+    let other = || {
+        message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Address(address @ IpAddr::V6(_)) = attribute {
+                Some(*address)
+            } else {
+                None
+            }
+        })
+    };
+    Some(Cidr {
+        address: local.or_else(other)?,
+        prefix: message.header.prefix_len,
     })
 }
 

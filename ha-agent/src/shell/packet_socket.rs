@@ -8,15 +8,21 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use ha_common::{carp, proto};
 
+use super::frame::discovery;
+
 /// Which frames a socket receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receive {
     /// None: it only sends.
     Nothing,
-    /// HELLOs: UDP to the HELLO port.
+    /// HELLOs over IPv4: UDP to the HELLO port.
     Hellos,
+    /// HELLOs over IPv6.
+    Hellos6,
     /// ARP replies.
     ArpReplies,
+    /// Neighbour advertisements.
+    NeighbourAdvertisements,
 }
 
 /// A packet socket bound to one interface, non-blocking.
@@ -32,6 +38,7 @@ impl PacketSocket {
             Receive::Nothing => 0,
             Receive::Hellos => libc::ETH_P_IP as u16,
             Receive::ArpReplies => libc::ETH_P_ARP as u16,
+            Receive::Hellos6 | Receive::NeighbourAdvertisements => libc::ETH_P_IPV6 as u16,
         };
         // Protocol 0 until the filter is in place, so that nothing else slips into the queue.
         // SAFETY: plain system call without pointers.
@@ -51,7 +58,14 @@ impl PacketSocket {
         match receive {
             Receive::Nothing => {}
             Receive::Hellos => socket.filter(&hello_filter())?,
+            Receive::Hellos6 => socket.filter(&hello6_filter())?,
             Receive::ArpReplies => socket.filter(&arp_reply_filter())?,
+            Receive::NeighbourAdvertisements => socket.filter(&neighbour_filter())?,
+        }
+        if matches!(receive, Receive::Hellos | Receive::Hellos6) {
+            // The network card is to let through what XDP and this socket are to see.
+            socket.join(ifindex, carp::GROUP_MAC)?;
+            socket.join(ifindex, carp::GROUP6_MAC)?;
         }
         socket.bind(ifindex, protocol)?;
         Ok(socket)
@@ -131,6 +145,32 @@ impl PacketSocket {
         }
     }
 
+    fn join(&self, ifindex: u32, group: [u8; 6]) -> io::Result<()> {
+        let mut address = [0; 8];
+        address[..6].copy_from_slice(&group);
+        let request = libc::packet_mreq {
+            mr_ifindex: ifindex.cast_signed(),
+            mr_type: libc::PACKET_MR_MULTICAST as u16,
+            mr_alen: group.len() as u16,
+            mr_address: address,
+        };
+        // SAFETY: the kernel copies the request during the call.
+        let set = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                (&raw const request).cast(),
+                size_of_val(&request) as libc::socklen_t,
+            )
+        };
+        if set < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
     fn filter(&self, program: &[libc::sock_filter]) -> io::Result<()> {
         let filter = libc::sock_fprog {
             len: program.len() as u16,
@@ -180,6 +220,28 @@ fn hello_filter() -> [libc::sock_filter; 7] {
         step(LOAD_HEADER, 0, 0, 14),
         step(LOAD_HALF_INDEXED, 0, 0, 14 + 2),
         step(JUMP_EQUAL, 0, 1, u32::from(carp::HELLO_PORT)),
+        step(RETURN, 0, 0, WHOLE),
+        step(RETURN, 0, 0, 0),
+    ]
+}
+
+fn hello6_filter() -> [libc::sock_filter; 6] {
+    [
+        step(LOAD_BYTE, 0, 0, 14 + 6),
+        step(JUMP_EQUAL, 0, 3, u32::from(proto::UDP)),
+        step(LOAD_HALF, 0, 0, 14 + 40 + 2),
+        step(JUMP_EQUAL, 0, 1, u32::from(carp::HELLO_PORT)),
+        step(RETURN, 0, 0, WHOLE),
+        step(RETURN, 0, 0, 0),
+    ]
+}
+
+fn neighbour_filter() -> [libc::sock_filter; 6] {
+    [
+        step(LOAD_BYTE, 0, 0, 14 + 6),
+        step(JUMP_EQUAL, 0, 3, u32::from(proto::ICMPV6)),
+        step(LOAD_BYTE, 0, 0, 14 + 40),
+        step(JUMP_EQUAL, 0, 1, u32::from(discovery::ADVERTISEMENT)),
         step(RETURN, 0, 0, WHOLE),
         step(RETURN, 0, 0, 0),
     ]

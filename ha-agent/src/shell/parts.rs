@@ -2,14 +2,15 @@
 //! interfaces. No effects.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use ha_common::siphash;
 
 use super::addresses::SharedOn;
 use super::netlink::LinkInfo;
-use super::{election, frame, replication};
-use crate::config::model::{Cidr4, Config, Interface, Mode};
+use super::{election, frame, replication, sysctl};
+use crate::config::model::{Cidr, Config, Interface, Mode};
 use crate::datapath::attach::Device;
 use crate::proto::carp::{ElectionConfig, LinkConfig};
 use crate::proto::sync::SyncConfig;
@@ -22,7 +23,7 @@ pub struct Bound {
     /// As found.
     pub link: LinkInfo,
     /// Shared addresses on it.
-    pub shared: Vec<Cidr4>,
+    pub shared: Vec<Cidr>,
 }
 
 pub(super) fn device(bound: &Bound) -> Device {
@@ -53,11 +54,22 @@ pub(super) fn link(bound: &Bound) -> election::Link {
         name: bound.interface.name.clone(),
         ifindex: bound.link.ifindex,
         mac: bound.link.mac,
-        address: bound.interface.address.map(|address| address.address),
-        shared: bound.shared.iter().map(|shared| shared.address).collect(),
+        addresses: addresses(&bound.interface.addresses),
+        shared: addresses(&bound.shared),
         checked: bound.interface.ha_checks,
-        gateway: bound.interface.gateway,
+        gateways: bound.interface.gateways.clone(),
+        router: sysctl::forwards6(&bound.link.device),
     }
+}
+
+/// The first own address of an interface that is not among those found on its device.
+pub(super) fn missing_address(interface: &Interface, found: &[Cidr]) -> Option<Cidr> {
+    let mut own = interface.addresses.iter().copied();
+    own.find(|own| found.iter().all(|found| found.address != own.address))
+}
+
+fn addresses(cidrs: &[Cidr]) -> Vec<IpAddr> {
+    cidrs.iter().map(|cidr| cidr.address).collect()
 }
 
 pub(super) fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfig {
@@ -78,24 +90,10 @@ pub(super) fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfi
             .filter(|bound| bound.interface.ha_checks)
             .map(|bound| LinkConfig {
                 name: bound.interface.name.clone(),
-                addresses: bound
-                    .interface
-                    .address
-                    .iter()
-                    .map(|address| address.address.into())
-                    .collect(),
-                partners: bound
-                    .interface
-                    .partner
-                    .iter()
-                    .map(|p| (*p).into())
-                    .collect(),
-                shared: bound
-                    .shared
-                    .iter()
-                    .map(|shared| shared.address.into())
-                    .collect(),
-                has_gateway: bound.interface.gateway.is_some(),
+                addresses: addresses(&bound.interface.addresses),
+                partners: bound.interface.partners.clone(),
+                shared: addresses(&bound.shared),
+                has_gateway: !bound.interface.gateways.is_empty(),
             })
             .collect(),
     }
@@ -131,9 +129,10 @@ pub(super) fn channel(config: &Config, bound: &[Bound]) -> Option<replication::C
     let bound = bound
         .iter()
         .find(|bound| bound.interface.name == config.ha.multicast_interface)?;
+    let v6 = config.ha.multicast_group.is_ipv6();
     Some(replication::Channel {
-        own: bound.interface.address?.address,
-        partner: bound.interface.partner?,
+        own: bound.interface.own(v6)?.address,
+        partner: bound.interface.partner(v6)?,
         group: config.ha.multicast_group,
         port: config.ha.multicast_port,
         ifindex: bound.link.ifindex,

@@ -2,7 +2,7 @@
 //! and the standby's live map.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -39,11 +39,11 @@ const BATCH: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Channel {
     /// Own address on the replication interface.
-    pub own: Ipv4Addr,
-    /// Partner's address there.
-    pub partner: Ipv4Addr,
-    /// Group.
-    pub group: Ipv4Addr,
+    pub own: IpAddr,
+    /// Partner's address there, of the same family.
+    pub partner: IpAddr,
+    /// Group, of the same family.
+    pub group: IpAddr,
     /// UDP port, ours and the partner's.
     pub port: u16,
     /// Kernel index of the interface.
@@ -55,17 +55,35 @@ pub struct Channel {
 impl Channel {
     /// Opens the socket: multicast without loop and beyond no router, bound to the interface.
     pub fn open(&self) -> io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        let domain = if self.group.is_ipv4() {
+            Domain::IPV4
+        } else {
+            Domain::IPV6
+        };
+        let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
         socket.bind_device(Some(self.device.as_bytes()))?;
-        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.port).into())?;
-        socket.join_multicast_v4_n(
-            &self.group,
-            &socket2::InterfaceIndexOrAddress::Index(self.ifindex),
-        )?;
-        socket.set_multicast_if_v4(&self.own)?;
-        socket.set_multicast_loop_v4(false)?;
-        socket.set_multicast_ttl_v4(1)?;
+        match (self.group, self.own) {
+            (IpAddr::V4(group), IpAddr::V4(own)) => {
+                socket.bind(&self.to(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into())?;
+                let on = socket2::InterfaceIndexOrAddress::Index(self.ifindex);
+                socket.join_multicast_v4_n(&group, &on)?;
+                socket.set_multicast_if_v4(&own)?;
+                socket.set_multicast_loop_v4(false)?;
+                socket.set_multicast_ttl_v4(1)?;
+            }
+            (IpAddr::V6(group), IpAddr::V6(_)) => {
+                socket.set_only_v6(true)?;
+                socket.bind(&self.to(IpAddr::V6(Ipv6Addr::UNSPECIFIED)).into())?;
+                socket.join_multicast_v6(&group, self.ifindex)?;
+                socket.set_multicast_if_v6(self.ifindex)?;
+                socket.set_multicast_loop_v6(false)?;
+                socket.set_multicast_hops_v6(1)?;
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
+                return Err(io::ErrorKind::AddrNotAvailable.into());
+            }
+        }
         // More than the system's limit needs a privilege; less only means more repairs under load.
         if socket.set_recv_buffer_size(BUFFER).is_err()
             || socket.set_send_buffer_size(BUFFER).is_err()
@@ -73,6 +91,14 @@ impl Channel {
             tracing::debug!("buffers of the replication socket stay at their defaults");
         }
         Ok(socket.into())
+    }
+
+    /// An address on the channel's link: a link-local one means nothing without its interface.
+    fn to(&self, address: IpAddr) -> SocketAddr {
+        match address {
+            IpAddr::V4(_) => SocketAddr::new(address, self.port),
+            IpAddr::V6(v6) => SocketAddrV6::new(v6, self.port, 0, self.ifindex).into(),
+        }
     }
 }
 
@@ -325,7 +351,7 @@ impl Worker {
                         Destination::Group => self.parts.channel.group,
                         Destination::Partner => self.parts.channel.partner,
                     };
-                    let to = SocketAddrV4::new(address, self.parts.channel.port);
+                    let to = self.parts.channel.to(address);
                     self.send_errors += u64::from(self.parts.socket.send_to(&bytes, to).is_err());
                 }
                 Action::Apply(Change::Put(record)) => {

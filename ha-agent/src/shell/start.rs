@@ -149,7 +149,7 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
     sysctl::prepare(
         bound
             .iter()
-            .filter(|b| b.interface.address.is_some())
+            .filter(|b| !b.interface.is_unnumbered())
             .map(|b| b.interface.device.as_str()),
     )?;
     let state = |source| StartError::State {
@@ -164,7 +164,7 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
         connections: config.limits.connections,
         devices: bound
             .iter()
-            .filter(|b| b.interface.address.is_some())
+            .filter(|b| !b.interface.is_unnumbered())
             .map(parts::device)
             .collect(),
     })?;
@@ -246,7 +246,7 @@ async fn bring_up(
             .node
             .interfaces
             .iter()
-            .filter_map(|i| i.address.map(|a| a.address)),
+            .flat_map(|i| i.addresses.iter().map(|own| own.address)),
         config
             .shared_addresses
             .iter()
@@ -404,18 +404,16 @@ async fn bind(netlink: &Netlink, config: &Config) -> Result<Vec<Bound>, StartErr
                 name: interface.name.clone(),
                 device: interface.device.clone(),
             })?;
-        if let Some(address) = interface.address {
-            let found = netlink
-                .addresses(link.ifindex)
-                .await
-                .map_err(StartError::Netlink)?;
-            if !found.iter().any(|found| found.address == address.address) {
-                return Err(StartError::NoAddress {
-                    name: interface.name.clone(),
-                    device: interface.device.clone(),
-                    address: address.to_string(),
-                });
-            }
+        let found = netlink
+            .addresses(link.ifindex)
+            .await
+            .map_err(StartError::Netlink)?;
+        if let Some(address) = parts::missing_address(interface, &found) {
+            return Err(StartError::NoAddress {
+                name: interface.name.clone(),
+                device: interface.device.clone(),
+                address: address.to_string(),
+            });
         }
         let shared = config
             .shared_addresses

@@ -43,6 +43,12 @@ pub fn prepare<D: AsRef<str>>(devices: impl Iterator<Item = D>) -> Result<(), Sy
     set("net/ipv4/conf/all/rp_filter", "0")
 }
 
+/// Whether the kernel forwards IPv6 packets that come in on a device, so is a router to its neighbours.
+pub fn forwards6(device: &str) -> bool {
+    fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{device}/forwarding"))
+        .is_ok_and(|found| found.trim() == "1")
+}
+
 fn set(name: &str, value: &'static str) -> Result<(), SysctlError> {
     let path = format!("/proc/sys/{name}");
     if fs::read_to_string(&path).is_ok_and(|found| found.trim() == value) {

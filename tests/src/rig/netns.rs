@@ -38,6 +38,21 @@ impl Netns {
         Ok(netns)
     }
 
+    /// Lets interfaces have IPv6 addresses, without the chatter: no duplicate-address probes, no router
+    /// solicitations.
+    pub fn enable_ipv6(&self) -> Result<()> {
+        for which in ["all", "default"] {
+            for (setting, value) in [
+                ("accept_dad", "0"),
+                ("router_solicitations", "0"),
+                ("disable_ipv6", "0"),
+            ] {
+                self.sysctl(&format!("net/ipv6/conf/{which}/{setting}"), value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Its name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name

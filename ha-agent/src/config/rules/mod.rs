@@ -7,6 +7,7 @@ mod services;
 mod shared;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ha_common::maps::{ADDRS_ENTRIES, REALS_ENTRIES, SERVICES_ENTRIES};
 
@@ -15,8 +16,8 @@ use super::sections::Draft;
 use super::sections::node::{InterfaceDraft, NodeDraft};
 use super::walk::{At, Walk};
 
-/// Most interfaces: the health of each is one bit of 32 in advertisements.
-const INTERFACES_MAX: u32 = 32;
+/// Most interfaces: the health of each is two bits of 32 in advertisements.
+const INTERFACES_MAX: u32 = 16;
 
 pub(crate) fn check(draft: &Draft, walk: &mut Walk<'_>) {
     if !sizes(draft, walk) {
@@ -32,6 +33,14 @@ pub(crate) fn check(draft: &Draft, walk: &mut Walk<'_>) {
 /// Whether the node belongs to a pair; unknown if the mode was refused.
 fn paired(node: &NodeDraft) -> Option<bool> {
     node.mode.value().map(|mode| *mode != Mode::Off)
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn find<'d>(node: &'d NodeDraft, name: &str) -> Option<&'d InterfaceDraft> {

@@ -1,14 +1,20 @@
 //! Rules of the node's interfaces and of what makes two nodes a pair.
 
+use std::net::IpAddr;
+
+use super::super::model::Cidr;
 use super::super::sections::Draft;
+use super::super::sections::ha::last_byte;
 use super::super::sections::node::{InterfaceDraft, NodeDraft};
 use super::super::walk::{At, Field, Walk};
-use super::{Seen, find, paired, unknown_interface};
+use super::{Seen, family, find, is_link_local, paired, unknown_interface};
 
 /// Virtual ids that other equipment commonly uses.
 const COMMON_IDS: u8 = 10;
 /// First octet of administratively scoped groups (RFC 2365).
 const SCOPED: u8 = 239;
+/// Widest scope of an IPv6 group that no router forwards beyond the site (RFC 7346).
+const SITE_LOCAL: u8 = 5;
 
 pub(super) fn check(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
     interfaces(node, walk);
@@ -28,64 +34,125 @@ fn interfaces(node: &NodeDraft, walk: &mut Walk<'_>) {
             interface.device.given(),
             "an interface uses the device",
         );
-        let own = interface.address.given().map(|at| At {
-            value: at.value.address,
-            span: at.span,
-        });
-        addresses.once(walk, own.as_ref(), "an interface has the address");
-        let partner = interface.partner.given();
-        addresses.once(walk, partner, "an interface has the address");
+        for own in &interface.addresses.list {
+            let own = At {
+                value: own.value.address,
+                span: own.span,
+            };
+            addresses.once(walk, Some(&own), "an interface has the address");
+        }
+        for partner in &interface.partners.list {
+            addresses.once(walk, Some(partner), "an interface has the address");
+        }
+        one_ipv4(interface, walk);
+        partners(node, interface, walk);
         on_its_subnet(interface, walk);
-        if paired(node) == Some(true)
-            && let Some(address) = interface.address.given()
-            && interface.checks()
-            && interface.partner.is_absent()
-        {
+    }
+}
+
+/// Advertisements of a family have one source, so further IPv4 addresses would have no meaning here.
+fn one_ipv4(interface: &InterfaceDraft, walk: &mut Walk<'_>) {
+    let own = interface.addresses.list.iter().map(|at| At {
+        value: at.value.address,
+        span: at.span,
+    });
+    let partners = interface.partners.list.iter().copied();
+    for (key, list) in [
+        ("address", own.collect::<Vec<_>>()),
+        ("partner", partners.collect()),
+    ] {
+        if let Some(second) = list.iter().filter(|at| at.value.is_ipv4()).nth(1) {
             walk.error(
-                address.span,
-                "HA checks run over this interface but the partner's address on it is not given",
+                second.span,
+                format!("a second IPv4 `{key}`"),
+                "keep one: a node is known by one IPv4 address on each interface",
+            );
+        }
+    }
+}
+
+/// Where HA checks run, the partner is known by an address of each family.
+fn partners(node: &NodeDraft, interface: &InterfaceDraft, walk: &mut Walk<'_>) {
+    if paired(node) != Some(true) || !interface.checks() || !interface.partners.known {
+        return;
+    }
+    for v6 in [false, true] {
+        let mut own = interface.addresses.list.iter();
+        let own = own.find(|at| at.value.address.is_ipv6() == v6);
+        let mut partners = interface.partners.list.iter();
+        let missing = !partners.any(|at| at.value.is_ipv6() == v6);
+        if let Some(own) = own.filter(|_| missing) {
+            let which = if interface.partners.list.is_empty() {
+                "partner's address"
+            } else if v6 {
+                "partner's IPv6 address"
+            } else {
+                "partner's IPv4 address"
+            };
+            walk.error(
+                own.span,
+                format!("HA checks run over this interface but the {which} on it is not given"),
                 "add `partner:` with the address the other node has here",
             );
+            return;
         }
     }
 }
 
 /// Partner and gateway must be neighbours.
 fn on_its_subnet(interface: &InterfaceDraft, walk: &mut Walk<'_>) {
-    let neighbours = [
-        ("partner", interface.partner.given()),
-        ("gateway", interface.gateway.given()),
-    ];
-    for (key, neighbour) in neighbours {
-        let Some(neighbour) = neighbour else { continue };
-        if interface.address.is_absent() {
-            walk.error(
-                neighbour.span,
-                format!("`{key}` on an interface without an address"),
-                "add `address:`, or remove this key: a heartbeat link needs neither",
-            );
-        } else if let Some(own) = interface.address.value() {
-            if !own.contains(neighbour.value) {
+    for (key, neighbours) in [
+        ("partner", &interface.partners),
+        ("gateway", &interface.gateways),
+    ] {
+        for neighbour in &neighbours.list {
+            if interface.is_unnumbered() {
                 walk.error(
                     neighbour.span,
-                    format!("{key} {} is not in the subnet of {own}", neighbour.value),
-                    "write an address in that subnet, or correct the prefix length",
+                    format!("`{key}` on an interface without an address"),
+                    "add `address:`, or remove this key: a heartbeat link needs neither",
                 );
-            } else if own.address == neighbour.value && key == "gateway" {
-                walk.error(
-                    neighbour.span,
-                    format!("gateway {} is this node's own address", neighbour.value),
-                    "write the address of the next router",
-                );
+            } else if interface.addresses.known {
+                neighbour_on(&interface.addresses.list, key, neighbour, walk);
             }
         }
     }
-    if let (Some(partner), Some(gateway)) = (interface.partner.value(), interface.gateway.given())
-        && *partner == gateway.value
-    {
+    for gateway in &interface.gateways.list {
+        let mut partners = interface.partners.list.iter();
+        if partners.any(|partner| partner.value == gateway.value) {
+            walk.error(
+                gateway.span,
+                "the gateway is the partner, so it could not tell a dead link from a dead partner",
+                "write the address of the next router",
+            );
+        }
+    }
+}
+
+fn neighbour_on(own: &[At<Cidr>], key: &str, neighbour: &At<IpAddr>, walk: &mut Walk<'_>) {
+    let address = neighbour.value;
+    let Some(like) = own
+        .iter()
+        .find(|own| own.value.address.is_ipv6() == address.is_ipv6())
+    else {
+        let family = family(address);
+        return walk.error(
+            neighbour.span,
+            format!("{key} {address} is {family}, but this interface has no {family} `address`"),
+            "add the node's own address of that family, or remove this one",
+        );
+    };
+    let near = own.iter().any(|own| own.value.contains(address));
+    if !near && (key != "gateway" || !is_link_local(address)) {
         walk.error(
-            gateway.span,
-            "the gateway is the partner, so it could not tell a dead link from a dead partner",
+            neighbour.span,
+            format!("{key} {address} is not in the subnet of {}", like.value),
+            "write an address in that subnet, or correct the prefix length",
+        );
+    } else if key == "gateway" && own.iter().any(|own| own.value.address == address) {
+        walk.error(
+            neighbour.span,
+            format!("gateway {address} is this node's own address"),
             "write the address of the next router",
         );
     }
@@ -126,14 +193,24 @@ fn ha_checks(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
 
 fn multicast(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
     let ha = &draft.ha;
-    if let Some(group) = ha.multicast_group.given()
-        && group.value.octets().first() != Some(&SCOPED)
-    {
-        walk.warn(
-            group.span,
-            format!("{} is not an administratively scoped group", group.value),
-            "use one from 239.0.0.0/8 (RFC 2365), so that no router forwards it",
-        );
+    if let Some(group) = ha.multicast_group.given() {
+        let (scoped, remedy) = match group.value {
+            IpAddr::V4(v4) => (
+                v4.octets()[0] == SCOPED,
+                "use one from 239.0.0.0/8 (RFC 2365)",
+            ),
+            IpAddr::V6(v6) => (
+                v6.octets()[1] & 0x0f <= SITE_LOCAL,
+                "use one of link-local scope, for example `ff12::4549`",
+            ),
+        };
+        if !scoped {
+            walk.warn(
+                group.span,
+                format!("{} is not an administratively scoped group", group.value),
+                format!("{remedy}, so that no router forwards it"),
+            );
+        }
     }
     if paired(node) != Some(true) || ha.replicates() != Some(true) || !node.interfaces.known {
         return;
@@ -141,16 +218,18 @@ fn multicast(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
     let mut all = node.interfaces.list.iter();
     match &ha.multicast_interface {
         Field::Given(wanted) => match find(node, &wanted.value) {
-            Some(interface) if interface.address.is_absent() => walk.error(
+            Some(interface) if interface.is_unnumbered() => walk.error(
                 wanted.span,
                 format!("`{}` is a heartbeat link without an address", wanted.value),
                 "replication needs an interface with an address",
             ),
-            Some(_) => {}
+            Some(interface) => reached_over(interface, draft, walk),
             None => unknown_interface(node, wanted, walk),
         },
         Field::Absent if all.clone().any(InterfaceDraft::checks) => {
-            if !all.any(|i| i.checks() && !i.address.is_absent()) {
+            if let Some(interface) = all.rfind(|i| i.checks() && !i.is_unnumbered()) {
+                reached_over(interface, draft, walk);
+            } else {
                 walk.error(
                     node.interfaces.span,
                     "replication has no interface: none with HA checks has an address",
@@ -160,6 +239,26 @@ fn multicast(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
             }
         }
         Field::Absent | Field::Bad => {}
+    }
+}
+
+/// The group must be of a family that both nodes have on the interface.
+fn reached_over(interface: &InterfaceDraft, draft: &Draft, walk: &mut Walk<'_>) {
+    let Some(group) = draft.ha.multicast_group.given() else {
+        return;
+    };
+    let v6 = group.value.is_ipv6();
+    let mut own = interface.addresses.list.iter();
+    if interface.addresses.known && !own.any(|own| own.value.address.is_ipv6() == v6) {
+        walk.error(
+            group.span,
+            format!(
+                "{} is {}, and the interface that replication uses has no such address",
+                group.value,
+                family(group.value)
+            ),
+            "write a group of the interface's family, or name another `multicast_interface`",
+        );
     }
 }
 
@@ -175,8 +274,7 @@ fn virtual_id(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
     let (id, span) = match (draft.ha.virtual_id.given(), first) {
         (Some(at), _) => (at.value, at.span),
         (None, Some(Some(at))) if draft.ha.virtual_id.is_absent() => {
-            let [.., last] = at.value.address.octets();
-            (last, at.span)
+            (last_byte(at.value.address), at.span)
         }
         (None, None) if draft.ha.virtual_id.is_absent() && draft.shared.known => {
             walk.error(

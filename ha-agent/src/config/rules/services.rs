@@ -1,9 +1,9 @@
 //! Rules of virtual services and their real servers.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::super::model::{Cidr4, Protocol};
+use super::super::model::{Cidr, Protocol};
 use super::super::sections::Draft;
 use super::super::sections::services::ServiceDraft;
 use super::super::walk::Walk;
@@ -16,7 +16,7 @@ const SSH_PORT: u16 = 22;
 
 pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
     let own = draft.own_addresses();
-    let shared: BTreeSet<Ipv4Addr> = draft
+    let shared: BTreeSet<IpAddr> = draft
         .shared
         .list
         .iter()
@@ -33,12 +33,12 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
         .node
         .as_ref()
         .is_some_and(|node| node.interfaces.known);
-    let subnets: Option<Vec<Cidr4>> = draft
+    let subnets_known = interfaces_known && draft.interfaces().all(|i| i.addresses.known);
+    let subnets: Vec<Cidr> = draft
         .interfaces()
-        .filter(|i| !i.address.is_absent())
-        .map(|i| i.address.value().copied())
+        .filter(|_| subnets_known)
+        .flat_map(|i| i.addresses.list.iter().map(|at| at.value))
         .collect();
-    let subnets = subnets.filter(|_| interfaces_known).unwrap_or_default();
     let mut names = Seen::default();
     let mut listeners = Seen::default();
     for service in &draft.services.list {
@@ -48,7 +48,7 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
         if let (Some(at), Some(port)) = (service.address.value(), service.port.given())
             && port.value == UPDATE_PORT
             && service.protocol.or_default(Protocol::Tcp) == Some(Protocol::Tcp)
-            && reserved.contains(at)
+            && reserved.contains(&IpAddr::V4(*at))
         {
             walk.error(
                 port.span,
@@ -64,11 +64,11 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
 }
 
 /// Shared addresses on the interface that the pair's own traffic uses.
-fn reserved_addresses(draft: &Draft) -> BTreeSet<Ipv4Addr> {
+fn reserved_addresses(draft: &Draft) -> BTreeSet<IpAddr> {
     let default = || {
         let mut usable = draft.interfaces().rev();
         usable
-            .find(|i| i.checks() && i.address.given().is_some())
+            .find(|i| i.checks() && i.has_address())
             .and_then(|i| i.name.value().cloned())
     };
     let name = draft.ha.multicast_interface.value().cloned();
@@ -111,8 +111,8 @@ fn listener(
 
 fn address(
     service: &ServiceDraft,
-    own: &[(Ipv4Addr, String)],
-    shared: &BTreeSet<Ipv4Addr>,
+    own: &[(IpAddr, String)],
+    shared: &BTreeSet<IpAddr>,
     shared_known: bool,
     walk: &mut Walk<'_>,
 ) {
@@ -132,7 +132,7 @@ fn address(
             format!("{} is {whose}{note}", at.value),
             "a virtual service listens on a shared address",
         );
-    } else if shared_known && !shared.contains(&at.value) {
+    } else if shared_known && !shared.contains(&IpAddr::V4(at.value)) {
         walk.error(
             at.span,
             format!("{} is not a shared address", at.value),
@@ -147,9 +147,9 @@ fn address(
 
 fn real_servers(
     service: &ServiceDraft,
-    own: &[(Ipv4Addr, String)],
-    shared: &BTreeSet<Ipv4Addr>,
-    subnets: &[Cidr4],
+    own: &[(IpAddr, String)],
+    shared: &BTreeSet<IpAddr>,
+    subnets: &[Cidr],
     walk: &mut Walk<'_>,
 ) {
     let mut seen = Seen::default();
@@ -169,7 +169,7 @@ fn real_servers(
                 "keep one of the two; `weight` gives it a larger share",
             );
         }
-        if shared.contains(&address.value) {
+        if shared.contains(&IpAddr::V4(address.value)) {
             walk.error(
                 address.span,
                 format!("{} is a shared address", address.value),
@@ -181,7 +181,7 @@ fn real_servers(
                 format!("{} is {whose}", address.value),
                 "a real server is a host behind the pair",
             );
-        } else if !subnets.is_empty() && !subnets.iter().any(|s| s.contains(address.value)) {
+        } else if !subnets.is_empty() && !subnets.iter().any(|s| s.contains(address.value.into())) {
             walk.warn(
                 address.span,
                 format!("{} is in the subnet of no interface", address.value),

@@ -1,11 +1,11 @@
 //! Rules of shared addresses.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::super::model::Cidr4;
+use super::super::model::Cidr;
 use super::super::sections::Draft;
 use super::super::walk::{At, Walk};
-use super::{Seen, find, unknown_interface};
+use super::{Seen, family, find, is_link_local, unknown_interface};
 
 pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
     let own = draft.own_addresses();
@@ -32,7 +32,7 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
             unknown_interface(node, name, walk);
             continue;
         };
-        if interface.address.is_absent() {
+        if interface.is_unnumbered() {
             walk.error(
                 name.span,
                 format!(
@@ -42,11 +42,15 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
                 "add `address:` to the interface, or name another",
             );
         }
-        if let (Some(own), Some(at)) = (interface.address.value(), &address) {
-            in_subnet(*own, at, &name.value, walk);
+        if let Some(at) = &address
+            && interface.addresses.known
+            && interface.has_address()
+        {
+            in_subnet(&interface.addresses.list, at, &name.value, walk);
         }
-        if let (Some(gateway), Some(at)) = (interface.gateway.value(), &address)
-            && *gateway == at.value
+        let mut gateways = interface.gateways.list.iter();
+        if let Some(at) = &address
+            && gateways.any(|gateway| gateway.value == at.value)
         {
             walk.error(
                 at.span,
@@ -60,12 +64,26 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
     }
 }
 
-fn in_subnet(own: Cidr4, at: &At<Ipv4Addr>, name: &str, walk: &mut Walk<'_>) {
-    if !own.contains(at.value) {
+/// The node's own address on the link is what the shared one's advertisements come from, and what gives
+/// the link its route to the subnet. A link-local shared address needs only the family.
+fn in_subnet(own: &[At<Cidr>], at: &At<IpAddr>, name: &str, walk: &mut Walk<'_>) {
+    let mut like = own.iter().map(|own| own.value);
+    let Some(first) = like.find(|own| own.address.is_ipv6() == at.value.is_ipv6()) else {
+        let family = family(at.value);
+        return walk.error(
+            at.span,
+            format!(
+                "shared address {} is {family}, but `{name}` has no {family} address",
+                at.value
+            ),
+            "add the node's own and the partner's address of that family to the interface",
+        );
+    };
+    if !own.iter().any(|own| own.value.contains(at.value)) && !is_link_local(at.value) {
         walk.error(
             at.span,
             format!(
-                "shared address {} is not in the subnet of `{name}`, {own}",
+                "shared address {} is not in the subnet of `{name}`, {first}",
                 at.value
             ),
             "write an address in that subnet, or name another interface",

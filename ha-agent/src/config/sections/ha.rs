@@ -1,10 +1,11 @@
 //! Section `ha`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::super::diagnostic::Span;
 use super::super::model::{CarpAuth, Ha, Mode, Node, Preferred, SharedAddress};
+use super::super::network;
 use super::super::values::{self, Parsed, Scalar};
 use super::super::walk::{Field, Section, Walk};
 
@@ -20,7 +21,9 @@ const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(9);
 /// Least default of `hold_down`, which is three timeouts: links flap in seconds.
 const HOLD_DOWN_MIN: Duration = Duration::from_secs(1);
-const GROUP_DEFAULT: Ipv4Addr = Ipv4Addr::new(239, 255, 69, 73);
+const GROUP_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 255, 69, 73));
+/// The same where there is no IPv4: transient, link-local scope (RFC 4291 section 2.7).
+const GROUP_DEFAULT_6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0, 0x4549));
 const PORT_DEFAULT: u16 = 6974;
 
 pub(crate) struct HaDraft {
@@ -34,7 +37,7 @@ pub(crate) struct HaDraft {
     preferred: Field<Preferred>,
     carp_auth: Field<CarpAuth>,
     pub(crate) multicast_interface: Field<String>,
-    pub(crate) multicast_group: Field<Ipv4Addr>,
+    pub(crate) multicast_group: Field<IpAddr>,
     multicast_port: Field<u16>,
     pub(crate) connection_updates: Field<bool>,
 }
@@ -96,7 +99,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         }),
         carp_auth: walk.value(s, "carp_auth", |v| values::choice(v, "carp_auth", AUTH)),
         multicast_interface: walk.value(s, "multicast_interface", values::name),
-        multicast_group: walk.value(s, "multicast_group", values::group),
+        multicast_group: walk.value(s, "multicast_group", network::group),
         multicast_port: walk.value(s, "multicast_port", |v| values::number(v, 1, u16::MAX)),
         connection_updates: walk.value(s, "l4_connection_updates", values::boolean),
     };
@@ -220,23 +223,42 @@ impl HaDraft {
     }
 
     pub(super) fn build(self, node: &Node, shared: &[SharedAddress]) -> Option<Ha> {
-        let first = shared.first().map(|s| s.address.address.octets());
         let timeout = self.timeout.or(|| TIMEOUT_DEFAULT)?;
+        let multicast_interface = self
+            .multicast_interface
+            .or(|| default_multicast_interface(node))?;
+        let multicast_group = self.multicast_group.or(|| {
+            let mut all = node.interfaces.iter();
+            let used = all.find(|interface| interface.name == multicast_interface);
+            match used.map(|interface| interface.own(false)) {
+                Some(None) => GROUP_DEFAULT_6,
+                Some(Some(_)) | None => GROUP_DEFAULT,
+            }
+        })?;
         Some(Ha {
-            virtual_id: self.virtual_id.or(|| first.map_or(0, |[.., last]| last))?,
+            virtual_id: self.virtual_id.or(|| {
+                let first = shared.first();
+                first.map_or(0, |shared| last_byte(shared.address.address))
+            })?,
             advertisement_interval: self.interval.or(|| INTERVAL_DEFAULT)?,
             timeout,
             initial_wait: self.initial_wait.or(|| Duration::ZERO)?,
             hold_down: self.hold_down.or(|| HOLD_DOWN_MIN.max(3 * timeout))?,
             preferred: self.preferred.or(|| Preferred::None)?,
             carp_auth: self.carp_auth.or(|| CarpAuth::Enforce)?,
-            multicast_interface: self
-                .multicast_interface
-                .or(|| default_multicast_interface(node))?,
-            multicast_group: self.multicast_group.or(|| GROUP_DEFAULT)?,
+            multicast_interface,
+            multicast_group,
             multicast_port: self.multicast_port.or(|| PORT_DEFAULT)?,
             l4_connection_updates: self.connection_updates.or(|| true)? && node.mode != Mode::Off,
         })
+    }
+}
+
+/// What the virtual id is derived from.
+pub(crate) const fn last_byte(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[3],
+        IpAddr::V6(v6) => v6.octets()[15],
     }
 }
 
@@ -244,7 +266,7 @@ impl HaDraft {
 fn default_multicast_interface(node: &Node) -> String {
     node.interfaces
         .iter()
-        .rfind(|i| i.ha_checks && i.address.is_some())
+        .rfind(|i| i.ha_checks && !i.is_unnumbered())
         .map(|i| i.name.clone())
         .unwrap_or_default()
 }

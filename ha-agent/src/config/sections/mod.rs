@@ -5,9 +5,10 @@ pub(crate) mod ha;
 pub(crate) mod node;
 pub(crate) mod services;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::model::{Cidr4, Config, Limits, SharedAddress};
+use super::model::{Cidr, Config, Limits, SharedAddress};
+use super::network;
 use super::tree::NodeId;
 use super::values::{self, Fault, Parsed, Scalar};
 use super::walk::{Field, Items, Section, Walk};
@@ -34,7 +35,7 @@ pub(crate) struct Draft {
 /// `shared_addresses[]`.
 pub(crate) struct SharedDraft {
     pub(crate) interface: Field<String>,
-    pub(crate) address: Field<Cidr4>,
+    pub(crate) address: Field<Cidr>,
 }
 
 impl Draft {
@@ -110,16 +111,18 @@ impl Draft {
     }
 
     /// Every address known to belong to one of the two nodes themselves, with whose it is.
-    pub(crate) fn own_addresses(&self) -> Vec<(Ipv4Addr, String)> {
+    pub(crate) fn own_addresses(&self) -> Vec<(IpAddr, String)> {
         let mut own = Vec::new();
         for interface in self.interfaces() {
             let name = interface.name.value().map_or("?", String::as_str);
-            if let Some(cidr) = interface.address.value() {
-                own.push((cidr.address, format!("this node's own address on {name}")));
-            }
-            if let Some(partner) = interface.partner.value() {
-                own.push((*partner, format!("the partner's own address on {name}")));
-            }
+            own.extend(interface.addresses.list.iter().map(|at| {
+                let whose = format!("this node's own address on {name}");
+                (at.value.address, whose)
+            }));
+            own.extend(interface.partners.list.iter().map(|at| {
+                let whose = format!("the partner's own address on {name}");
+                (at.value, whose)
+            }));
         }
         own
     }
@@ -139,7 +142,7 @@ fn shared(walk: &mut Walk<'_>, id: NodeId) -> Option<SharedDraft> {
     let section = walk.section(id, "this shared address", &["interface", "address"])?;
     Some(SharedDraft {
         interface: walk.required(&section, "interface", "front", values::name),
-        address: walk.required(&section, "address", "10.0.0.100/24", values::cidr),
+        address: walk.required(&section, "address", "10.0.0.100/24", network::cidr),
     })
 }
 

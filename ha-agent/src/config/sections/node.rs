@@ -1,12 +1,13 @@
 //! Section `node`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::super::model::{Cidr4, Interface, Mode, Node};
+use super::super::model::{Cidr, Interface, Mode, Node};
+use super::super::network;
 use super::super::tree::NodeId;
 use super::super::values::{self, Fault, Parsed, Scalar};
-use super::super::walk::{Field, Items, Walk};
+use super::super::walk::{At, Field, Items, Walk};
 
 /// Name of the control socket in `run_dir`.
 pub(crate) const SOCKET: &str = "ctl.sock";
@@ -30,10 +31,10 @@ pub(crate) struct NodeDraft {
 pub(crate) struct InterfaceDraft {
     pub(crate) name: Field<String>,
     pub(crate) device: Field<String>,
-    pub(crate) address: Field<Cidr4>,
-    pub(crate) partner: Field<Ipv4Addr>,
+    pub(crate) addresses: Items<At<Cidr>>,
+    pub(crate) partners: Items<At<IpAddr>>,
     pub(crate) ha_checks: Field<bool>,
-    pub(crate) gateway: Field<Ipv4Addr>,
+    pub(crate) gateways: Items<At<IpAddr>>,
 }
 
 pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
@@ -108,10 +109,10 @@ fn interface(walk: &mut Walk<'_>, id: NodeId) -> Option<InterfaceDraft> {
     Some(InterfaceDraft {
         name: walk.required(&section, "name", "front", values::name),
         device: walk.required(&section, "device", "eth0", values::device),
-        address: walk.value(&section, "address", values::cidr),
-        partner: walk.value(&section, "partner", values::address),
+        addresses: walk.one_or_more(&section, "address", network::cidr),
+        partners: walk.one_or_more(&section, "partner", network::address),
         ha_checks: walk.value(&section, "ha_checks", values::boolean),
-        gateway: walk.value(&section, "gateway", values::address),
+        gateways: walk.one_or_more(&section, "gateway", network::address),
     })
 }
 
@@ -142,16 +143,32 @@ impl InterfaceDraft {
         self.ha_checks.value() == Some(&true)
     }
 
+    /// Whether it certainly has no address of its own: a heartbeat link.
+    pub(crate) fn is_unnumbered(&self) -> bool {
+        self.addresses.known && self.addresses.list.is_empty()
+    }
+
+    /// Whether it certainly has an address.
+    pub(crate) fn has_address(&self) -> bool {
+        !self.addresses.list.is_empty()
+    }
+
     fn build(self) -> Option<Interface> {
         Some(Interface {
             name: self.name.or(String::new)?,
             device: self.device.or(String::new)?,
-            address: optional(self.address)?,
-            partner: optional(self.partner)?,
+            addresses: all(self.addresses)?,
+            partners: all(self.partners)?,
             ha_checks: self.ha_checks.or(|| false)?,
-            gateway: optional(self.gateway)?,
+            gateways: all(self.gateways)?,
         })
     }
+}
+
+/// The values of a list; `None` if one was refused.
+fn all<T>(items: Items<At<T>>) -> Option<Vec<T>> {
+    let values = items.list.into_iter().map(|at| at.value);
+    items.known.then(|| values.collect())
 }
 
 /// An optional value: `None` if it was refused, `Some(None)` if it is absent.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::super::model::{Health, Protocol, RealServer, Scheduler, VirtualService};
 use super::super::tree::NodeId;
-use super::super::values;
 use super::super::walk::{At, Field, Items, Section, Walk};
+use super::super::{network, values};
 
 /// Bounds of `health.interval` and `health.timeout`.
 const CHECK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(1));
@@ -91,7 +91,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<ServiceDraft> {
     }
     let service = ServiceDraft {
         name: walk.required(s, "name", "web", values::name),
-        address: walk.required(s, "address", "10.0.0.100", values::address),
+        address: walk.required(s, "address", "10.0.0.100", network::balanced),
         port: walk.required(s, "port", "80", |v| values::number(v, 1, u16::MAX)),
         protocol: walk.value(s, "protocol", |v| values::choice(v, "protocol", PROTOCOLS)),
         scheduler: walk.value(s, "scheduler", |v| {
@@ -155,7 +155,7 @@ fn health(walk: &mut Walk<'_>, service: &Section<'_>) -> Field<HealthDraft> {
 fn real_server(walk: &mut Walk<'_>, id: NodeId) -> Option<RealDraft> {
     let section = walk.section(id, "this real server", &["address", "port", "weight"])?;
     Some(RealDraft {
-        address: walk.required(&section, "address", "10.1.0.21", values::address),
+        address: walk.required(&section, "address", "10.1.0.21", network::balanced),
         port: walk.required(&section, "port", "8080", |v| values::number(v, 1, u16::MAX)),
         weight: walk.value(&section, "weight", |v| values::number(v, 0, WEIGHT_MAX)),
     })

@@ -1,13 +1,14 @@
 //! Tests of the whole way from text to configuration.
 
 mod hostile;
+mod ipv6;
 mod reload;
 mod rules;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::model::{CarpAuth, Cidr4, Preferred, Protocol, Scheduler};
+use super::model::{CarpAuth, Cidr, Preferred, Protocol, Scheduler};
 use super::*;
 
 const GOOD: &str = "\
@@ -93,20 +94,20 @@ fn a_good_file_and_its_defaults() {
     assert_eq!(config.node.mode, Mode::First);
     assert_eq!(config.node.socket(), Path::new("/run/ha-agent/ctl.sock"));
     assert_eq!(config.node.interfaces.len(), 3);
-    assert_eq!(config.node.interfaces[2].address, None);
+    assert_eq!(config.node.interfaces[2].addresses, []);
     assert_eq!(config.ha.virtual_id, 100);
     assert_eq!(config.ha.advertisement_interval, Duration::from_secs(1));
     assert_eq!(config.ha.timeout, Duration::from_secs(9));
     assert_eq!(config.ha.preferred, Preferred::None);
     assert_eq!(config.ha.carp_auth, CarpAuth::Enforce);
     assert_eq!(config.ha.multicast_interface, "back");
-    assert_eq!(config.ha.multicast_group, Ipv4Addr::new(239, 255, 69, 73));
+    assert_eq!(config.ha.multicast_group, IpAddr::from([239, 255, 69, 73]));
     assert_eq!(config.ha.multicast_port, 6974);
     assert!(config.ha.l4_connection_updates);
     assert_eq!(
         config.shared_addresses[1].address,
-        Cidr4 {
-            address: Ipv4Addr::new(10, 1, 0, 1),
+        Cidr {
+            address: IpAddr::from([10, 1, 0, 1]),
             prefix: 24
         }
     );

@@ -97,18 +97,6 @@ fn interfaces() {
         "10.2.0.1",
         "without an address",
     );
-    refuses(
-        "10.1.0.11/24",
-        "[10.1.0.11/24, fd00::1/64]",
-        "[",
-        "not yet supported",
-    );
-    refuses(
-        "10.1.0.11/24",
-        "fd00::11/64",
-        "fd00",
-        "IPv6 is not yet supported",
-    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod port;
 mod worker;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -39,15 +39,17 @@ pub struct Link {
     pub ifindex: u32,
     /// Ethernet address.
     pub mac: Mac,
-    /// Own address; none on a heartbeat link.
-    pub address: Option<Ipv4Addr>,
+    /// Own addresses; none on a heartbeat link.
+    pub addresses: Vec<IpAddr>,
     /// Addresses that move with the role.
-    pub shared: Vec<Ipv4Addr>,
+    pub shared: Vec<IpAddr>,
     /// Whether advertisements and HELLOs run over it. Such links come first, in the order of the
     /// election's own list.
     pub checked: bool,
-    /// Whose reachability is watched.
-    pub gateway: Option<Ipv4Addr>,
+    /// Whose reachability is watched: one that answers is enough.
+    pub gateways: Vec<IpAddr>,
+    /// Whether this node forwards IPv6 packets there, which its neighbours are told.
+    pub router: bool,
 }
 
 /// What the rest of the agent tells the election.

@@ -19,6 +19,7 @@ use crate::datapath::gate::GateWord;
 use crate::proto::carp::{Action, Election, Input, Refusal, Role};
 use crate::proto::time::Instant;
 use crate::shell::announce::Announcements;
+use crate::shell::frame::discovery;
 use crate::shell::gateway::GatewayProbe;
 use crate::shell::wake::{self, Wake};
 use crate::shell::{clock, frame, realtime};
@@ -126,7 +127,7 @@ impl Worker {
             if port.link.checked {
                 fds.push(port.socket.as_fd());
             }
-            fds.extend(port.arp.as_ref().map(std::os::fd::AsFd::as_fd));
+            fds.extend(port.replies.iter().map(std::os::fd::AsFd::as_fd));
         }
         if wake::sleep(&fds, now, deadline).is_err() {
             // A descriptor went bad; keep time all the same.
@@ -182,17 +183,26 @@ impl Worker {
                 self.election.handle_input(now, input, actions);
                 self.perform(actions);
             }
+            self.receive_replies(index, &mut buffer);
+        }
+    }
+
+    fn receive_replies(&mut self, index: usize, buffer: &mut [u8]) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        let Some(probe) = &mut port.probe else {
+            return;
+        };
+        for socket in &port.replies {
             for _ in 0..BURST {
-                let Some(port) = self.ports.get_mut(index) else {
+                let Ok(Some(received)) = socket.receive(buffer) else {
                     break;
                 };
-                let (Some(arp), Some(probe)) = (&port.arp, &mut port.probe) else {
-                    break;
-                };
-                let Ok(Some(received)) = arp.receive(&mut buffer) else {
-                    break;
-                };
-                if frame::arp_reply_sender(received) == port.link.gateway {
+                let from = frame::arp_reply_sender(received)
+                    .map(IpAddr::V4)
+                    .or_else(|| discovery::advertised(received).map(IpAddr::V6));
+                if from.is_some_and(|from| port.link.gateways.contains(&from)) {
                     probe.replied(clock::now());
                 }
             }
@@ -260,14 +270,11 @@ impl Worker {
             let Some(probe) = &mut port.probe else {
                 continue;
             };
-            let request = probe
-                .due(now)
-                .then_some((port.link.address, port.link.gateway));
+            let due = probe.due(now);
             let change = probe.change(now);
-            if let Some((Some(address), Some(gateway))) = request {
-                let request = frame::arp_request(port.link.mac, address, gateway);
-                let sent = port.socket.send(&request);
-                self.count_send(&sent);
+            if due {
+                let questions = port.questions();
+                self.send_all(index, &questions);
             }
             if let Some(reachable) = change {
                 let input = Input::Gateway {
@@ -360,20 +367,17 @@ impl Worker {
 
     fn announce(&mut self) {
         for index in 0..self.ports.len() {
-            let Some(port) = self.ports.get(index) else {
-                break;
-            };
-            let results: Vec<io::Result<()>> = port
-                .link
-                .shared
-                .iter()
-                .map(|address| {
-                    port.socket
-                        .send(&frame::gratuitous_arp(port.link.mac, *address))
-                })
-                .collect();
-            for result in &results {
-                self.count_send(result);
+            let port = self.ports.get(index).into_iter();
+            let frames: Vec<Vec<u8>> = port.flat_map(Port::announcements).collect();
+            self.send_all(index, &frames);
+        }
+    }
+
+    fn send_all(&mut self, index: usize, frames: &[Vec<u8>]) {
+        for frame in frames {
+            if let Some(port) = self.ports.get(index) {
+                let sent = port.socket.send(frame);
+                self.count_send(&sent);
             }
         }
     }

@@ -19,7 +19,7 @@ mod nfnetlink;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ha_common::{carp, proto};
 use nfnetlink::{Attributes, Operation, Transaction};
@@ -66,7 +66,11 @@ impl Guard {
                 .node
                 .interfaces
                 .iter()
-                .filter_map(|interface| Some(interface.address?.address))
+                .flat_map(|interface| &interface.addresses)
+                .filter_map(|own| match own.address {
+                    IpAddr::V4(address) => Some(address),
+                    IpAddr::V6(_) => None,
+                })
                 .collect(),
             ..Self::default()
         };

@@ -1,7 +1,9 @@
-//! The few frames the agent itself builds: advertisements, HELLOs and ARP.
+//! The few frames the agent itself builds: advertisements, HELLOs, ARP and neighbour [discovery].
 //!
 //! Layouts: Ethernet II, RFC 791 (IPv4), RFC 8200 (IPv6), RFC 768 (UDP), RFC 826 (ARP), RFC 5227 section
 //! 3 for what a gratuitous ARP looks like.
+
+pub mod discovery;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
