@@ -108,6 +108,7 @@ impl Host {
             bpf_dir: self.dir.clone(),
             connections: CONNECTIONS,
             devices: self.devices(devices)?,
+            continued: false,
         })
     }
 
@@ -154,6 +155,7 @@ fn hold(dir: &Path) -> Result<()> {
         bpf_dir: dir.to_owned(),
         connections: CONNECTIONS,
         devices: devices(&["eth0", "eth1.7"])?,
+        continued: false,
     };
     let loaded = load_object(&object()?, &options)?;
     loaded

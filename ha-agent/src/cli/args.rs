@@ -68,9 +68,22 @@ pub enum Verb {
     Maintenance {
         /// On: the partner takes over and this node stays out
         switch: Switch,
+        /// Even if nobody takes over
+        #[arg(long)]
+        force: bool,
     },
+    /// Take this node back, after maintenance or after it was pacified
+    Resume,
     /// Take over changes of real servers and health checks from the configuration file
     Reload,
+    /// Replace the running agent by the program that is installed now, under traffic
+    Reexec,
+    /// Tell whether this program could replace the running agent; changes nothing
+    UpgradeCheck {
+        /// Load this program's data plane as well, for the replacement that follows
+        #[arg(long, hide = true)]
+        prepare: bool,
+    },
     /// Make a key for the pair; an existing file is never overwritten
     Keygen {
         /// File to write, mode 0600; the same on both nodes

@@ -3,6 +3,7 @@
 pub mod args;
 mod local;
 mod remote;
+mod replace;
 mod run;
 
 use std::io::{self, Write as _};
@@ -58,13 +59,16 @@ pub fn main() -> ExitCode {
         Verb::CheckConfig => local::check_config(&args.config, args.json),
         Verb::Keygen { file } => local::keygen(file),
         Verb::Replay { log } => local::replay(log),
+        Verb::UpgradeCheck { prepare } => replace::upgrade_check(&args.config, *prepare, args.json),
         Verb::Status
         | Verb::Connections(_)
         | Verb::Counters { .. }
         | Verb::Services
         | Verb::Failover
         | Verb::Maintenance { .. }
-        | Verb::Reload => remote::command(&args),
+        | Verb::Reload
+        | Verb::Resume
+        | Verb::Reexec => remote::command(&args),
     };
     exit.into()
 }
@@ -75,13 +79,16 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::CheckConfig => Some("check-config"),
         Verb::Keygen { .. } => Some("keygen"),
         Verb::Replay { .. } => Some("replay"),
+        Verb::UpgradeCheck { .. } => Some("upgrade-check"),
         Verb::Status
         | Verb::Connections(_)
         | Verb::Counters { .. }
         | Verb::Services
         | Verb::Failover
         | Verb::Maintenance { .. }
-        | Verb::Reload => None,
+        | Verb::Reload
+        | Verb::Resume
+        | Verb::Reexec => None,
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::args::{Args, DEFAULT_CONFIG, Switch, Verb};
+use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
 use crate::config;
 use crate::control::{Client, ClientError, Done, Reloaded, Request};
@@ -22,6 +23,12 @@ pub(super) fn command(args: &Args) -> Exit {
         Ok(client) => client,
         Err(error) => return explain(&error, args),
     };
+    if matches!(args.verb, Verb::Reexec) {
+        return match replace::reexec(client, &socket, args.json) {
+            Ok(exit) | Err(Failed::Told(exit)) => exit,
+            Err(Failed::Client(error)) => explain(&error, args),
+        };
+    }
     let style = Style::detect();
     let mut ask = Ask {
         client: &mut client,
@@ -49,15 +56,19 @@ pub(super) fn command(args: &Args) -> Exit {
             render::services(services, style)
         }),
         Verb::Failover => ask.show(&Request::Failover, done),
-        Verb::Maintenance { switch } => {
-            let on = *switch == Switch::On;
-            ask.show(&Request::Maintenance { on }, done)
+        Verb::Maintenance { switch, force } => {
+            let (on, force) = (*switch == Switch::On, *force);
+            ask.show(&Request::Maintenance { on, force }, done)
         }
+        Verb::Resume => ask.show(&Request::Resume, done),
         Verb::Reload => ask.show(&Request::Reload, reloaded),
         // Handled before a socket is looked for.
-        Verb::Run { .. } | Verb::CheckConfig | Verb::Keygen { .. } | Verb::Replay { .. } => {
-            Exit::Failed
-        }
+        Verb::Run { .. }
+        | Verb::CheckConfig
+        | Verb::UpgradeCheck { .. }
+        | Verb::Keygen { .. }
+        | Verb::Replay { .. }
+        | Verb::Reexec => Exit::Failed,
     }
 }
 

@@ -149,6 +149,17 @@ pub struct Ha {
     pub multicast_port: u16,
     /// Whether connections are replicated; never if high availability is off.
     pub l4_connection_updates: bool,
+    /// When a node that keeps crashing is put aside.
+    pub pacify: Pacify,
+}
+
+/// `ha.pacify`: how many unclean starts are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pacify {
+    /// More than this; 0 = never too many.
+    pub restarts: u32,
+    /// Within this time.
+    pub window: Duration,
 }
 
 /// `ha.preferred`.

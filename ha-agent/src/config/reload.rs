@@ -200,6 +200,7 @@ impl Refused<'_> {
             multicast_group,
             multicast_port,
             l4_connection_updates,
+            pacify,
         } = new;
         let at = |key| [Step::Key("ha"), Step::Key(key)];
         self.unless_equal(&at("virtual_id"), &old.virtual_id, virtual_id);
@@ -212,6 +213,7 @@ impl Refused<'_> {
         self.unless_equal(&at("initial_wait"), &old.initial_wait, initial_wait);
         self.unless_equal(&at("hold_down"), &old.hold_down, hold_down);
         self.unless_equal(&at("preferred"), &old.preferred, preferred);
+        self.unless_equal(&at("pacify"), &old.pacify, pacify);
         self.unless_equal(&at("carp_auth"), &old.carp_auth, carp_auth);
         self.unless_equal(
             &at("multicast_interface"),

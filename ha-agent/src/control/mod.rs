@@ -10,7 +10,7 @@ pub mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{Done, Refusal, Reloaded, Reply, Request};
-pub use server::{BindError, Listener, serve};
+pub use server::{BindError, Heirloom, Listener, serve};
 
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
 
@@ -31,9 +31,13 @@ pub trait Handler: Send + Sync + 'static {
     /// Hands the active role to the partner.
     fn failover(&self) -> impl Future<Output = Reply<Done>> + Send;
     /// Enters or leaves maintenance.
-    fn maintenance(&self, on: bool) -> impl Future<Output = Reply<Done>> + Send;
+    fn maintenance(&self, on: bool, force: bool) -> impl Future<Output = Reply<Done>> + Send;
+    /// Takes the node back, whatever put it aside.
+    fn resume(&self) -> impl Future<Output = Reply<Done>> + Send;
     /// Reads the configuration file again.
     fn reload(&self) -> impl Future<Output = Reply<Reloaded>> + Send;
+    /// Replaces the running program. There is an answer only if that did not happen.
+    fn reexec(&self) -> impl Future<Output = Reply<Done>> + Send;
 }
 
 #[cfg(test)]

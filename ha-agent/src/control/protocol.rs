@@ -28,9 +28,16 @@ pub enum Request {
     Maintenance {
         /// Enter.
         on: bool,
+        /// Even if nobody takes over.
+        #[serde(default)]
+        force: bool,
     },
+    /// Take the node back, whatever put it aside.
+    Resume,
     /// Read the configuration file again.
     Reload,
+    /// Replace the running program; the connection ends when that happens.
+    Reexec,
 }
 
 /// An answer: `{"ok":...}` or `{"error":{...}}`.
@@ -90,10 +97,31 @@ impl Refusal {
 }
 
 /// A command that was carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// What happened, in one sentence.
     pub message: String,
+    /// How long it took, in milliseconds, if that was watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<f64>,
+}
+
+impl Done {
+    /// What was done.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            took_ms: None,
+        }
+    }
+
+    /// What was done, and how long it took.
+    pub fn timed(message: impl Into<String>, took: std::time::Duration) -> Self {
+        Self {
+            message: message.into(),
+            took_ms: Some(took.as_secs_f64() * 1e3),
+        }
+    }
 }
 
 /// A configuration file that was taken over.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,7 @@ pub enum BindError {
 pub struct Listener {
     path: PathBuf,
     socket: StdListener,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Listener {
@@ -106,7 +107,56 @@ impl Listener {
         Ok(Self {
             path: path.to_owned(),
             socket,
-            _lock: lock,
+            lock,
+        })
+    }
+}
+
+/// Descriptors of a [`Listener`], for a program that continues this one.
+#[derive(Debug)]
+pub struct Heirloom {
+    socket: OwnedFd,
+    lock: OwnedFd,
+}
+
+impl Heirloom {
+    /// As inherited.
+    pub const fn new(socket: OwnedFd, lock: OwnedFd) -> Self {
+        Self { socket, lock }
+    }
+
+    /// The listening socket.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The locked file.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+}
+
+impl Listener {
+    /// Goes on with the socket of the program before this one: no client is turned away, and no other
+    /// agent can come in between.
+    pub fn inherit(path: &Path, heirloom: Heirloom) -> Result<Self, BindError> {
+        let socket = StdListener::from(heirloom.socket);
+        socket.local_addr().map_err(io_error(path))?;
+        // The lock belongs to the open file, which this process still holds.
+        let lock = Flock::lock(File::from(heirloom.lock), FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| io_error(path)(errno.into()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            socket,
+            lock,
+        })
+    }
+
+    /// Copies of the descriptors, to be left to a program that continues this one.
+    pub fn heirloom(&self) -> io::Result<Heirloom> {
+        Ok(Heirloom {
+            socket: self.socket.as_fd().try_clone_to_owned()?,
+            lock: self.lock.as_fd().try_clone_to_owned()?,
         })
     }
 }
@@ -228,8 +278,10 @@ async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<
         Request::Counters => encode(handler.counters().await),
         Request::Services => encode(handler.services().await),
         Request::Failover => encode(handler.failover().await),
-        Request::Maintenance { on } => encode(handler.maintenance(on).await),
+        Request::Maintenance { on, force } => encode(handler.maintenance(on, force).await),
+        Request::Resume => encode(handler.resume().await),
         Request::Reload => encode(handler.reload().await),
+        Request::Reexec => encode(handler.reexec().await),
     }
 }
 

@@ -51,11 +51,9 @@ impl Handler for Memory {
         Err(Refusal::new("the partner is not ready", "wait"))
     }
 
-    async fn maintenance(&self, on: bool) -> Reply<Done> {
+    async fn maintenance(&self, on: bool, _force: bool) -> Reply<Done> {
         self.maintenance.store(on, Ordering::Relaxed);
-        Ok(Done {
-            message: "done".to_owned(),
-        })
+        Ok(Done::new("done".to_owned()))
     }
 
     async fn reload(&self) -> Reply<Reloaded> {
@@ -63,6 +61,14 @@ impl Handler for Memory {
             changes: Vec::new(),
             warnings: Vec::new(),
         })
+    }
+
+    async fn resume(&self) -> Reply<Done> {
+        Ok(Done::new("takes part again"))
+    }
+
+    async fn reexec(&self) -> Reply<Done> {
+        Err(Refusal::new("cannot be replaced", "leave it"))
     }
 }
 
@@ -120,7 +126,12 @@ fn commands_are_answered() {
     };
     let page: ConnectionPage = client.request(&Request::Connections(query)).unwrap();
     assert_eq!((page.matching, page.connections.len()), (100_000, 3));
-    let done: Done = client.request(&Request::Maintenance { on: true }).unwrap();
+    let done: Done = client
+        .request(&Request::Maintenance {
+            on: true,
+            force: false,
+        })
+        .unwrap();
     assert_eq!(done.message, "done");
     assert!(running.handler.maintenance.load(Ordering::Relaxed));
     match client.request::<Done>(&Request::Failover) {

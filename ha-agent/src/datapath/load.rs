@@ -19,6 +19,7 @@ use super::attach::{self, AttachError, Attacher, Attachment, Device};
 use super::bpf::{Bpf, JANITOR};
 use super::bpffs::{self, BpffsError};
 use super::gate::GateWord;
+use super::successor;
 use super::sys::{self, Map, Update};
 use super::{Datapath as _, DatapathError};
 
@@ -65,13 +66,15 @@ pub struct Options {
     pub connections: u32,
     /// Interfaces to attach to.
     pub devices: Vec<Device>,
+    /// This agent continues another one: gate and rings stay as they are.
+    pub continued: bool,
 }
 
 /// A loaded and attached data plane.
 pub struct Loaded {
     /// The maps.
     pub datapath: Bpf,
-    /// The gate. Closed by loading.
+    /// The gate. Closed by loading, unless the agent continues another one.
     pub gate: GateWord,
     /// Advertisements.
     pub carp: Ring,
@@ -227,24 +230,30 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
     let entries = options.connections.saturating_mul(2);
     check_pins(object, dir, entries)?;
 
-    let mut loader = EbpfLoader::new();
-    loader.map_max_entries(maps::CONNS4, entries);
-    for &name in PINNED {
-        loader.map_pin_path(name, dir.join(name));
-    }
-    let mut ebpf = loader
-        .load(object)
-        .map_err(|error| object_error(error, options.connections))?;
-    let program = load_program(&mut ebpf, PROGRAM)?;
-    let janitor = load_program(&mut ebpf, JANITOR)?;
+    let prepared = options
+        .continued
+        .then(|| successor::take(object, dir))
+        .flatten();
+    let (program, janitor, mut ebpf) = if let Some([program, janitor]) = prepared {
+        (program, janitor, None)
+    } else {
+        let (program, janitor, ebpf) = load_programs(object, options)?;
+        (program, janitor, Some(ebpf))
+    };
 
     let pins = Pins { dir: dir.clone() };
     let datapath = Bpf::new(|name| pins.map(name), janitor)?;
     let gate = GateWord::map(pins.map(maps::GATE)?.as_fd()).map_err(map_error(maps::GATE))?;
-    // Whoever opened it is dead: from now on this agent answers for the node.
-    gate.reset();
-    let carp = ring(&mut ebpf, maps::CARP)?;
-    let events = ring(&mut ebpf, maps::EVENTS)?;
+    let mut carp = ring(ebpf.as_mut(), dir, maps::CARP)?;
+    let mut events = ring(ebpf.as_mut(), dir, maps::EVENTS)?;
+    if !options.continued {
+        // Whoever opened it is dead: from now on this agent answers for the node.
+        gate.reset();
+        for ring in [&mut carp, &mut events] {
+            // What gathered while no agent was reading.
+            while ring.next().is_some() {}
+        }
+    }
     Map::<u32, u32>::new(pins.map(maps::VERSION)?)
         .and_then(|version| version.update(&0, &LAYOUT_VERSION, Update::Any))
         .map_err(map_error(maps::VERSION))?;
@@ -261,6 +270,43 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
     })
 }
 
+/// Finds out whether an agent that runs with these options could be continued by this program, and if
+/// `prepare` loads and pins this program's data plane, so that the verifier's work is done by then.
+pub fn check(options: &Options, prepare: bool) -> Result<(), LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    check_kernel()?;
+    let (dir, entries) = (&options.bpf_dir, options.connections.saturating_mul(2));
+    check_pins(OBJECT, dir, entries)?;
+    if prepare && dir.join(maps::VERSION).exists() {
+        let (program, janitor, _ebpf) = load_programs(OBJECT, options)?;
+        successor::leave(OBJECT, dir, [program.as_fd(), janitor.as_fd()]).map_err(|source| {
+            LoadError::Pin {
+                path: dir.clone(),
+                source,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes or finds the maps, and loads both programs.
+fn load_programs(object: &[u8], options: &Options) -> Result<(OwnedFd, OwnedFd, Ebpf), LoadError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(maps::CONNS4, options.connections.saturating_mul(2));
+    for &name in PINNED {
+        loader.map_pin_path(name, options.bpf_dir.join(name));
+    }
+    let mut ebpf = loader
+        .load(object)
+        .map_err(|error| object_error(error, options.connections))?;
+    let program = load_program(&mut ebpf, PROGRAM)?;
+    let janitor = load_program(&mut ebpf, JANITOR)?;
+
+    Ok((program, janitor, ebpf))
+}
+
 impl Pins {
     /// Detaches the program everywhere and removes the maps: after this nothing of the agent is left
     /// in the kernel once the last [`Loaded`] part is dropped.
@@ -269,6 +315,7 @@ impl Pins {
         for link in attach::pinned_links(&self.dir)? {
             attach::detach(&link)?;
         }
+        successor::forget(&self.dir)?;
         for name in PINNED {
             match fs::remove_file(self.dir.join(name)) {
                 Ok(()) => {}
@@ -405,12 +452,14 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadErro
     fd.map_err(|error| program_error(name, error.into()))
 }
 
-/// Takes a ring and throws away what gathered in it while no agent was reading.
-fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<Ring, LoadError> {
-    let map = ebpf.take_map(name).ok_or(LoadError::Incomplete { name })?;
-    let mut ring = Ring::try_from(map).map_err(|source| LoadError::Ring { name, source })?;
-    while ring.next().is_some() {}
-    Ok(ring)
+/// Takes a ring from what was loaded, or by its pin.
+fn ring(ebpf: Option<&mut Ebpf>, dir: &Path, name: &'static str) -> Result<Ring, LoadError> {
+    let failed = |source| LoadError::Ring { name, source };
+    let map = match ebpf {
+        Some(ebpf) => ebpf.take_map(name).ok_or(LoadError::Incomplete { name })?,
+        None => aya::maps::Map::RingBuf(MapData::from_pin(dir.join(name)).map_err(failed)?),
+    };
+    Ring::try_from(map).map_err(failed)
 }
 
 fn program_error(program: &'static str, error: ProgramError) -> LoadError {

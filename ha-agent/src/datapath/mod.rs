@@ -15,6 +15,7 @@ pub mod failing;
 pub mod fake;
 pub mod gate;
 pub mod load;
+mod successor;
 pub mod sys;
 
 use std::io;

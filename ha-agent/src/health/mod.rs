@@ -7,7 +7,7 @@
 
 pub mod machine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -69,6 +69,8 @@ pub struct HealthChecks {
     reports: mpsc::Sender<Report>,
     permits: Arc<Semaphore>,
     rng: Rng,
+    /// Servers that were down when a program before this one was replaced.
+    down: BTreeSet<SocketAddrV4>,
     running: BTreeMap<RealKey, Running>,
 }
 
@@ -118,8 +120,16 @@ impl HealthChecks {
             reports,
             permits: Arc::new(Semaphore::new(CONCURRENT)),
             rng,
+            down: BTreeSet::new(),
             running: BTreeMap::new(),
         }
+    }
+
+    /// The same, but these servers count as down until their checks say otherwise.
+    #[must_use]
+    pub fn knowing(mut self, down: BTreeSet<SocketAddrV4>) -> Self {
+        self.down = down;
+        self
     }
 
     /// Checks these servers from now on, within a tokio runtime. Servers whose checks are unchanged
@@ -133,7 +143,10 @@ impl HealthChecks {
                     other.task.abort();
                     self.start(target, Arc::clone(&other.up))
                 }
-                None => self.start(target, Arc::new(AtomicBool::new(true))),
+                None => {
+                    let up = !self.down.remove(&target.address);
+                    self.start(target, Arc::new(AtomicBool::new(up)))
+                }
             };
             self.running.insert(running.target.key, running);
         }

@@ -7,6 +7,7 @@
 
 pub mod carp;
 pub mod hex;
+pub mod pacify;
 pub mod rng;
 pub mod sync;
 pub mod time;

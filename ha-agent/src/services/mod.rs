@@ -146,7 +146,8 @@ impl ServiceTable {
     }
 
     /// A table that goes on with what a previous agent left in the maps, so that its connections keep
-    /// their real servers. Everything found drains until it is configured.
+    /// their real servers. Everything found drains until it is configured; next hops stay as they were
+    /// until the kernel is asked.
     pub fn adopt(hash_seed: u64, datapath: &dyn Datapath) -> Result<Self, DatapathError> {
         let mut table = Self::new(hash_seed);
         let applied = Applied::read(datapath)?;
@@ -158,6 +159,14 @@ impl ServiceTable {
             }
         }
         for (id, real) in applied.reals() {
+            if real.hop_known == 1 {
+                let hop = Hop {
+                    ifindex: real.ifindex,
+                    mac: real.mac,
+                    src_mac: real.src_mac,
+                };
+                table.hops.insert(real.addr, hop);
+            }
             let used = RealState::from_u8(real.state) != RealState::Unused;
             let owner = keys
                 .get(&real.service)

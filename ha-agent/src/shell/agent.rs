@@ -9,12 +9,14 @@ use tokio::sync::{oneshot, watch};
 
 use super::addresses::SharedOn;
 use super::guard::Guard;
+use super::history::HistoryFile;
 use super::netlink::Netlink;
 use super::parts::{self, Bound};
+use super::reexec::Program;
 use super::{alarms, clock, election, replication};
 use crate::config::model::{Config, Mode, Protocol};
 use crate::config::{self, Loaded};
-use crate::control::{Done, Handler, Refusal, Reloaded, Reply};
+use crate::control::{Done, Handler, Heirloom, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
@@ -25,8 +27,8 @@ use crate::services::expiry::Keeper;
 use crate::status::model;
 use crate::status::model::{
     Connection, ConnectionPage, ConnectionQuery, Counters, InterfaceStatus, NodeIdentity, Partner,
-    RealServerState, RealServerStatus, Replication, SCHEMA_VERSION, ServiceStatus, Services,
-    Square, Status, TableSize, XdpMode,
+    RealServerState, RealServerStatus, Replaced, Replication, SCHEMA_VERSION, ServiceStatus,
+    Services, Square, Status, TableSize, XdpMode,
 };
 
 /// Entries read at a time for a page of connections.
@@ -62,8 +64,16 @@ pub struct Shared {
     pub failures: Mutex<BTreeMap<SocketAddrV4, String>>,
     /// What is wrong.
     pub board: alarms::Board,
+    /// What is known of this node's starts.
+    pub history: Arc<HistoryFile>,
     /// The configuration file.
     pub path: PathBuf,
+    /// The program, for its replacement.
+    pub program: Program,
+    /// What a program that continues this one is left.
+    pub control: Heirloom,
+    /// What this program continues.
+    pub replaced: Option<Replaced>,
 }
 
 /// Locks a mutex; a panic elsewhere while it was held does not make the data unreadable.
@@ -83,7 +93,13 @@ impl Shared {
         let snapshot = &published.election;
         let alarms = alarms::current(&self.board, &published, self.replication.as_ref());
         let role = role(snapshot.role);
-        let partner = (config.node.mode != Mode::Off).then(|| partner(&config, snapshot));
+        let partner = (config.node.mode != Mode::Off).then(|| Partner {
+            name: self
+                .replication
+                .as_ref()
+                .and_then(|replication| replication.published().sync.partner_name.clone()),
+            ..partner(&config, snapshot)
+        });
         Status {
             schema_version: SCHEMA_VERSION,
             node: NodeIdentity {
@@ -96,6 +112,8 @@ impl Shared {
             term: snapshot.term,
             config_generation: parts::generation(&config),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: std::process::id(),
+            replaced: self.replaced.clone(),
             partner,
             interfaces: self.interfaces(snapshot),
             replication: self.replication_status(),
@@ -307,7 +325,7 @@ impl Shared {
         }
     }
 
-    async fn request(&self, command: Command) -> Reply<()> {
+    pub(super) async fn request(&self, command: Command) -> Reply<()> {
         let (answer, answered) = oneshot::channel();
         let gone = || Refusal::new("the election does not answer", "look at the agent's log");
         if !self
@@ -346,26 +364,23 @@ impl Handler for Shared {
     }
 
     async fn failover(&self) -> Reply<Done> {
-        self.request(Command::Failover).await?;
-        Ok(Done {
-            message: "the partner was asked to take over".to_owned(),
-        })
+        Self::failover(self).await
     }
 
-    async fn maintenance(&self, on: bool) -> Reply<Done> {
-        self.request(Command::Maintenance(on)).await?;
-        let message = if on {
-            "in maintenance: takes no part"
-        } else {
-            "takes part again"
-        };
-        Ok(Done {
-            message: message.to_owned(),
-        })
+    async fn maintenance(&self, on: bool, force: bool) -> Reply<Done> {
+        Self::maintenance(self, on, force).await
+    }
+
+    async fn resume(&self) -> Reply<Done> {
+        Self::resume(self).await
     }
 
     async fn reload(&self) -> Reply<Reloaded> {
         Self::reload(self)
+    }
+
+    async fn reexec(&self) -> Reply<Done> {
+        Err(Self::reexec(self).await)
     }
 }
 

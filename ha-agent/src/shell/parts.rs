@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ha_common::siphash;
 
@@ -12,7 +13,8 @@ use super::netlink::LinkInfo;
 use super::{election, frame, replication, sysctl};
 use crate::config::model::{Cidr, Config, Interface, Mode};
 use crate::datapath::attach::Device;
-use crate::proto::carp::{ElectionConfig, LinkConfig};
+use crate::proto::carp::{ElectionConfig, LinkConfig, REEXEC_LEASE};
+use crate::proto::pacify::{History, Start};
 use crate::proto::sync::SyncConfig;
 
 /// An interface of the configuration and what the kernel says of it.
@@ -72,19 +74,29 @@ fn addresses(cidrs: &[Cidr]) -> Vec<IpAddr> {
     cidrs.iter().map(|cidr| cidr.address).collect()
 }
 
-pub(super) fn election_config(config: &Config, bound: &[Bound]) -> ElectionConfig {
+pub(super) fn election_config(
+    config: &Config,
+    bound: &[Bound],
+    history: &History,
+    start: Option<Start>,
+) -> ElectionConfig {
+    // A crashed run may have promised the partner to wait that long.
+    let promised = match start {
+        Some(Start::Crashed) => REEXEC_LEASE,
+        Some(Start::First | Start::Planned | Start::Booted) | None => Duration::ZERO,
+    };
     ElectionConfig {
         mode: config.node.mode,
         vhid: config.ha.virtual_id,
         interval: config.ha.advertisement_interval,
         timeout: config.ha.timeout,
-        initial_wait: config.ha.initial_wait,
+        initial_wait: config.ha.initial_wait.max(promised),
         hold_down: config.ha.hold_down,
         preferred: config.ha.preferred,
         auth: config.ha.carp_auth,
         generation: generation(config),
-        start_pacified: false,
-        start_maintenance: false,
+        start_pacified: history.is_pacified(),
+        start_maintenance: history.in_maintenance(),
         links: bound
             .iter()
             .filter(|bound| bound.interface.ha_checks)
@@ -121,6 +133,7 @@ pub(super) fn sync_config(config: &Config) -> SyncConfig {
         1
     };
     let mut sync = SyncConfig::new(node, u16::from(config.ha.virtual_id));
+    sync.name.clone_from(&config.node.name);
     sync.max_entries = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
     sync
 }

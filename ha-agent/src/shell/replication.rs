@@ -210,6 +210,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         bad_events: 0,
         pending: Vec::with_capacity(BATCH),
         untold: None,
+        pacified: false,
         stopped: false,
     };
     let thread = thread::Builder::new()
@@ -230,6 +231,8 @@ struct Worker {
     pending: Vec<Record>,
     /// Readiness that the election could not take yet.
     untold: Option<bool>,
+    /// Neither sends nor takes anything.
+    pacified: bool,
     stopped: bool,
 }
 
@@ -278,7 +281,12 @@ impl Worker {
                 break;
             };
             let input = match command {
-                Command::Role(RoleTerm { active, term }) => {
+                Command::Role(RoleTerm {
+                    active,
+                    pacified,
+                    term,
+                }) => {
+                    self.pacified = pacified;
                     let mut salt = [0u8; 16];
                     if aws_lc_rs::rand::fill(&mut salt).is_err() {
                         // Without randomness there is no safe key: stay silent rather than unsafe.
@@ -333,6 +341,9 @@ impl Worker {
             let Ok((length, _)) = self.parts.socket.recv_from(&mut buffer) else {
                 break;
             };
+            if self.pacified {
+                continue;
+            }
             let bytes = buffer.get(..length).unwrap_or_default();
             self.parts
                 .sync
@@ -346,6 +357,7 @@ impl Worker {
     fn perform(&mut self, actions: &mut Vec<Action>) {
         for action in actions.drain(..) {
             match action {
+                Action::Send { .. } if self.pacified => {}
                 Action::Send { to, bytes } => {
                     let address = match to {
                         Destination::Group => self.parts.channel.group,

@@ -17,12 +17,13 @@ use super::interfaces::Interfaces;
 use super::neighbours::Neighbours;
 use super::netlink::Change;
 use super::parts;
-use super::start::{self, StartError, Started};
+use super::reexec::{self, Inheritance};
+use super::start::{self, Beginning, StartError, Started};
 use super::terms::TermStore;
 use super::{alarms, clock, guard};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Loaded, Secrets};
-use crate::control::{self, BindError, Listener};
+use crate::control::{self, BindError, Listener, Refusal};
 use crate::health::Report;
 use crate::proto::carp::Command;
 
@@ -52,6 +53,7 @@ pub enum RunError {
 
 /// Runs an agent with this configuration file until it is told to stop.
 pub fn run(path: &Path) -> Result<(), RunError> {
+    let inheritance = reexec::inherit();
     let loaded = Config::load(path).map_err(RunError::Configuration)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
@@ -62,15 +64,27 @@ pub fn run(path: &Path) -> Result<(), RunError> {
         .thread_name("agent")
         .enable_all()
         .build()?
-        .block_on(serve(path, loaded, secrets))
+        .block_on(serve(path, loaded, secrets, inheritance))
 }
 
-async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunError> {
+async fn serve(
+    path: &Path,
+    loaded: Loaded,
+    secrets: Secrets,
+    inheritance: Inheritance,
+) -> Result<(), RunError> {
     // First of all: it tells whether another agent is alive, before anything is touched.
-    let listener = Listener::bind(&loaded.config.node.socket())?;
+    let socket = loaded.config.node.socket();
+    let replaces = inheritance.control.is_some();
+    let listener = match inheritance.control {
+        Some(control) => Listener::inherit(&socket, control)?,
+        None => Listener::bind(&socket)?,
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut replace = signal(SignalKind::user_defined2())?;
+    reexec::accept_signals()?;
 
     let Started {
         shared,
@@ -81,7 +95,15 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
         addresses,
         threads,
         pins,
-    } = start::start(path, loaded, secrets).await?;
+    } = start::start(Beginning {
+        path: path.to_owned(),
+        loaded,
+        secrets,
+        replaces,
+        estate: inheritance.estate,
+        control: listener.heirloom()?,
+    })
+    .await?;
     let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
@@ -98,6 +120,8 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
     let interfaces = Interfaces::new(Arc::clone(&shared));
     let mut watchdog = interval(watchdog_interval());
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sound = Box::pin(tokio::time::sleep(shared.config().ha.pacify.window));
+    let mut proven = false;
     notify(&[sd_notify::NotifyState::Ready]);
     info!(node = shared.config().node.name, "agent started");
 
@@ -128,8 +152,17 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
                     neighbours.rebound(parts::own_macs(&shared.bound));
                 }
             }
+            () = &mut sound, if !proven => {
+                proven = true;
+                let history = Arc::clone(&shared.history);
+                tokio::task::spawn_blocking(move || history.prove_sound());
+            }
             _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
             _ = hangup.recv() => reload(&shared),
+            _ = replace.recv() => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { refuse("not replaced", &shared.reexec().await) });
+            }
             _ = terminate.recv() => stop(&shared),
             _ = interrupt.recv() => stop(&shared),
         }
@@ -139,6 +172,7 @@ async fn serve(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<(), RunE
     notify(&[sd_notify::NotifyState::Stopping]);
     control.abort();
     finish(&shared, addresses, threads).await;
+    shared.history.stop();
     pins.remove()?;
     if let Err(error) = guard::remove() {
         warn!(%error, "nftables table not removed");
@@ -244,22 +278,25 @@ fn reload(shared: &Shared) {
     notify(&[sd_notify::NotifyState::Reloading, monotonic()]);
     match shared.reload() {
         Ok(reloaded) => info!(changes = ?reloaded.changes, "configuration reloaded"),
-        Err(refusal) => {
-            for problem in &refusal.problems {
-                error!("{problem}");
-            }
-            error!("{refusal}; {}", refusal.remedy);
-        }
+        Err(refusal) => refuse("not reloaded", &refusal),
     }
     notify(&[sd_notify::NotifyState::Ready]);
 }
 
+/// Logs why something a signal asked for was not done.
+fn refuse(what: &str, refusal: &Refusal) {
+    for problem in &refusal.problems {
+        error!("{problem}");
+    }
+    error!("{what}: {refusal}; {}", refusal.remedy);
+}
+
 /// The time systemd wants with every `RELOADING=1`.
-fn monotonic() -> sd_notify::NotifyState<'static> {
+pub(super) fn monotonic() -> sd_notify::NotifyState<'static> {
     sd_notify::NotifyState::MonotonicUsec(i128::from(clock::now().as_nanos() / 1_000))
 }
 
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!(%error, "service manager not told");
     }

@@ -2,7 +2,7 @@
 //! step leaves nothing behind that acts.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -12,20 +12,25 @@ use tracing::{info, warn};
 
 use super::addresses;
 use super::agent::Shared;
+use super::history::HistoryFile;
 use super::netlink::{Changes, Netlink};
 use super::parts::{self, Bound};
+use super::reexec::{Estate, Program};
 use super::terms::TermStore;
 use super::{alarms, clock, election, replication, sysctl};
-use crate::config::model::{Config, Mode};
+use crate::config::model::{Config, Mode, Pacify};
 use crate::config::{Loaded, Secrets};
+use crate::control::Heirloom;
 use crate::datapath::load::{self, LoadError, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
-use crate::health::{HealthChecks, Report};
-use crate::proto::carp::{Election, ElectionKeys};
+use crate::health::{self, HealthChecks, Report};
+use crate::proto::carp::{Election, ElectionConfig, ElectionKeys};
+use crate::proto::pacify::Start;
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Input, Record, Sync};
 use crate::services::expiry::Keeper;
 use crate::services::{ApplyError, ServiceError, ServiceTable};
+use crate::status::model::Replaced;
 
 /// Events of the election that may wait to be logged.
 const EVENTS: usize = 256;
@@ -93,6 +98,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The path of the running program.
+    #[error("this program does not know its own path: {0}")]
+    Program(#[source] io::Error),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
@@ -116,6 +124,7 @@ impl StartError {
             | Self::Datapath(_)
             | Self::Services(_)
             | Self::Apply(_)
+            | Self::Program(_)
             | Self::Random => false,
         }
     }
@@ -141,8 +150,66 @@ pub struct Started {
     pub pins: Pins,
 }
 
-/// Starts everything; the gate stays closed until the election opens it.
-pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Started, StartError> {
+/// How a node starts.
+pub struct Beginning {
+    /// The configuration file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub loaded: Loaded,
+    /// What it names.
+    pub secrets: Secrets,
+    /// This is no start, but the replacement of a running agent.
+    pub replaces: bool,
+    /// What it left, if that can be used.
+    pub estate: Option<Estate>,
+    /// What a program that continues this one is left.
+    pub control: Heirloom,
+}
+
+/// Starts everything; the gate stays closed until the election opens it, or as an agent left it
+/// that this one continues.
+pub async fn start(beginning: Beginning) -> Result<Started, StartError> {
+    let config = &beginning.loaded.config;
+    let history = HistoryFile::open(&config.node.state_dir).map_err(state_error(config))?;
+    let history = Arc::new(history);
+    let limit = if config.node.mode == Mode::Off {
+        Pacify {
+            restarts: 0,
+            ..config.ha.pacify
+        }
+    } else {
+        config.ha.pacify
+    };
+    let kind = (!beginning.replaces).then(|| history.start(limit));
+    let started = start_with(beginning, &history, kind).await;
+    if started.is_err() {
+        // It ends in order, however often.
+        history.stop();
+    }
+    started
+}
+
+fn state_error(config: &Config) -> impl Fn(io::Error) -> StartError {
+    let path = config.node.state_dir.display().to_string();
+    move |source| StartError::State {
+        path: path.clone(),
+        source,
+    }
+}
+
+async fn start_with(
+    beginning: Beginning,
+    history: &Arc<HistoryFile>,
+    kind: Option<Start>,
+) -> Result<Started, StartError> {
+    let Beginning {
+        path,
+        loaded,
+        secrets,
+        replaces: _,
+        estate,
+        control,
+    } = beginning;
     let config = loaded.config.clone();
     let (netlink, changes) = Netlink::connect().map_err(StartError::Netlink)?;
     let bound = bind(&netlink, &config).await?;
@@ -152,13 +219,16 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
             .filter(|b| !b.interface.is_unnumbered())
             .map(|b| b.interface.device.as_str()),
     )?;
-    let state = |source| StartError::State {
-        path: config.node.state_dir.display().to_string(),
-        source,
-    };
-    let terms = TermStore::open(&config.node.state_dir).map_err(state)?;
-    let first_term = terms.load().map_err(state)?;
+    let state = state_error(&config);
+    let terms = TermStore::open(&config.node.state_dir).map_err(&state)?;
+    let first_term = terms.load().map_err(&state)?;
 
+    let (machine, estate) = election_machine(
+        parts::election_config(&config, &bound, &history.known(), kind),
+        &secrets,
+        first_term,
+        estate,
+    )?;
     let plane = load::load(&Options {
         bpf_dir: config.node.bpf_dir.clone(),
         connections: config.limits.connections,
@@ -167,6 +237,7 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
             .filter(|b| !b.interface.is_unnumbered())
             .map(parts::device)
             .collect(),
+        continued: estate.is_some(),
     })?;
     let pins = plane.pins.clone();
     let taken_over = plane
@@ -174,7 +245,18 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
         .iter()
         .any(|attachment| attachment.taken_over);
     let brought_up = bring_up(
-        path, loaded, &secrets, plane, netlink, changes, bound, terms, first_term,
+        path,
+        loaded,
+        &secrets,
+        plane,
+        netlink,
+        changes,
+        bound,
+        terms,
+        machine,
+        estate,
+        control,
+        Arc::clone(history),
     )
     .await;
     if brought_up.is_err() && !taken_over {
@@ -186,13 +268,49 @@ pub async fn start(path: &Path, loaded: Loaded, secrets: Secrets) -> Result<Star
     brought_up
 }
 
+/// The election, new or continued; with it what else a replaced agent left, if the election continues.
+fn election_machine(
+    settings: ElectionConfig,
+    secrets: &Secrets,
+    first_term: u64,
+    estate: Option<Estate>,
+) -> Result<(Election, Option<Estate>), StartError> {
+    let keys = ElectionKeys {
+        carp_passphrase: secrets.carp_passphrase.to_vec(),
+        trailer: secrets
+            .keys
+            .iter()
+            .map(|key| (key.id, key.trailer_key()))
+            .collect(),
+    };
+    if let Some(estate) = estate {
+        let parked = estate.election.clone();
+        let now = clock::now();
+        match Election::resume(
+            settings.clone(),
+            keys.clone(),
+            rng()?,
+            first_term,
+            parked,
+            now,
+        ) {
+            Ok(machine) => return Ok((machine, Some(estate))),
+            Err(error) => {
+                warn!(%error, "not continued where the replaced agent was; starting afresh");
+            }
+        }
+    }
+    let machine = Election::new(settings, keys, rng()?, first_term, clock::now());
+    Ok((machine, None))
+}
+
 /// The rest of [`start`], with the data plane in the kernel.
 #[expect(
     clippy::too_many_arguments,
     reason = "one caller, one step of one sequence"
 )]
 async fn bring_up(
-    path: &Path,
+    path: PathBuf,
     loaded: Loaded,
     secrets: &Secrets,
     plane: load::Loaded,
@@ -200,7 +318,10 @@ async fn bring_up(
     changes: Changes,
     mut bound: Vec<Bound>,
     terms: TermStore,
-    first_term: u64,
+    machine: Election,
+    estate: Option<Estate>,
+    control: Heirloom,
+    history: Arc<HistoryFile>,
 ) -> Result<Started, StartError> {
     let config = loaded.config.clone();
     for attachment in &plane.attachments {
@@ -227,11 +348,16 @@ async fn bring_up(
     }
 
     let on = parts::shared_on(&bound);
-    let stale = addresses::remove_stale(&netlink, &on)
-        .await
-        .map_err(StartError::Netlink)?;
-    for address in stale {
-        info!(%address, "shared address left by a previous agent removed");
+    let holds = estate
+        .as_ref()
+        .is_some_and(|estate| estate.election.gate().is_some());
+    if !holds {
+        let stale = addresses::remove_stale(&netlink, &on)
+            .await
+            .map_err(StartError::Netlink)?;
+        for address in stale {
+            info!(%address, "shared address left by a previous agent removed");
+        }
     }
 
     let map: Arc<dyn Datapath> = Arc::new(plane.datapath);
@@ -252,6 +378,15 @@ async fn bring_up(
             .iter()
             .map(|shared| shared.address.address),
     );
+    let failures = estate
+        .as_ref()
+        .map(|estate| estate.failures.clone())
+        .unwrap_or_default();
+    for target in health::targets(&config) {
+        if failures.contains_key(&target.address) {
+            services.set_health(&target.key, false);
+        }
+    }
     services.apply(&*map)?;
     let services = Arc::new(Mutex::new(services));
 
@@ -305,20 +440,6 @@ async fn bring_up(
     let (reports_out, reports) = mpsc::channel(EVENTS);
     let (events_out, events) = mpsc::channel(EVENTS);
     let (wishes, wished) = watch::channel(election::Addresses::default());
-    let machine = Election::new(
-        parts::election_config(&config, &bound),
-        ElectionKeys {
-            carp_passphrase: secrets.carp_passphrase.to_vec(),
-            trailer: secrets
-                .keys
-                .iter()
-                .map(|key| (key.id, key.trailer_key()))
-                .collect(),
-        },
-        rng()?,
-        first_term,
-        clock::now(),
-    );
     let keeper = Arc::new(keeper);
     let (roles_to, roles_keeper) = (replication.clone(), Arc::clone(&keeper));
     let (election, thread) = election::spawn(election::Parts {
@@ -363,6 +484,17 @@ async fn bring_up(
         lifetime,
         wished,
     ));
+    let replaced = estate.map(|estate| Replaced {
+        version: estate.version,
+        pause_ms: clock::now().since(estate.at).as_secs_f64() * 1e3,
+    });
+    if let Some(replaced) = &replaced {
+        info!(
+            version = replaced.version,
+            pause_ms = replaced.pause_ms,
+            "continued where the replaced agent was"
+        );
+    }
     let shared = Arc::new(Shared {
         loaded: Mutex::new(loaded),
         bound: Mutex::new(bound),
@@ -375,12 +507,19 @@ async fn bring_up(
         keeper,
         election,
         replication,
-        health: Mutex::new(HealthChecks::new(reports_out, rng()?)),
-        failures: Mutex::default(),
+        health: Mutex::new(
+            HealthChecks::new(reports_out, rng()?).knowing(failures.keys().copied().collect()),
+        ),
+        failures: Mutex::new(failures),
         board: alarms::Board::default(),
-        path: path.to_owned(),
+        history,
+        path,
+        program: Program::own().map_err(StartError::Program)?,
+        control,
+        replaced,
     });
     shared.guard(&config);
+    shared.history.tell(&shared.board);
     Ok(Started {
         shared,
         events,

@@ -38,16 +38,21 @@ impl TermStore {
 
     /// Reserves up to `term`, durably: the file is replaced as a whole.
     pub fn reserve(&self, term: u64) -> io::Result<()> {
-        let fresh = self.path.with_extension("new");
-        let mut file = fs::File::create(&fresh)?;
-        writeln!(file, "{term}")?;
-        file.sync_all()?;
-        fs::rename(&fresh, &self.path)?;
-        if let Some(directory) = self.path.parent() {
-            fs::File::open(directory)?.sync_all()?;
-        }
-        Ok(())
+        replace(&self.path, format!("{term}\n").as_bytes())
     }
+}
+
+/// Replaces a file as a whole, durably: a crash leaves the old one or the new one.
+pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    if let Some(directory) = path.parent() {
+        fs::File::open(directory)?.sync_all()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -32,6 +32,10 @@ pub struct Status {
     pub config_generation: u64,
     /// Version of the agent.
     pub version: String,
+    /// Its process id.
+    pub process: u32,
+    /// The agent that this one continues; null after an ordinary start.
+    pub replaced: Option<Replaced>,
     /// The other node; null if high availability is off.
     pub partner: Option<Partner>,
     /// This node's interfaces, in the order of the file.
@@ -42,6 +46,15 @@ pub struct Status {
     pub connections: TableSize,
     /// What is wrong now.
     pub alarms: Vec<Alarm>,
+}
+
+/// `replaced` of [`Status`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// Its version.
+    pub version: String,
+    /// How long the election was at rest between the two, in milliseconds.
+    pub pause_ms: f64,
 }
 
 /// `node` of [`Status`].

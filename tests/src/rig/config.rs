@@ -66,6 +66,8 @@ pub struct PairConfig {
     pub replication: bool,
     /// Whether there is a heartbeat cable besides the two networks.
     pub cable: bool,
+    /// Unclean starts within five minutes that pacify a node; 0 = none.
+    pub pacify: u32,
     /// Real servers of both services.
     pub servers: Vec<RealServer>,
 }
@@ -78,6 +80,7 @@ impl Default for PairConfig {
             scheduler: Scheduler::Mh,
             replication: true,
             cable: false,
+            pacify: 0,
             servers: vec![
                 RealServer {
                     number: 1,
@@ -139,6 +142,7 @@ node:
   timeout: {}
   multicast_interface: back
   l4_connection_updates: {}
+  pacify: {{ restarts: {} }}
 shared_addresses:
   - {{ interface: front, address: {SHARED_FRONT}/24 }}
   - {{ interface: back, address: {SHARED_BACK}/24 }}
@@ -146,6 +150,7 @@ virtual_services:",
         duration(pair.interval),
         duration(pair.timeout),
         pair.replication,
+        pair.pacify,
     ));
     let scheduler = pair.scheduler.as_str();
     for (name, protocol) in [("web", "tcp"), ("probe", "udp")] {
@@ -196,6 +201,7 @@ ha:
   advertisement_interval: 1s
   timeout: 3s
   carp_auth: permissive
+  pacify: {{ restarts: 0 }}
   multicast_interface: front
 shared_addresses:
   - {{ interface: front, address: {SHARED_FRONT}/24 }}

@@ -52,6 +52,8 @@ pub struct Node {
     pub cable: Option<Port>,
     /// The running agent.
     pub agent: Option<Process>,
+    /// Its own copy of the program; else the one that was built.
+    program: Option<PathBuf>,
     dir: PathBuf,
 }
 
@@ -296,6 +298,7 @@ impl Node {
             back,
             cable,
             agent: None,
+            program: None,
             dir,
         };
         node.write_config(config)?;
@@ -323,9 +326,48 @@ impl Node {
         fs::write(self.config_file(), text).context("cannot write the configuration")
     }
 
+    /// Puts a program of its own in place of the one it has, as a package manager does: under another
+    /// name first, then renamed.
+    pub fn install(&mut self) -> Result<()> {
+        let (path, fresh) = (self.dir.join("ha-agent"), self.dir.join("ha-agent.new"));
+        fs::copy(locate::program("ha-agent")?, &fresh)?;
+        fs::rename(&fresh, &path)?;
+        self.program = Some(path);
+        Ok(())
+    }
+
+    /// The program that its agent runs, as the kernel names it; it ends in ` (deleted)` if another one
+    /// was put in its place.
+    pub fn running(&self) -> Result<PathBuf> {
+        let agent = self.agent.as_ref().context("the agent is not running")?;
+        Ok(fs::read_link(format!("/proc/{}/exe", agent.pid()?))?)
+    }
+
+    /// Runs `ha-agent` with its configuration and returns what it printed; an error if it failed.
+    pub fn command(&self, words: &[&str]) -> Result<String> {
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => locate::program("ha-agent")?,
+        };
+        let mut command = Command::new(program);
+        command.args(words).arg("-f").arg(self.config_file());
+        self.netns.output(&mut command)
+    }
+
+    /// Has its agent replaced by the program that is installed, and waits until the new one answers;
+    /// returns the time just before.
+    pub fn reexec(&self) -> Result<u64> {
+        let at = now_ns();
+        self.command(&["reexec"])?;
+        Ok(at)
+    }
+
     /// Starts its agent.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = Command::new(locate::program("ha-agent")?);
+        let mut command = Command::new(match &self.program {
+            Some(program) => program.clone(),
+            None => locate::program("ha-agent")?,
+        });
         command.arg("run").arg("-f").arg(self.config_file());
         let name = format!("agent of lb{}", self.number);
         let log = self.dir.join("agent.log");

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::super::diagnostic::Span;
-use super::super::model::{CarpAuth, Ha, Mode, Node, Preferred, SharedAddress};
+use super::super::model::{CarpAuth, Ha, Mode, Node, Pacify, Preferred, SharedAddress};
 use super::super::network;
 use super::super::values::{self, Parsed, Scalar};
 use super::super::walk::{Field, Section, Walk};
@@ -15,8 +15,12 @@ const INTERVAL: (Duration, Duration) = (Duration::from_millis(4), Duration::from
 const TIMEOUT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(1));
 /// Longest `initial_wait` and `hold_down`.
 const WAIT_MAX: Duration = Duration::from_hours(1);
-/// Longest `pacify.window`.
+/// Bounds of `pacify.window`.
 const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24));
+const PACIFY_DEFAULT: Pacify = Pacify {
+    restarts: 3,
+    window: Duration::from_mins(5),
+};
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(9);
 /// Least default of `hold_down`, which is three timeouts: links flap in seconds.
@@ -40,6 +44,8 @@ pub(crate) struct HaDraft {
     pub(crate) multicast_group: Field<IpAddr>,
     multicast_port: Field<u16>,
     pub(crate) connection_updates: Field<bool>,
+    restarts: Field<u32>,
+    window: Field<Duration>,
 }
 
 pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
@@ -81,6 +87,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
     };
     not_yet_supported(walk, &section);
     let s = &section;
+    let (restarts, window) = pacify(walk, s);
     let draft = HaDraft {
         span: section.span,
         virtual_id: walk.value(s, "virtual_id", |v| values::number(v, 1, 255)),
@@ -102,9 +109,26 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         multicast_group: walk.value(s, "multicast_group", network::group),
         multicast_port: walk.value(s, "multicast_port", |v| values::number(v, 1, u16::MAX)),
         connection_updates: walk.value(s, "l4_connection_updates", values::boolean),
+        restarts,
+        window,
     };
     draft.check_timing(walk);
     draft
+}
+
+fn pacify(walk: &mut Walk<'_>, section: &Section<'_>) -> (Field<u32>, Field<Duration>) {
+    let Field::Given(at) = walk.map(section, "pacify") else {
+        return (Field::Absent, Field::Absent);
+    };
+    let Some(section) = walk.section(at.value, "`pacify`", &["restarts", "window"]) else {
+        return (Field::Bad, Field::Bad);
+    };
+    // As many as are remembered.
+    let restarts = walk.value(&section, "restarts", |v| values::number(v, 0, 60));
+    let window = walk.value(&section, "window", |v| {
+        values::duration(v, WINDOW.0, WINDOW.1)
+    });
+    (restarts, window)
 }
 
 /// Keys of the full configuration that this version cannot act on. What they can be set to without
@@ -130,22 +154,6 @@ fn not_yet_supported(walk: &mut Walk<'_>, section: &Section<'_>) {
         values::number::<u16>(v, 1, u16::MAX)?;
         refuse::<()>("update_port")
     });
-    if let Field::Given(at) = walk.map(section, "pacify")
-        && let Some(pacify) = walk.section(at.value, "`pacify`", &["restarts", "window"])
-    {
-        walk.value(&pacify, "restarts", |v| {
-            match values::number::<u32>(v, 0, 1000)? {
-                0 => Ok(()),
-                n => Err(values::not_yet(
-                    &format!("restarts: {n}"),
-                    "write `restarts: 0` or remove `pacify`",
-                )),
-            }
-        });
-        walk.value(&pacify, "window", |v| {
-            values::duration(v, WINDOW.0, WINDOW.1)
-        });
-    }
 }
 
 fn only_false(scalar: Scalar<'_>, key: &str) -> Parsed<()> {
@@ -175,6 +183,8 @@ impl HaDraft {
             multicast_group: Field::Absent,
             multicast_port: Field::Absent,
             connection_updates: Field::Absent,
+            restarts: Field::Absent,
+            window: Field::Absent,
         }
     }
 
@@ -250,6 +260,10 @@ impl HaDraft {
             multicast_group,
             multicast_port: self.multicast_port.or(|| PORT_DEFAULT)?,
             l4_connection_updates: self.connection_updates.or(|| true)? && node.mode != Mode::Off,
+            pacify: Pacify {
+                restarts: self.restarts.or(|| PACIFY_DEFAULT.restarts)?,
+                window: self.window.or(|| PACIFY_DEFAULT.window)?,
+            },
         })
     }
 }

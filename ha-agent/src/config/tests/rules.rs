@@ -259,7 +259,6 @@ fn not_yet_supported() {
         ("update_interface: back", "back"),
         ("update_port: 6973", "6973"),
         ("persistence_updates: true", "true"),
-        ("pacify: { restarts: 3, window: 5m }", "3"),
     ] {
         refuses("shared_addresses", &ha(key), place, "is not yet supported");
     }

@@ -35,7 +35,6 @@ use ha_common::carp::trailer_flags;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Action, Refusal, Role, RoleReason};
-use super::condition::Condition;
 use super::config::{ElectionConfig, ElectionKeys, lease_of};
 use super::counters::Counters;
 use super::lease::SendLog;
@@ -49,8 +48,8 @@ use crate::proto::time::Instant;
 
 /// The lease under which an active node's agent is replaced.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// The least time a partner has to grant it.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a partner has to grant it: the timeout, but no less and no more than this.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Sequence numbers skipped by a resumed node, so that none is used twice whatever the old program
 /// may still have sent.
 const SEQUENCE_JUMP: u64 = 1 << 20;
@@ -83,7 +82,7 @@ pub struct Parked {
     layout: u32,
     vhid: u8,
     first: bool,
-    links: Vec<ParkedLink>,
+    links: Vec<String>,
     epoch: u64,
     sequence: u64,
     carp_counter: u64,
@@ -104,13 +103,6 @@ pub struct Parked {
     peers: Peers,
     transitions: Vec<Transition>,
     counters: BTreeMap<String, u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ParkedLink {
-    name: String,
-    carrier: Condition,
-    gateway: Condition,
 }
 
 /// Why a parked machine is not continued.
@@ -154,11 +146,7 @@ impl Election {
             links: self
                 .links
                 .iter()
-                .map(|link| ParkedLink {
-                    name: link.config.name.clone(),
-                    carrier: link.carrier,
-                    gateway: link.gateway,
-                })
+                .map(|link| link.config.name.clone())
                 .collect(),
             epoch: self.epoch,
             sequence: self.log.upcoming(),
@@ -205,15 +193,11 @@ impl Election {
         if parked.vhid != config.vhid
             || parked.first != (config.mode == Mode::First)
             || !off
-            || !links.eq(parked.links.iter().map(|link| &link.name))
+            || !links.eq(&parked.links)
         {
             return Err(ResumeError::Configuration);
         }
         let mut machine = Self::new(config, keys, rng, first_term, now);
-        for (link, parked) in machine.links.iter_mut().zip(&parked.links) {
-            link.carrier = parked.carrier;
-            link.gateway = parked.gateway;
-        }
         machine.resumed = true;
         machine.epoch = parked.epoch;
         machine.carp_counter = parked.carp_counter;
@@ -284,7 +268,7 @@ impl Election {
         }
         self.asking = Some(Asking {
             first: self.log.upcoming(),
-            give_up: self.now + self.timing.timeout.max(PATIENCE),
+            give_up: self.now + self.timing.timeout.clamp(PATIENCE.0, PATIENCE.1),
             granted: false,
         });
         for link in &mut self.links {

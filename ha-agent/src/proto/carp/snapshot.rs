@@ -126,6 +126,11 @@ pub struct Snapshot {
 }
 
 impl Election {
+    /// The partner's role in its newest packet.
+    pub fn partner_role(&self) -> Option<WireRole> {
+        Some(self.peers.partner()?.body.role)
+    }
+
     /// The state at the last call.
     pub fn snapshot(&self) -> Snapshot {
         let now = self.now;

@@ -35,6 +35,8 @@ pub(super) struct Context {
     pub(super) generation: u64,
     /// Configuration generation of the partner.
     pub(super) partner_generation: Option<u64>,
+    /// Name of the partner.
+    pub(super) partner_name: Option<String>,
     /// Parts switched off, to prove that the tests notice.
     #[cfg(test)]
     pub(super) sabotage: super::tests::Sabotage,
@@ -65,6 +67,7 @@ impl Context {
             term: 0,
             generation: 0,
             partner_generation: None,
+            partner_name: None,
             #[cfg(test)]
             sabotage: super::tests::Sabotage::default(),
             session: None,

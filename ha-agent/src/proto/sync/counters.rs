@@ -143,6 +143,8 @@ pub struct SyncSnapshot {
     pub partner_heard: bool,
     /// The term this node works with.
     pub term: u64,
+    /// The partner's name, if it has said it.
+    pub partner_name: Option<String>,
     /// The partner's configuration generation, from its last packet.
     pub partner_generation: Option<u64>,
     /// Connections held.

@@ -96,6 +96,7 @@ impl Sync {
             partner_heard: false,
             term: context.term,
             partner_generation: context.partner_generation,
+            partner_name: context.partner_name.clone(),
             entries: context.shadow.len() as u64,
             lag_us_p50: None,
             lag_us_p99: None,

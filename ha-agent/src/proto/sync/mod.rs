@@ -50,6 +50,8 @@ pub use record::{Change, Record};
 pub struct SyncConfig {
     /// 1 on the first node, 2 on the second: tells the partner's packets from our own reflections.
     pub node_id: u8,
+    /// This node's name, told to the partner.
+    pub name: String,
     /// Number of the pair (its virtual id), so that two pairs on one segment ignore each other.
     pub cluster: u16,
     /// Largest UDP payload sent: path MTU less 28 bytes for IPv4 and UDP. At least 800, at most 9216.
@@ -78,6 +80,7 @@ impl SyncConfig {
     pub const fn new(node_id: u8, cluster: u16) -> Self {
         Self {
             node_id,
+            name: String::new(),
             cluster,
             mtu_payload: 1472,
             max_entries: 1 << 20,

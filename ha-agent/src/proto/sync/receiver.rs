@@ -20,7 +20,7 @@ use super::order::{Arrival, Gap};
 use super::record::{Change, Item};
 use super::seal::SessionKey;
 use super::stream::{Sample, State, Stream, apply};
-use super::wire::{Header, Hello, Kind, Position, Reader, Welcome};
+use super::wire::{self, Header, Hello, Kind, Position, Reader, Welcome};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
 
@@ -234,6 +234,8 @@ impl Receiver {
         }
         self.challenge = context.rng.next_u64();
         context.partner_generation = Some(header.generation);
+        context.partner_name =
+            wire::name(body, Welcome::LEN).or_else(|| context.partner_name.take());
         self.position(context, now, &welcome.position, out);
         self.send_hello(context, now, out);
         self.update_ready(context, now, out);
@@ -299,6 +301,7 @@ impl Receiver {
         }
         let mut body = Vec::new();
         hello.encode(&mut body);
+        wire::append_name(&mut body, &context.config.name);
         let seq = context.send_control(Kind::Hello, &body, Destination::Partner, out);
         if self.hellos.len() == HELLOS_REMEMBERED {
             self.hellos.pop_front();

@@ -15,7 +15,7 @@ use super::outbox::{Batch, Outbox};
 use super::record::{Change, Item, LONGEST, Record};
 use super::retention::{Retained, Retention};
 use super::seal::{SessionKey, data_room, proof};
-use super::wire::{Header, Hello, Kind, Position, Welcome, decode_nack};
+use super::wire::{self, Header, Hello, Kind, Position, Welcome, decode_nack};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
 
@@ -263,6 +263,7 @@ impl Sender {
             });
         }
         context.partner_generation = Some(header.generation);
+        context.partner_name = wire::name(body, Hello::LEN).or_else(|| context.partner_name.take());
         self.acknowledged(context, now, &hello);
         let lost = hello.next < self.tail(context) && self.begin < self.tail(context);
         if !self.current || lost || (hello.wants_transfer && hello.next > self.begin) {
@@ -297,6 +298,7 @@ impl Sender {
         };
         let mut body = Vec::new();
         welcome.encode(&mut body);
+        wire::append_name(&mut body, &context.config.name);
         context.send_control(Kind::Welcome, &body, Destination::Partner, out);
     }
 

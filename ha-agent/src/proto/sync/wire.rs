@@ -33,6 +33,8 @@ pub(super) const SALT_LEN: usize = 16;
 pub(super) const TAG_LEN: usize = 16;
 /// Longest packet looked at: a jumbo frame.
 pub(super) const MAX_PACKET: usize = 9216;
+/// Longest name of a node: that of a host (RFC 1035, section 2.3.4, a label).
+const NAME_MAX: usize = 63;
 /// Most ranges in one request for repetition.
 pub(super) const MAX_RANGES: usize = 64;
 
@@ -199,6 +201,9 @@ const HELLO_WANTS: u8 = 1;
 const HELLO_READY: u8 = 2;
 
 impl Hello {
+    /// Length of what [`Self::encode`] appends.
+    pub(super) const LEN: usize = 49;
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let wants = if self.wants_transfer { HELLO_WANTS } else { 0 };
         let ready = if self.ready { HELLO_READY } else { 0 };
@@ -226,6 +231,22 @@ impl Hello {
             sample_age,
         })
     }
+}
+
+/// Appends the sender's name to a hello or welcome: its length in one byte, then UTF-8.
+pub(super) fn append_name(out: &mut Vec<u8>, name: &str) {
+    if !name.is_empty() && name.len() <= NAME_MAX {
+        out.push(name.len() as u8);
+        out.extend_from_slice(name.as_bytes());
+    }
+}
+
+/// The name behind the first `at` bytes of a body. Older versions send none.
+pub(super) fn name(body: &[u8], at: usize) -> Option<String> {
+    let (length, rest) = body.get(at..)?.split_first()?;
+    let name = std::str::from_utf8(rest.get(..usize::from(*length))?).ok()?;
+    let plain = !name.is_empty() && name.len() <= NAME_MAX && !name.contains(char::is_control);
+    plain.then(|| name.to_owned())
 }
 
 /// Where the sender's stream stands: the body of a heartbeat and the end of a welcome.
@@ -312,6 +333,9 @@ pub(super) struct Welcome {
 }
 
 impl Welcome {
+    /// Length of what [`Self::encode`] appends.
+    pub(super) const LEN: usize = 89;
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         for word in [self.challenge, self.listener, self.token] {
             out.extend_from_slice(&word.to_be_bytes());

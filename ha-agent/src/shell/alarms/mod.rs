@@ -92,6 +92,12 @@ kinds! {
     ReplicationNotStored = "replication_not_stored",
         "Replicated connections could not be stored, so they would not survive a takeover by this node.",
         "compare virtual_services and limits.connections of both nodes";
+    Pacified = "pacified",
+        "This node started uncleanly too often: it takes no part and will not take over, also after a reboot.",
+        "find the cause in the logs of the agent and of the kernel, then run ha-agent resume";
+    StartsUnreadable = "starts_unreadable",
+        "The history of starts in `node.state_dir` could not be read, so counting begins anew.",
+        "check the disk of node.state_dir; if the node was pacified or in maintenance, decide anew";
     EventsLost = "events_lost",
         "Events of the election were not logged because nobody took them in time.",
         "the machine is overloaded: look at its load and at slow disks";

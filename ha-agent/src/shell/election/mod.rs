@@ -22,7 +22,7 @@ use super::frame::Mac;
 use super::wake::Wake;
 use crate::datapath::gate::GateWord;
 use crate::proto::carp::{
-    Alarm, Command as Request, Election, Evidence, Refusal, Role, RoleReason, Snapshot,
+    Alarm, Command as Request, Election, Evidence, Parked, Refusal, Role, RoleReason, Snapshot,
 };
 pub use port::Port;
 use worker::Worker;
@@ -77,6 +77,16 @@ pub enum Command {
     },
     /// An operator's wish, and whom to tell what became of it.
     Operator(Request, oneshot::Sender<Result<(), Refusal>>),
+    /// Prepare for the program's replacement; the answer may take its time.
+    Reexec(oneshot::Sender<Result<Paused, Refusal>>),
+}
+
+/// The thread does nothing until this is dropped.
+#[derive(Debug)]
+pub struct Paused {
+    /// What a new program continues with.
+    pub parked: Parked,
+    _hold: SyncSender<()>,
 }
 
 /// What the election tells the rest of the agent.
@@ -154,6 +164,8 @@ pub struct Published {
 pub struct RoleTerm {
     /// Whether this node is active.
     pub active: bool,
+    /// Whether it is pacified: it neither gives nor gets anything.
+    pub pacified: bool,
     /// The election's term.
     pub term: u64,
 }

@@ -4,18 +4,21 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use ha_common::event::CarpSeen;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::port::Port;
-use super::{Addresses, Command, Event, Lateness, Link, Parts, Published, QUEUE, RoleTerm};
+use super::{
+    Addresses, Command, Event, Lateness, Link, Parts, Paused, Published, QUEUE, Request, RoleTerm,
+};
 use crate::datapath::gate::GateWord;
+use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{Action, Election, Input, Refusal, Role};
 use crate::proto::time::Instant;
 use crate::shell::announce::Announcements;
@@ -44,10 +47,16 @@ pub(super) struct Worker {
     untold: Option<RoleTerm>,
     published: Arc<ArcSwap<Published>>,
     next_publish: Instant,
+    /// The partner's role when the snapshot was last renewed.
+    partner_role: Option<WireRole>,
     lateness: Lateness,
     send_errors: u64,
     events_lost: u64,
     refused: Option<Refusal>,
+    /// Whoever wants the program replaced.
+    replacer: Option<oneshot::Sender<Result<Paused, Refusal>>>,
+    /// What the machine says to that.
+    replaceable: Option<Result<(), Refusal>>,
     stopped: bool,
 }
 
@@ -77,10 +86,13 @@ impl Worker {
             untold: None,
             published,
             next_publish: Instant::default(),
+            partner_role: None,
             lateness: Lateness::default(),
             send_errors: 0,
             events_lost: 0,
             refused: None,
+            replacer: None,
+            replaceable: None,
             stopped: false,
         })
     }
@@ -224,6 +236,10 @@ impl Worker {
                     self.rebound(index, *port);
                     continue;
                 }
+                Command::Reexec(to) => {
+                    self.replacer = Some(to);
+                    Input::Command(Request::Reexec)
+                }
                 Command::Operator(request, to) => {
                     answer = Some(to);
                     Input::Command(request)
@@ -329,6 +345,7 @@ impl Worker {
                     }
                     self.untold = Some(RoleTerm {
                         active: to == Role::Active,
+                        pacified: to == Role::Pacified,
                         term,
                     });
                     self.event(Event::RoleChanged {
@@ -349,12 +366,33 @@ impl Worker {
                     evidence,
                 }),
                 Action::Refused(refusal) => self.refused = Some(refusal),
-                Action::Reexec(_) => {}
+                Action::Reexec(answer) => self.replaceable = Some(answer),
                 Action::Stopped => {
                     self.stopped = true;
                     self.event(Event::Stopped);
                 }
             }
+        }
+        self.pause();
+    }
+
+    /// Hands the machine's state out and does nothing until it is handed back: another program may
+    /// have continued with it.
+    fn pause(&mut self) {
+        let Some(answer) = self.replaceable.take() else {
+            return;
+        };
+        let Some(to) = self.replacer.take() else {
+            return;
+        };
+        let (hold, held) = sync_channel(0);
+        let paused = answer.map(|()| Paused {
+            parked: self.election.park(),
+            _hold: hold,
+        });
+        if to.send(paused).is_ok() {
+            // An error says that it was handed back.
+            let _back = held.recv();
         }
     }
 
@@ -401,9 +439,11 @@ impl Worker {
 
     fn publish(&mut self) {
         let now = clock::now();
-        if now < self.next_publish {
+        let partner = self.election.partner_role();
+        if now < self.next_publish && partner == self.partner_role {
             return;
         }
+        self.partner_role = partner;
         self.next_publish = now + PUBLISH;
         self.published.store(Arc::new(Published {
             election: self.election.snapshot(),

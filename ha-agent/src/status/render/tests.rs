@@ -24,6 +24,8 @@ pub(crate) fn sample() -> Status {
         term: 3,
         config_generation: 7,
         version: "0.1.0".to_owned(),
+        process: 4711,
+        replaced: None,
         partner: Some(Partner {
             name: Some("lb2".to_owned()),
             role: Some(Role::Standby),
@@ -66,6 +68,8 @@ fn json_has_the_documented_shape() {
         "term": 3,
         "config_generation": 7,
         "version": "0.1.0",
+        "process": 4711,
+        "replaced": null,
         "partner": {
             "name": "lb2", "role": "standby", "square": "green",
             "heard": { "front": true, "back": false }, "config_in_sync": true

@@ -283,3 +283,27 @@ proptest! {
         prop_assert_eq!(Item::decode(&mut reader), None);
     }
 }
+
+#[test]
+fn names_are_read_if_they_are_there() {
+    use super::super::wire::{Hello, Welcome, append_name, name};
+    let mut body = Vec::new();
+    Hello::default().encode(&mut body);
+    assert_eq!(body.len(), Hello::LEN);
+    assert_eq!(name(&body, Hello::LEN), None, "an older version");
+    append_name(&mut body, "lb1");
+    assert_eq!(name(&body, Hello::LEN).as_deref(), Some("lb1"));
+    body.push(7);
+    assert_eq!(
+        name(&body, Hello::LEN).as_deref(),
+        Some("lb1"),
+        "a newer one"
+    );
+    for bad in [&[0][..], &[4, b'l'], &[1, 7], &[1, 0xff], &[200]] {
+        let body = [&[0; Welcome::LEN][..], bad].concat();
+        assert_eq!(name(&body, Welcome::LEN), None);
+    }
+    let mut long = Vec::new();
+    append_name(&mut long, &"x".repeat(64));
+    assert!(long.is_empty());
+}
