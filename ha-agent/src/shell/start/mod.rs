@@ -1,6 +1,8 @@
 //! Bringing a node up: from a configuration to running threads, in an order in which a failure at any
 //! step leaves nothing behind that acts.
 
+mod error;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -10,125 +12,33 @@ use ha_common::conn::{Conn4, ConnKey4};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::addresses;
-use super::agent::Shared;
-use super::history::HistoryFile;
-use super::netlink::{Changes, Netlink};
-use super::parts::{self, Bound};
-use super::reexec::{Estate, Program};
-use super::terms::TermStore;
-use super::{alarms, clock, election, replication, sysctl};
 use crate::config::model::{Config, Mode, Pacify};
 use crate::config::{Loaded, Secrets};
 use crate::control::Heirloom;
-use crate::datapath::load::{self, LoadError, Options, Pins};
+use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::health::{self, HealthChecks, Report};
 use crate::proto::carp::{Election, ElectionConfig, ElectionKeys};
 use crate::proto::pacify::Start;
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Input, Record, Sync};
+use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
-use crate::services::{ApplyError, ServiceError, ServiceTable};
+use crate::shell::addresses;
+use crate::shell::agent::Shared;
+use crate::shell::history::HistoryFile;
+use crate::shell::netlink::{Changes, Netlink};
+use crate::shell::parts::{self, Bound};
+use crate::shell::reexec::{Estate, Program};
+use crate::shell::terms::TermStore;
+use crate::shell::{alarms, clock, election, replication, sysctl};
 use crate::status::model::Replaced;
+pub use error::StartError;
 
 /// Events of the election that may wait to be logged.
 const EVENTS: usize = 256;
 /// Entries read at a time when looking at what a previous agent left.
 const PIECE: usize = 4096;
-
-/// Why a node does not come up.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A configured interface is not there.
-    #[error("interface {name}: there is no device {device}; see `ip link`, or correct `device`")]
-    NoDevice {
-        /// Logical name.
-        name: String,
-        /// Kernel name.
-        device: String,
-    },
-    /// An interface lacks the node's own address.
-    #[error(
-        "interface {name}: device {device} does not have the address {address}; \
-         run `ip addr add {address} dev {device}`, or correct `address`"
-    )]
-    NoAddress {
-        /// Logical name.
-        name: String,
-        /// Kernel name.
-        device: String,
-        /// What is configured.
-        address: String,
-    },
-    /// Netlink refused something.
-    #[error("netlink: {0}; the agent needs CAP_NET_ADMIN")]
-    Netlink(#[source] io::Error),
-    /// A file in the state directory.
-    #[error("state directory {path}: {source}")]
-    State {
-        /// The directory.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A system setting.
-    #[error(transparent)]
-    Sysctl(#[from] sysctl::SysctlError),
-    /// The data plane.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A map.
-    #[error(transparent)]
-    Datapath(#[from] DatapathError),
-    /// The services.
-    #[error(transparent)]
-    Services(#[from] ServiceError),
-    /// Storing the services.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// A thread or socket of the election.
-    #[error("election: {0}; the agent needs CAP_NET_RAW")]
-    Election(#[source] io::Error),
-    /// The replication socket or thread.
-    #[error("replication on interface {interface}: {source}")]
-    Replication {
-        /// Logical name.
-        interface: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The path of the running program.
-    #[error("this program does not know its own path: {0}")]
-    Program(#[source] io::Error),
-    /// The system gave no random bytes.
-    #[error("the system gave no random bytes")]
-    Random,
-}
-
-impl StartError {
-    /// Whether a privilege is missing.
-    pub fn is_permission(&self) -> bool {
-        match self {
-            Self::Load(LoadError::Privileges { .. }) => true,
-            Self::Netlink(error)
-            | Self::Election(error)
-            | Self::State { source: error, .. }
-            | Self::Replication { source: error, .. } => {
-                error.kind() == io::ErrorKind::PermissionDenied
-            }
-            Self::Sysctl(error) => error.is_permission(),
-            Self::NoDevice { .. }
-            | Self::NoAddress { .. }
-            | Self::Load(_)
-            | Self::Datapath(_)
-            | Self::Services(_)
-            | Self::Apply(_)
-            | Self::Program(_)
-            | Self::Random => false,
-        }
-    }
-}
 
 /// A running node.
 pub struct Started {
