@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -20,7 +20,7 @@ use nix::sys::socket::{
 };
 
 use super::netns::Netns;
-use crate::clock::realtime_to_monotonic;
+use crate::clock::{now_ns, realtime_to_monotonic};
 
 /// The longest frame of a link with an MTU of 1500 is 1518 bytes with a VLAN tag.
 const SNAP: usize = 2048;
@@ -43,31 +43,32 @@ pub struct Frame {
 /// A running capture on some ports.
 #[derive(Debug)]
 pub struct Capture {
-    stop: Arc<AtomicBool>,
+    /// When it ends.
+    stop_ns: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<Vec<Frame>>>>,
 }
 
 impl Capture {
     /// Starts capturing on ports of the switch in `netns`.
     pub fn start(netns: &Netns, ports: &[&str]) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop_ns = Arc::new(AtomicU64::new(u64::MAX));
         let mut threads = Vec::new();
         for port in ports {
             let socket = netns.run(|| open(port))?;
-            let (port, stop) = (Arc::from(*port), Arc::clone(&stop));
+            let (port, stop_ns) = (Arc::from(*port), Arc::clone(&stop_ns));
             threads.push(
                 thread::Builder::new()
                     .name(format!("capture-{port}"))
-                    .spawn(move || read(&socket, &port, &stop))?,
+                    .spawn(move || read(&socket, &port, &stop_ns))?,
             );
         }
-        Ok(Self { stop, threads })
+        Ok(Self { stop_ns, threads })
     }
 
     /// Ends the capture; all frames in the order in which the kernel saw them. A capture with
     /// holes proves nothing, so lost frames are an error.
     pub fn finish(self) -> Result<Vec<Frame>> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop_ns.store(now_ns(), Ordering::Relaxed);
         let mut frames = Vec::new();
         for thread in self.threads {
             frames.extend(
@@ -103,7 +104,7 @@ fn open(port: &str) -> Result<OwnedFd> {
     Ok(socket.into())
 }
 
-fn read(socket: &OwnedFd, port: &Arc<str>, stop: &AtomicBool) -> Result<Vec<Frame>> {
+fn read(socket: &OwnedFd, port: &Arc<str>, stop_ns: &AtomicU64) -> Result<Vec<Frame>> {
     let to_monotonic = realtime_to_monotonic();
     let mut frames = Vec::new();
     let mut buffer = [0u8; SNAP];
@@ -111,7 +112,7 @@ fn read(socket: &OwnedFd, port: &Arc<str>, stop: &AtomicBool) -> Result<Vec<Fram
     loop {
         let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         if poll(&mut ready, PollTimeout::from(20u8))? == 0 {
-            if stop.load(Ordering::Relaxed) {
+            if stop_ns.load(Ordering::Relaxed) < u64::MAX {
                 break;
             }
             continue;
@@ -137,10 +138,15 @@ fn read(socket: &OwnedFd, port: &Arc<str>, stop: &AtomicBool) -> Result<Vec<Fram
             .and_then(SockaddrStorage::as_link_addr)
             .is_some_and(is_outgoing);
         let length = message.bytes;
+        let at_ns = at
+            .context("a frame without a time stamp")?
+            .wrapping_add(to_monotonic);
+        // On a busy port the queue never runs dry.
+        if at_ns > stop_ns.load(Ordering::Relaxed) {
+            break;
+        }
         frames.push(Frame {
-            at_ns: at
-                .context("a frame without a time stamp")?
-                .wrapping_add(to_monotonic),
+            at_ns,
             port: Arc::clone(port),
             from_node: !outgoing,
             bytes: buffer.get(..length).unwrap_or_default().into(),
