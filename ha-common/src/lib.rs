@@ -72,6 +72,7 @@ mod pod {
         control::Config,
         event::ConnEvent,
         event::CarpSeen,
+        rig::Flood,
         rig::PortCtl,
     );
 }

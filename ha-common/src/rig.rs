@@ -25,4 +25,22 @@ pub mod port_flags {
     pub const CUT_TO_NODE: u32 = 1 << 1;
 }
 
+/// Name of the `Array<Flood>` of one element that paces [`FLOOD`].
+pub const FLOOD_CTL: &str = "ha_flood_ctl";
+/// Name of the program that, run with live frames, sends them out of the interface of its context.
+pub const FLOOD: &str = "ha_flood";
+
+/// The pace of a flood.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flood {
+    /// Time between two frames, in nanoseconds.
+    pub step_ns: u64,
+    /// When the next one is due, by `bpf_ktime_get_ns`.
+    pub next_ns: u64,
+    /// Frames sent.
+    pub sent: u64,
+}
+
 const _: () = assert!(size_of::<PortCtl>() == 8);
+const _: () = assert!(size_of::<Flood>() == 24);

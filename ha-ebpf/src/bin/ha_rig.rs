@@ -1,22 +1,51 @@
 //! The test rig's BPF object: `ha_pass` for the far ends of veth pairs, which need an XDP program to
 //! receive transmitted and redirected frames; `ha_port` (XDP) and `ha_egress` (traffic control) on the
-//! switch's ports, to cut them with the carrier up.
+//! switch's ports, to cut them with the carrier up; `ha_flood`, which is run with live frames and sends
+//! them at a steady pace.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::bindings::{BPF_F_MMAPABLE, TC_ACT_OK, TC_ACT_SHOT, xdp_action};
     use aya_ebpf::btf_maps::{Array, HashMap};
-    use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+    use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
     use aya_ebpf::macros::{btf_map, classifier, xdp};
     use aya_ebpf::programs::{TcContext, XdpContext};
-    use ha_common::rig::{PORTS, PortCtl, port_flags};
+    use ha_common::rig::{Flood, PORTS, PortCtl, port_flags};
 
     #[btf_map(name = "ha_port_ctl")]
     static PORT_CTL: Array<PortCtl, { PORTS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
     #[btf_map(name = "ha_port_slot")]
     static PORT_SLOT: HashMap<u32, u32, { PORTS as usize }> = HashMap::new();
+
+    #[btf_map(name = "ha_flood_ctl")]
+    static FLOOD_CTL: Array<Flood, 1, 0> = Array::new();
+
+    /// Looks at the clock this often before a frame leaves early.
+    const PATIENCE: u32 = 200;
+
+    #[xdp]
+    fn ha_flood(_: XdpContext) -> u32 {
+        let Some(flood) = FLOOD_CTL.get_ptr_mut(0) else {
+            return xdp_action::XDP_ABORTED;
+        };
+        // SAFETY: an element of an array map; only one such program runs at a time.
+        let flood = unsafe { &mut *flood };
+        // SAFETY: no memory is involved.
+        let mut now = unsafe { bpf_ktime_get_ns() };
+        for _ in 0..PATIENCE {
+            if now >= flood.next_ns {
+                break;
+            }
+            // SAFETY: no memory is involved.
+            now = unsafe { bpf_ktime_get_ns() };
+        }
+        // What was missed is made up within a millisecond or not at all.
+        flood.next_ns = (flood.next_ns + flood.step_ns).max(now.saturating_sub(1_000_000));
+        flood.sent += 1;
+        xdp_action::XDP_TX
+    }
 
     #[xdp]
     fn ha_pass(_: XdpContext) -> u32 {

@@ -58,6 +58,12 @@ pub enum Case {
     AgentFreeze,
     /// Faults that clients must not notice: the standby's death, each of its links.
     Standby,
+    /// Taking over from a stock ucarp that is killed.
+    UcarpPeer,
+    /// The active node's advertisements, replayed and doctored.
+    Replay,
+    /// Half a million forged advertisements a second at the standby's port.
+    Flood,
     /// No fault at all while other work takes every core.
     Busy,
 }
@@ -73,6 +79,9 @@ impl Case {
             Self::AgentKill => "agent-kill",
             Self::AgentFreeze => "agent-freeze",
             Self::Standby => "standby",
+            Self::UcarpPeer => "ucarp-peer",
+            Self::Replay => "replay",
+            Self::Flood => "flood",
             Self::Busy => "busy",
         }
     }
@@ -87,6 +96,9 @@ impl Case {
             Self::AgentKill => "the active node's agent is killed, the host lives",
             Self::AgentFreeze => "the active node's agent is frozen, the host lives",
             Self::Standby => "the standby dies, each of its links fails",
+            Self::UcarpPeer => "a ucarp partner is killed, the agent takes over",
+            Self::Replay => "recorded and doctored advertisements at both nodes",
+            Self::Flood => "forged advertisements at the standby's port",
             Self::Busy => "no fault while other work takes every core",
         }
     }
@@ -112,6 +124,11 @@ impl Options {
     /// Runs of each case.
     pub const fn runs(&self) -> usize {
         if self.quick { 3 } else { self.runs }
+    }
+
+    /// How long `flood` lasts.
+    pub const fn flood_for(&self) -> Duration {
+        Duration::from_secs(if self.quick { 5 } else { 30 })
     }
 
     /// How long `busy` lasts.

@@ -14,6 +14,8 @@ use super::pattern::{self, HELLO_LEN, Probe, Stream};
 /// Waiting connections the kernel holds: those of a burst while this process is not scheduled.
 const BACKLOG: i32 = 16_384;
 const LISTENER: u64 = u64::MAX;
+/// Of the thread that answers probes: what else runs on the machine must not look like a gap.
+const PRIORITY: i32 = 10;
 
 /// Serves until the process ends.
 pub fn serve(server: u32, address: SocketAddrV4) -> Result<()> {
@@ -191,7 +193,9 @@ impl Connection {
 
 /// Answers probes for ever.
 fn answer_probes(udp: &UdpSocket, server: u32) -> Result<()> {
-    super::prefer_this_thread();
+    if super::run_first(PRIORITY).is_err() {
+        super::prefer_this_thread();
+    }
     let mut buffer = [0u8; 64];
     loop {
         let (length, client) = udp.recv_from(&mut buffer)?;

@@ -2,9 +2,12 @@
 
 mod agent;
 mod busy;
+mod flood;
+mod foreign;
 mod link;
 mod planned;
 mod power;
+mod replay;
 mod standby;
 
 use std::time::Duration;
@@ -26,6 +29,9 @@ pub(super) fn measure(case: Case, bench: &mut Bench<'_>) -> Result<()> {
         Case::AgentKill => agent::kill(bench),
         Case::AgentFreeze => agent::freeze(bench),
         Case::Standby => standby::measure(bench),
+        Case::UcarpPeer => foreign::measure(bench),
+        Case::Replay => replay::measure(bench),
+        Case::Flood => flood::measure(bench),
         Case::Busy => busy::measure(bench),
     }
 }

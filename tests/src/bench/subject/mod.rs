@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
 
 pub(crate) use ours::Ours;
-pub(crate) use rival::{Rival, available};
+pub(crate) use rival::{PASSPHRASE, Rival, available, ucarp};
 
 use crate::clock::now_ns;
 use crate::rig::arp;

@@ -19,6 +19,9 @@ use crate::rig::pair::{Node, Pair};
 use crate::rig::process::{self, Process};
 use crate::traffic::pulse::Pulse;
 
+/// What ucarp signs with.
+pub(crate) const PASSPHRASE: &str = "interoperable";
+
 /// Who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -128,7 +131,7 @@ impl Subject for Rival {
         }
         let daemon = match kind {
             Kind::Keepalived(interval) => keepalived(place, interval)?,
-            Kind::Ucarp => ucarp(place)?,
+            Kind::Ucarp => ucarp(place, false)?,
         };
         if let Some(slot) = self.daemons.get_mut(node) {
             *slot = Some(daemon);
@@ -206,7 +209,9 @@ vrrp_sync_group G {{ group {{ F B }} }}
     Process::start("keepalived", &node.netns, &mut command, &log)
 }
 
-fn ucarp(node: &Node) -> Result<Process> {
+/// Starts ucarp on a node, as Debian packages it. With `preempt` it takes the address from a slower
+/// master.
+pub(crate) fn ucarp(node: &Node, preempt: bool) -> Result<Process> {
     let script = |name: &str, verb: &str| -> Result<PathBuf> {
         let path = node.dir().join(name);
         let text = format!("#!/bin/sh\nexec ip address {verb} {SHARED_FRONT}/24 dev front\n");
@@ -216,7 +221,7 @@ fn ucarp(node: &Node) -> Result<Process> {
     };
     let mut command = Command::new("ucarp");
     command
-        .args(["--interface", "front", "--pass", "bench", "--shutdown"])
+        .args(["--interface", "front", "--pass", PASSPHRASE, "--shutdown"])
         .args(["--srcip", &config::front(node.number).to_string()])
         .args(["--vhid", &VHID.to_string()])
         .args(["--addr", &SHARED_FRONT.to_string()])
@@ -224,6 +229,9 @@ fn ucarp(node: &Node) -> Result<Process> {
         .args(["--advskew", &(node.number - 1).to_string()])
         .arg(format!("--upscript={}", script("up", "add")?.display()))
         .arg(format!("--downscript={}", script("down", "del")?.display()));
+    if preempt {
+        command.arg("--preempt");
+    }
     let log = node.dir().join("ucarp.log");
     Process::start("ucarp", &node.netns, &mut command, &log)
 }
