@@ -92,32 +92,61 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     let quiet_wakeups = (quiet.wakeups - quiet_from.wakeups) as f64 / quiet_seconds;
     for (row, value) in [
         (
-            row("forged advertisements sent", "a second", Promise::AtLeast(500_000.0)),
+            row(
+                "forged advertisements sent",
+                "a second",
+                Promise::AtLeast(500_000.0),
+            ),
             sent as f64 / seconds,
         ),
         (
-            row("of these dropped by their tag", "a second", Promise::Nothing),
+            row(
+                "of these dropped by their tag",
+                "a second",
+                Promise::Nothing,
+            ),
             (to.forged - from.forged) as f64 / seconds,
         ),
         (
             row("role changes", "count", Promise::Always(0.0)),
             (changes(subject) - before) as f64,
         ),
-        (row("true advertisements sent", "count", Promise::Nothing), true_ones as f64),
-        (row("delivered to the election", "count", Promise::Nothing), delivered as f64),
         (
-            row("true ones lost beyond the ring's drops", "count", Promise::Always(0.0)),
+            row("true advertisements sent", "count", Promise::Nothing),
+            true_ones as f64,
+        ),
+        (
+            row("delivered to the election", "count", Promise::Nothing),
+            delivered as f64,
+        ),
+        (
+            row(
+                "true ones lost beyond the ring's drops",
+                "count",
+                Promise::Always(0.0),
+            ),
             lost.saturating_sub(drops) as f64,
         ),
-        (row("drops of the port's ring", "count", Promise::Nothing), drops as f64),
+        (
+            row("drops of the port's ring", "count", Promise::Nothing),
+            drops as f64,
+        ),
         (
             row("forged ones delivered", "count", Promise::Always(0.0)),
             delivered.saturating_sub(true_ones as u64) as f64,
         ),
-        (row("wake-ups of the election", "a second", Promise::Nothing), wakeups),
-        (row("the same without a flood", "a second", Promise::Nothing), quiet_wakeups),
+        (
+            row("wake-ups of the election", "a second", Promise::Nothing),
+            wakeups,
+        ),
+        (
+            row("the same without a flood", "a second", Promise::Nothing),
+            quiet_wakeups,
+        ),
     ] {
-        bench.report.add(&row, value, bench.stalls.longest_ms(&time));
+        bench
+            .report
+            .add(&row, value, bench.stalls.longest_ms(&time));
     }
     Ok(())
 }
@@ -132,7 +161,10 @@ fn forged(subject: &dyn Subject, standby: usize) -> Result<Vec<u8>> {
             && *frame.port == *port
             && frame.flow().is_some_and(|flow| flow.protocol == CARP)
     });
-    let mut bytes = frame.context("no advertisement was heard")?.bytes.into_vec();
+    let mut bytes = frame
+        .context("no advertisement was heard")?
+        .bytes
+        .into_vec();
     *bytes.last_mut().context("an empty frame")? ^= 1;
     Ok(bytes)
 }
@@ -201,7 +233,10 @@ impl Generator {
     }
 
     fn control(&mut self) -> Result<Array<&mut aya::maps::MapData, Flood>> {
-        let map = self.ebpf.map_mut(FLOOD_CTL).context("no map of the flood")?;
+        let map = self
+            .ebpf
+            .map_mut(FLOOD_CTL)
+            .context("no map of the flood")?;
         Ok(map.try_into()?)
     }
 

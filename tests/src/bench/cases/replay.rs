@@ -50,10 +50,20 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
             Ok(at)
         })?;
         let moved = changes(subject) - before;
-        bench.progress(run, WHO, &format!("{moved} role changes, gap {:.2} ms", struck.gap_ms));
+        bench.progress(
+            run,
+            WHO,
+            &format!("{moved} role changes, gap {:.2} ms", struck.gap_ms),
+        );
         for (row, value) in [
-            (row("role changes", "count", Promise::Always(0.0)), moved as f64),
-            (row("probes lost", "count", Promise::Always(0.0)), struck.lost as f64),
+            (
+                row("role changes", "count", Promise::Always(0.0)),
+                moved as f64,
+            ),
+            (
+                row("probes lost", "count", Promise::Always(0.0)),
+                struck.lost as f64,
+            ),
             (row("gap", "ms", Promise::Nothing), struck.gap_ms),
         ] {
             bench.report.add(&row, value, struck.stall_ms);
