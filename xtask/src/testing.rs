@@ -2,7 +2,9 @@
 
 use std::env;
 use std::fs;
+use std::num::NonZero;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -118,6 +120,7 @@ pub(crate) fn replay(log: &Path) -> Result<()> {
 /// Many seeds of the simulator, optimised.
 pub(crate) fn sim(seed: u64, seeds: u64) -> Result<()> {
     build::build_ebpf()?;
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let mut command = cargo();
     command
         .args([
@@ -129,9 +132,10 @@ pub(crate) fn sim(seed: u64, seeds: u64) -> Result<()> {
             "--test",
             "sim_sweep",
         ])
-        .args(["--", "--nocapture"])
+        .args(["no_seed_violates_anything", "--", "--nocapture"])
         .env("HA_SIM_SEED", seed.to_string())
-        .env("HA_SIM_SEEDS", seeds.to_string());
+        .env("HA_SIM_SEEDS", seeds.to_string())
+        .env("HA_SIM_THREADS", threads.to_string());
     if let Ok(steps) = env::var("HA_SIM_STEPS") {
         command.env("HA_SIM_STEPS", steps);
     }

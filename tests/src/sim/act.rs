@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ha_agent::config::model::Preferred;
-use ha_agent::proto::carp::{Action, Role, RoleReason};
+use ha_agent::proto::carp::{Action, REEXEC_LEASE, Role, RoleReason};
 use ha_agent::proto::sync::{self, Change};
 use ha_agent::proto::time::Instant;
 
@@ -12,6 +12,7 @@ use super::host::{Effect, Host};
 use super::journal::Entry;
 use super::network::{Kind, Packet};
 use super::params::Sabotage;
+use super::watch::Who;
 use super::world::{Event, World};
 
 /// Packets an attacker remembers.
@@ -63,8 +64,7 @@ impl World {
                 payload,
             } => self.send(node, link, source, Kind::Hello, payload),
             Action::Gate(until) => self.set_gate(node, until),
-            // What passes is known to both nodes; the gate itself is closed.
-            Action::HandOver { .. } => {}
+            Action::HandOver { until } => self.check_hand_over(node, until),
             Action::ClaimAddresses => self.host_mut(node).claimed = true,
             Action::ReleaseAddresses => self.host_mut(node).claimed = false,
             Action::ReserveTerm { up_to } => {
@@ -83,9 +83,42 @@ impl World {
             Action::Stopped => {
                 let timeout = self.params.timeout_ns();
                 self.end_agent(node);
+                self.host_mut(node).unclean = false;
                 self.later(timeout, Event::Fault(Fault::Start(node)));
             }
-            Action::Announce | Action::Alarm { .. } | Action::Refused(_) | Action::Reexec(_) => {}
+            Action::Announce => self.host_mut(node).announced = Some(self.now),
+            Action::Reexec(Ok(())) => self.replace(node),
+            Action::Alarm { .. } | Action::Refused(_) | Action::Reexec(Err(_)) => {}
+        }
+    }
+
+    /// An agent gives way to another program, which begins soon, or late, or never.
+    fn replace(&mut self, node: usize) {
+        if !self.params.reexec {
+            return;
+        }
+        let lease = REEXEC_LEASE.as_nanos() as u64;
+        let after = match self.rng.below(8) {
+            0 => lease / 2 + self.rng.below(lease),
+            1 => u64::MAX,
+            _ => self.rng.below(lease / 4),
+        };
+        let unnoticed = self.is_perfect() && self.settled(node) && after < lease / 2;
+        let parked = self
+            .host(node)
+            .agent
+            .as_ref()
+            .map(|agent| agent.election.park());
+        self.end_agent(node);
+        self.host_mut(node).parked = parked;
+        if unnoticed {
+            let within = after + self.params.timeout_ns();
+            self.expect(Who::Always(node), within, "an agent is replaced unnoticed");
+        }
+        if after == u64::MAX {
+            self.later(lease * 2, Event::Fault(Fault::Start(node)));
+        } else {
+            self.later(after, Event::Fault(Fault::Replace(node)));
         }
     }
 
@@ -105,6 +138,8 @@ impl World {
 
     fn role_changed(&mut self, node: usize, from: Role, to: Role, reason: RoleReason) {
         self.changes.push((node, to, reason));
+        self.watch.changes += u64::from(from != to);
+        self.summary.most_changes = self.summary.most_changes.max(self.watch.changes);
         self.summary.promotions += u64::from(to == Role::Active && from != to);
         let calm_for = self.watch.calm_since.map(|since| self.now - since);
         let planned = self.params.preferred != Preferred::None

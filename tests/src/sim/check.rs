@@ -1,18 +1,23 @@
 //! What is checked after every step.
 
+use std::time::Duration;
+
 use ha_agent::proto::carp::Role;
+use ha_agent::proto::time::Instant;
 
 use super::host::Agent;
 use super::params::Sabotage;
 use super::watch::{Expectation, Who};
 use super::world::World;
 
+/// Longest time for which established connections pass a gate that was handed over.
+const HAND_OVER: Duration = Duration::from_millis(50);
+
 impl World {
     /// Calm for this long, a pair must have settled and stay so.
     pub(super) fn calm_bound(&self) -> u64 {
-        let initial = self.params.initial_wait.as_nanos() as u64;
         let held = self.params.hold_down.as_nanos() as u64;
-        2 * self.params.timeout_ns() + initial + held + 6 * self.slack()
+        2 * self.params.timeout_ns() + self.params.longest_wait() + held + 6 * self.slack()
     }
 
     pub(super) fn calmly_settled(&self, node: usize) -> bool {
@@ -29,7 +34,10 @@ impl World {
         weather.loss == 0
             && self.attending().is_some()
             && self.wires.iter().flatten().all(|wire| !wire.cut)
-            && self.hosts.iter().all(|host| !host.disk_fails)
+            && self
+                .hosts
+                .iter()
+                .all(|host| !host.disk_fails && host.lateness == self.params.lateness)
     }
 
     /// After every step.
@@ -54,6 +62,7 @@ impl World {
                 self.fail(&format!("node {node} is {role:?} with an open gate"));
             }
         }
+        self.check_knowing_overlap();
         self.check_always();
         let calm_for = self.watch.calm_since.map_or(0, |since| self.now - since);
         if calm_for > self.calm_bound() {
@@ -106,6 +115,31 @@ impl World {
         }
     }
 
+    /// Two gates may not stay open once a node that can do something about it hears the other.
+    fn check_knowing_overlap(&mut self) {
+        let open = self.is_open(0) && self.is_open(1);
+        let attends = [self.host(0).attends(), self.host(1).attends()];
+        let late = self.hosts.iter().map(|host| host.lateness).max();
+        // A stranger is not believed before it has answered: until then the lease runs on.
+        let unheeded = (self.params.timeout_ns() / 2).max(self.params.interval_ns());
+        let bound = unheeded + self.slack() + 2 * late.unwrap_or_default();
+        let now = self.now;
+        if self.watch.overlaps_knowingly(now, open, attends, bound) {
+            self.fail("two gates are open, and a node knows");
+        }
+    }
+
+    /// A hand-over is short, and nothing but what both nodes know passes: the gate itself is closed.
+    pub(super) fn check_hand_over(&mut self, node: usize, until: Instant) {
+        let host = self.host(node);
+        let left = until.since(host.clock.show(self.now));
+        let closed = host.gate.is_none() || self.params.sabotage != Sabotage::None;
+        if !closed || left > HAND_OVER {
+            self.fail(&format!("node {node} hands over for {left:?}"));
+        }
+        self.summary.hand_overs += 1;
+    }
+
     fn check_always(&mut self) {
         let broken = self
             .watch
@@ -127,6 +161,12 @@ impl World {
             .filter(|each| each.by <= now)
             .copied()
             .collect();
+        // What must always hold goes on doing so until the next fault.
+        for each in &mut self.watch.expectations {
+            if matches!(each.who, Who::Always(_)) && each.by <= now {
+                each.by = u64::MAX;
+            }
+        }
         self.watch.expectations.retain(|each| each.by > now);
         for each in due {
             let open = [self.is_open(0), self.is_open(1)];
@@ -134,7 +174,10 @@ impl World {
                 Who::Node(0) => open == [true, false],
                 Who::Node(_) => open == [false, true],
                 Who::Always(_) => true,
-                Who::Either => open[0] != open[1],
+                Who::AnnouncedSince(at) => {
+                    let winner = self.host(usize::from(open[1]));
+                    open[0] != open[1] && winner.announced.is_some_and(|when| when >= at)
+                }
             };
             if !met {
                 self.fail(&format!("not in time: {}", each.why));

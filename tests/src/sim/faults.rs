@@ -54,6 +54,14 @@ pub enum Fault {
     },
     /// The operator.
     Command(usize, Command),
+    /// A node's timers fire up to this many nanoseconds late.
+    Slow(usize, u64),
+    /// They are as punctual as ever.
+    Brisk(usize),
+    /// Power returns and the agent starts, pacified.
+    StartPacified(usize),
+    /// The program that replaces a node's agent begins.
+    Replace(usize),
     /// A node's disk takes no writes.
     DiskFails(usize),
     /// It does again.
@@ -90,6 +98,10 @@ impl Fault {
             Self::Command(_, Command::MaintenanceAnyway) => "maintenance forced",
             Self::Command(_, Command::Resume) => "resume",
             Self::Command(_, Command::Reexec) => "reexec",
+            Self::Slow(..) => "timers late",
+            Self::Brisk(_) => "timers punctual",
+            Self::StartPacified(_) => "start pacified",
+            Self::Replace(_) => "replaced",
             Self::DiskFails(_) => "disk fails",
             Self::DiskWorks(_) => "disk works",
             Self::Replay(_) => "replay",
@@ -100,106 +112,76 @@ impl Fault {
 /// Faults that belong together: what begins, and what ends it.
 pub type Plan = Vec<(u64, Fault)>;
 
-/// Draws a mishap: faults with delays from now, the last of which ends it.
-pub fn mishap(rng: &mut Rng, links: usize, timeout: u64) -> Plan {
+/// Draws a mishap: faults with delays from now, the last of which ends it. `patient` ones outlast the
+/// timeout more often.
+pub fn mishap(rng: &mut Rng, links: usize, timeout: u64, patient: bool) -> Plan {
     let node = rng.below(2) as usize;
     let link = rng.below(links as u64) as usize;
-    let lasting = match rng.below(4) {
+    let lasting = 1 + match rng.below(4) {
+        _ if patient && rng.below(2) == 0 => timeout + rng.below(timeout * 6),
         0 => rng.below(timeout / 4),
         1 => rng.below(timeout),
         2 => timeout / 2 + rng.below(timeout),
         _ => rng.below(timeout * 6),
-    } + 1;
+    };
     let both = |begin: Fault, end: Fault| vec![(0, begin), (lasting, end)];
-    match rng.below(20) {
+    match rng.below(30) {
         0 | 1 => both(Fault::PowerOff(node), Fault::Start(node)),
         2 | 3 => both(Fault::KillAgent(node), Fault::Start(node)),
         4 | 5 => both(Fault::Freeze(node), Fault::Thaw(node)),
         6 => both(Fault::Pause(node), Fault::Resume(node)),
-        7 => {
-            // One direction of every link.
-            let all = |fault: fn(usize, usize) -> Fault, at: u64| {
-                (0..links).map(move |link| (at, fault(node, link)))
-            };
-            all(|from, link| Fault::Cut { from, link }, 0)
-                .chain(all(|from, link| Fault::Mend { from, link }, lasting))
-                .collect()
-        }
-        8 => both(
-            Fault::Cut { from: node, link },
-            Fault::Mend { from: node, link },
-        ),
-        9 => {
-            // The pair is split.
+        7 => partition(&directions(links, |from, _| from == node), lasting),
+        8 => partition(&[(node, link)], lasting),
+        9 => partition(&directions(links, |_, _| true), lasting),
+        10 | 11 => {
+            // Any subset, and it heals piece by piece.
+            let cut = directions(links, |_, _| rng.below(2) == 0);
             let mut plan = Plan::new();
-            for link in 0..links {
-                for from in 0..2 {
-                    plan.push((0, Fault::Cut { from, link }));
-                    plan.push((lasting, Fault::Mend { from, link }));
+            for (from, link) in cut {
+                plan.push((rng.below(timeout / 4), Fault::Cut { from, link }));
+                let mended = lasting + timeout / 4 + rng.below(timeout);
+                plan.push((mended, Fault::Mend { from, link }));
+            }
+            plan
+        }
+        12 => dead_port(rng, (node, link), timeout, lasting),
+        13 => pulled_cable(rng, (node, link), timeout, lasting),
+        14 => {
+            // A bad plug.
+            let mut plan = Plan::new();
+            let mut at = 0;
+            for _ in 0..2 + rng.below(6) {
+                for up in [false, true] {
+                    plan.push((at, Fault::Carrier { node, link, up }));
+                    at += 1 + rng.below(timeout);
                 }
             }
             plan
         }
-        10 => {
-            // A switch port dies with the carrier up: that node loses the gateway a moment later.
-            let late = rng.below(timeout * 2);
-            vec![
-                (0, Fault::Cut { from: 0, link }),
-                (0, Fault::Cut { from: 1, link }),
-                (
-                    late,
-                    Fault::Gateway {
-                        node,
-                        link,
-                        reachable: false,
-                    },
-                ),
-                (late + lasting, Fault::Mend { from: 0, link }),
-                (late + lasting, Fault::Mend { from: 1, link }),
-                (
-                    late + lasting + rng.below(timeout),
-                    Fault::Gateway {
-                        node,
-                        link,
-                        reachable: true,
-                    },
-                ),
-            ]
-        }
-        11 => {
-            // A cable is pulled.
-            let up = |up| Fault::Carrier { node, link, up };
-            vec![
-                (0, Fault::Cut { from: 0, link }),
-                (0, Fault::Cut { from: 1, link }),
-                (rng.below(timeout / 10), up(false)),
-                (lasting + timeout / 10, Fault::Mend { from: 0, link }),
-                (lasting + timeout / 10, Fault::Mend { from: 1, link }),
-                (lasting + timeout / 5, up(true)),
-            ]
-        }
-        12 | 13 => vec![(0, Fault::Command(node, Command::Failover))],
-        14 => both(
-            Fault::Command(node, Command::Maintenance(true)),
-            Fault::Command(node, Command::Maintenance(false)),
-        ),
-        15 => both(Fault::Command(node, Command::Stop), Fault::Start(node)),
-        16 => both(Fault::DiskFails(node), Fault::DiskWorks(node)),
-        17 => {
-            // The gateway itself fails: both lose it.
-            let gateway = |node, reachable| Fault::Gateway {
+        15 => {
+            let gateway = |reachable| Fault::Gateway {
                 node,
                 link,
                 reachable,
             };
-            vec![
-                (0, gateway(0, false)),
-                (rng.below(timeout), gateway(1, false)),
-                (timeout + lasting, gateway(0, true)),
-                (timeout + lasting + rng.below(timeout), gateway(1, true)),
-            ]
+            both(gateway(false), gateway(true))
         }
-        18 => {
+        16 => lost_gateway(rng, (node, link), timeout, lasting),
+        17 | 18 => vec![(0, Fault::Command(node, Command::Failover))],
+        19 => {
+            let entry = if rng.below(2) == 0 {
+                Command::Maintenance(true)
+            } else {
+                Command::MaintenanceAnyway
+            };
+            both(
+                Fault::Command(node, entry),
+                Fault::Command(node, Command::Maintenance(false)),
+            )
+        }
+        20 => both(Fault::Command(node, Command::Stop), Fault::Start(node)),
+        21 => both(Fault::DiskFails(node), Fault::DiskWorks(node)),
+        22 => {
             // Both freeze, as two guests of one host do.
             let shorter = rng.below(lasting);
             vec![
@@ -209,6 +191,91 @@ pub fn mishap(rng: &mut Rng, links: usize, timeout: u64) -> Plan {
                 (lasting, Fault::Thaw(1 - node)),
             ]
         }
+        23 => both(
+            Fault::Slow(node, rng.below(timeout / 2)),
+            Fault::Brisk(node),
+        ),
+        24..=27 => vec![(0, Fault::Command(node, Command::Reexec))],
+        28 => vec![
+            (0, Fault::PowerOff(node)),
+            (lasting / 2, Fault::StartPacified(node)),
+            (
+                lasting + rng.below(timeout * 3),
+                Fault::Command(node, Command::Resume),
+            ),
+        ],
         _ => vec![(0, Fault::Replay(1 + rng.below(40) as u8))],
     }
+}
+
+/// Directions of links, by sender and link.
+fn directions(links: usize, mut chosen: impl FnMut(usize, usize) -> bool) -> Vec<(usize, usize)> {
+    (0..links)
+        .flat_map(|link| [(0, link), (1, link)])
+        .filter(|(from, link)| chosen(*from, *link))
+        .collect()
+}
+
+/// These directions are cut and mended together.
+fn partition(cut: &[(usize, usize)], lasting: u64) -> Plan {
+    let begin = cut.iter().map(|(from, link)| {
+        (
+            0,
+            Fault::Cut {
+                from: *from,
+                link: *link,
+            },
+        )
+    });
+    let end = cut.iter().map(|(from, link)| {
+        (
+            lasting,
+            Fault::Mend {
+                from: *from,
+                link: *link,
+            },
+        )
+    });
+    begin.chain(end).collect()
+}
+
+/// A switch port dies with the carrier up: that node loses the gateway a moment later.
+fn dead_port(rng: &mut Rng, (node, link): (usize, usize), timeout: u64, lasting: u64) -> Plan {
+    let gateway = |reachable| Fault::Gateway {
+        node,
+        link,
+        reachable,
+    };
+    let late = rng.below(timeout * 2);
+    let mut plan = partition(&[(0, link), (1, link)], late + lasting);
+    plan.push((late, gateway(false)));
+    plan.push((late + lasting + rng.below(timeout), gateway(true)));
+    plan
+}
+
+/// A cable is pulled, and the node notices.
+fn pulled_cable(rng: &mut Rng, (node, link): (usize, usize), timeout: u64, lasting: u64) -> Plan {
+    let carrier = |up| Fault::Carrier { node, link, up };
+    let mut plan = partition(&[(0, link), (1, link)], lasting + timeout / 10);
+    plan.push((rng.below(timeout / 10), carrier(false)));
+    plan.push((lasting + timeout / 5, carrier(true)));
+    plan
+}
+
+/// The gateway itself fails: both lose it.
+fn lost_gateway(rng: &mut Rng, (node, link): (usize, usize), timeout: u64, lasting: u64) -> Plan {
+    let gateway = |node, reachable| Fault::Gateway {
+        node,
+        link,
+        reachable,
+    };
+    vec![
+        (0, gateway(node, false)),
+        (rng.below(timeout), gateway(1 - node, false)),
+        (timeout + lasting, gateway(node, true)),
+        (
+            timeout + lasting + rng.below(timeout),
+            gateway(1 - node, true),
+        ),
+    ]
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ha_agent::journal::{Begin, Happened, Line, Setup};
+use ha_agent::journal::{Begin, Happened, Line, Resume, Setup};
 use ha_agent::keys::{PairKey, PairKeys};
-use ha_agent::proto::carp::{self, Election, Role};
+use ha_agent::proto::carp::{self, Election, Parked, REEXEC_LEASE, Role};
 use ha_agent::proto::rng::Rng;
 use ha_agent::proto::sync::{self, Change, Record, Salt, Sync, SyncConfig, SyncSnapshot};
 use ha_agent::proto::time::Instant;
@@ -43,6 +43,19 @@ pub enum Waiting {
     TermReserved(u64),
 }
 
+/// How an agent starts.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// Which start of the node it is.
+    pub life: u64,
+    /// The one before did not end in order.
+    pub unclean: bool,
+    /// It takes no part until it is told to.
+    pub pacified: bool,
+    /// It goes on where another program was.
+    pub parked: Option<Parked>,
+}
+
 /// A running agent: the two machines and how they are joined.
 #[derive(Debug)]
 pub struct Agent {
@@ -74,25 +87,38 @@ impl Agent {
     pub fn start(
         params: &Params,
         node: usize,
-        life: u64,
+        start: Start,
         first_term: u64,
         now: Instant,
         table: &Table,
     ) -> Self {
+        let life = start.life;
         let mut rng = Rng::new(params.seed ^ (life << 8) ^ ((node as u64 + 1) << 1));
-        let begin = Begin {
-            config: params.election(node),
-            keys: (&keys()).into(),
-            seed: rng.next_u64(),
-            first_term,
+        let mut settings = params.election(node);
+        settings.start_pacified = start.pacified;
+        if start.unclean && params.reexec {
+            // It may have promised a node that is being replaced to wait.
+            settings.initial_wait = settings.initial_wait.max(REEXEC_LEASE);
+        }
+        let seed = rng.next_u64();
+        let resumed = start.parked.and_then(|parked| {
+            let (settings, rng) = (settings.clone(), Rng::new(seed));
+            Election::resume(settings, keys(), rng, first_term, parked, now).ok()
+        });
+        let (setup, election) = if let Some(machine) = resumed {
+            let keys = (&keys()).into();
+            let resume = Resume { keys, machine };
+            (Setup::State(Box::new(resume.clone())), resume.machine)
+        } else {
+            let election = Election::new(settings.clone(), keys(), Rng::new(seed), first_term, now);
+            let begin = Begin {
+                config: settings,
+                keys: (&keys()).into(),
+                seed,
+                first_term,
+            };
+            (Setup::Begin(Box::new(begin)), election)
         };
-        let election = Election::new(
-            begin.config.clone(),
-            keys(),
-            Rng::new(begin.seed),
-            first_term,
-            now,
-        );
         let config = SyncConfig {
             peer_timeout: params.peer_timeout,
             max_entries: 1024,
@@ -107,7 +133,7 @@ impl Agent {
         Self {
             life,
             election,
-            log: vec![Line::Setup(now, Setup::Begin(Box::new(begin)))],
+            log: vec![Line::Setup(now, setup)],
             sync: SyncBox(sync),
             rng,
             begun: false,
@@ -299,13 +325,23 @@ pub struct Host {
     pub disk_fails: bool,
     /// Starts so far.
     pub lives: u64,
+    /// The last agent did not end in order.
+    pub unclean: bool,
+    /// State of an agent that is being replaced.
+    pub parked: Option<Parked>,
+    /// Carriers and gateways that are lost, as an agent is told.
+    pub lost: Vec<Waiting>,
+    /// How late timers fire at most, in nanoseconds.
+    pub lateness: u64,
+    /// When the shared addresses were last announced, in true time.
+    pub announced: Option<u64>,
     /// When the agent's timer fires, in true time.
     pub wakes: Option<u64>,
 }
 
 impl Host {
     /// A node that is switched off.
-    pub fn new(clock: Clock) -> Self {
+    pub fn new(clock: Clock, lateness: u64) -> Self {
         Self {
             clock,
             agent: None,
@@ -320,6 +356,11 @@ impl Host {
             reserved: 0,
             disk_fails: false,
             lives: 0,
+            unclean: false,
+            parked: None,
+            lost: Vec::new(),
+            lateness,
+            announced: None,
             wakes: None,
         }
     }
@@ -340,6 +381,23 @@ impl Host {
     pub fn history(&self) -> Vec<Line> {
         let present = self.agent.iter().flat_map(|agent| &agent.log);
         self.past.iter().chain(present).cloned().collect()
+    }
+
+    /// A carrier or gateway is lost or back.
+    pub fn link_changed(&mut self, news: &Waiting) {
+        let (Waiting::Carrier(link, up) | Waiting::Gateway(link, up)) = news else {
+            return;
+        };
+        let kind = std::mem::discriminant(news);
+        self.lost.retain(|each| {
+            let (Waiting::Carrier(other, _) | Waiting::Gateway(other, _)) = each else {
+                return false;
+            };
+            std::mem::discriminant(each) != kind || other != link
+        });
+        if !up {
+            self.lost.push(news.clone());
+        }
     }
 
     /// Whether the agent runs.

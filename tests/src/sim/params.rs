@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ha_agent::config::model::{CarpAuth, Mode, Preferred};
-use ha_agent::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig};
+use ha_agent::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE};
 use ha_agent::proto::rng::Rng;
 
 /// What the agent gives replication for that.
@@ -75,6 +75,8 @@ pub struct Params {
     pub lateness: u64,
     /// Nanoseconds between new connections on average; 0 = none.
     pub arrival: u64,
+    /// Agents are replaced in place, and starts after a crash wait accordingly.
+    pub reexec: bool,
     /// What is broken on purpose.
     pub sabotage: Sabotage,
 }
@@ -109,6 +111,7 @@ impl Params {
             drift_ppm: [50, -50],
             lateness: 100_000,
             arrival: 5_000_000,
+            reexec: false,
             sabotage: Sabotage::None,
         }
     }
@@ -166,6 +169,7 @@ impl Params {
             drift_ppm: drift,
             lateness: nanos / pick(&mut rng, &[5000, 1000, 200]),
             arrival: pick(&mut rng, &[0, nanos / 20, nanos / 4]),
+            reexec: rng.below(2) == 0,
             sabotage,
         }
     }
@@ -183,6 +187,16 @@ impl Params {
     /// Longest delay of a packet that is not repeated.
     pub fn longest_delay(&self) -> u64 {
         self.weather.delay + self.weather.jitter
+    }
+
+    /// Longest wait of a fresh start for a partner that is not heard.
+    pub fn longest_wait(&self) -> u64 {
+        let replaced = if self.reexec {
+            REEXEC_LEASE
+        } else {
+            Duration::ZERO
+        };
+        self.initial_wait.max(self.timeout).max(replaced).as_nanos() as u64
     }
 
     /// Settings of a node's election.

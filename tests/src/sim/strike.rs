@@ -1,8 +1,9 @@
 //! Faults as they happen to the world, and the checks after every step.
 
 use super::faults::Fault;
-use super::host::{Agent, Table, Waiting};
+use super::host::{Agent, Start, Table, Waiting};
 use super::journal::Entry;
+use super::network::Wire;
 use super::watch::Who;
 use super::world::World;
 
@@ -12,7 +13,9 @@ impl World {
         self.note(Entry::Fault(fault));
         *self.summary.faults.entry(fault.name()).or_default() += 1;
         let was_settled = (0..2).find(|node| self.calmly_settled(*node));
-        self.watch.disturbed();
+        if !matches!(fault, Fault::Replace(_)) {
+            self.watch.disturbed();
+        }
         let was_split = self.is_open(0) && self.is_open(1);
         match fault {
             Fault::PowerOff(node) => {
@@ -21,6 +24,7 @@ impl World {
                 host.gate = None;
                 host.claimed = false;
                 host.paused = false;
+                host.parked = None;
                 host.table = Table::new();
                 self.expect_survivor(node, was_settled);
             }
@@ -28,11 +32,23 @@ impl World {
                 self.end_agent(node);
                 self.expect_survivor(node, was_settled);
             }
-            Fault::Start(node) => self.start(node),
+            Fault::Start(node) => self.start(node, false),
+            Fault::StartPacified(node) => self.start(node, true),
+            Fault::Replace(node) => {
+                if self.host(node).parked.is_some() {
+                    self.start(node, false);
+                }
+            }
+            Fault::Slow(node, nanos) => self.host_mut(node).lateness = nanos,
+            Fault::Brisk(node) => {
+                self.host_mut(node).lateness = self.params.lateness;
+                self.rearm(node);
+            }
             Fault::Freeze(node) => {
                 self.interrupt(node);
                 self.host_mut(node).frozen = true;
                 self.rearm(node);
+                self.expect_survivor(node, was_settled);
             }
             Fault::Thaw(node) => {
                 if self.host(node).frozen {
@@ -44,6 +60,7 @@ impl World {
                 self.interrupt(node);
                 self.host_mut(node).paused = true;
                 self.rearm(node);
+                self.expect_survivor(node, was_settled);
             }
             Fault::Resume(node) => {
                 if self.host(node).paused {
@@ -52,26 +69,43 @@ impl World {
                     self.resume(node);
                 }
             }
-            Fault::Cut { from, link } => self.set_wire(from, link, true),
+            Fault::Cut { from, link } => {
+                self.set_wire(from, link, true);
+                let whole = |wires: &[Wire; 2]| wires.iter().all(|wire| !wire.cut);
+                if let Some(active) = was_settled
+                    && self.wires.iter().any(whole)
+                {
+                    let within = 2 * self.params.timeout_ns();
+                    self.expect(Who::Always(active), within, "one link's loss moves nothing");
+                }
+            }
             Fault::Mend { from, link } => {
                 self.set_wire(from, link, false);
                 if was_split && self.is_perfect() {
                     let delay = self.params.longest_delay() + self.params.lateness;
-                    let within = 2 * self.params.interval_ns() + 6 * delay;
-                    self.expect(Who::Either, within, "a healed split settles");
+                    let within = self.params.interval_ns() + 6 * delay;
+                    let healed = Who::AnnouncedSince(self.now);
+                    self.expect(healed, within, "a healed split settles");
                 }
             }
-            Fault::Carrier { node, link, up } => self.offer(node, Waiting::Carrier(link, up)),
+            Fault::Carrier { node, link, up } => {
+                self.link_changed(node, Waiting::Carrier(link, up));
+            }
             Fault::Gateway {
                 node,
                 link,
                 reachable,
-            } => self.offer(node, Waiting::Gateway(link, reachable)),
+            } => self.link_changed(node, Waiting::Gateway(link, reachable)),
             Fault::Command(node, command) => self.offer(node, Waiting::Command(command)),
             Fault::DiskFails(node) => self.host_mut(node).disk_fails = true,
             Fault::DiskWorks(node) => self.host_mut(node).disk_fails = false,
             Fault::Replay(packets) => self.replay(packets),
         }
+    }
+
+    fn link_changed(&mut self, node: usize, news: Waiting) {
+        self.host_mut(node).link_changed(&news);
+        self.offer(node, news);
     }
 
     fn set_wire(&mut self, from: usize, link: usize, cut: bool) {
@@ -84,7 +118,7 @@ impl World {
         }
     }
 
-    fn start(&mut self, node: usize) {
+    fn start(&mut self, node: usize, pacified: bool) {
         if self.host(node).agent.is_some() {
             return;
         }
@@ -92,12 +126,22 @@ impl World {
         let params = self.params.clone();
         let host = self.host_mut(node);
         host.lives += 1;
+        let start = Start {
+            life: host.lives,
+            unclean: host.unclean,
+            pacified,
+            parked: host.parked.take(),
+        };
+        host.unclean = true;
         host.frozen = false;
         host.attends_since = truth;
         let now = host.clock.show(truth);
-        let agent = Agent::start(&params, node, host.lives, host.reserved, now, &host.table);
+        let agent = Agent::start(&params, node, start, host.reserved, now, &host.table);
         host.agent = Some(agent);
         self.rearm(node);
+        for lost in self.host(node).lost.clone() {
+            self.offer(node, lost);
+        }
     }
 
     pub(super) fn end_agent(&mut self, node: usize) {
@@ -140,6 +184,8 @@ impl World {
         let timeout = self.params.timeout_ns();
         let slack = self.slack();
         match was_settled {
+            // A node without its links has nothing to offer.
+            Some(active) if active == dead && !self.host(1 - dead).lost.is_empty() => {}
             Some(active) if active == dead => self.expect(
                 Who::Node(1 - dead),
                 timeout + slack,
@@ -147,7 +193,7 @@ impl World {
             ),
             Some(active) => self.expect(
                 Who::Always(active),
-                3 * timeout,
+                2 * timeout,
                 "a dying standby is not noticed",
             ),
             None => {}

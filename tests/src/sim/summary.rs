@@ -15,6 +15,8 @@ pub struct Summary {
     pub faults: BTreeMap<&'static str, u64>,
     /// Times an active role was taken.
     pub promotions: u64,
+    /// Gates handed over to the partner.
+    pub hand_overs: u64,
     /// Two gates open in total mutual deafness.
     pub excused_overlaps: u64,
     /// Expectations met, by what was expected.
@@ -36,6 +38,7 @@ impl std::ops::AddAssign for Summary {
             *self.faults.entry(kind).or_default() += count;
         }
         self.promotions += other.promotions;
+        self.hand_overs += other.hand_overs;
         self.excused_overlaps += other.excused_overlaps;
         for (what, count) in other.met {
             *self.met.entry(what).or_default() += count;

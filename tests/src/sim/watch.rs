@@ -20,10 +20,10 @@ pub struct Expectation {
 pub enum Who {
     /// That node's and no other.
     Node(usize),
-    /// That node's, all the time until then.
+    /// That node's, all the time until something else goes wrong; counted as met then.
     Always(usize),
-    /// One node's, whichever.
-    Either,
+    /// One node's, whichever, and it has announced its addresses since then.
+    AnnouncedSince(u64),
 }
 
 /// A time during which both agents ran and neither heard the other.
@@ -33,11 +33,23 @@ struct Deafness {
     to: u64,
 }
 
+/// A time during which both gates are open, excused at its beginning.
+#[derive(Clone, Copy, Debug)]
+struct Overlap {
+    since: u64,
+    /// Since when each node has heard the other in it.
+    heard: [Option<u64>; 2],
+}
+
 /// The watch's memory.
 #[derive(Debug)]
 pub struct Watch {
     timeout: u64,
     longest_delay: u64,
+    /// Both gates are open.
+    overlap: Option<Overlap>,
+    /// Changes of role since the last fault.
+    pub changes: u64,
     /// Last time either heard the other.
     contact: u64,
     deaf: VecDeque<Deafness>,
@@ -55,6 +67,8 @@ impl Watch {
         Self {
             timeout: params.timeout_ns(),
             longest_delay: params.longest_delay(),
+            overlap: None,
+            changes: 0,
             contact: 0,
             deaf: VecDeque::new(),
             expectations: Vec::new(),
@@ -63,14 +77,20 @@ impl Watch {
         }
     }
 
-    /// A genuine packet sent at `sent` was handled. `attending` is since when both agents have run.
-    pub fn heard(&mut self, now: u64, sent: u64, attending: u64) {
+    /// A node handled a genuine packet sent at `sent`. `attending` is since when both agents have run.
+    pub fn heard(&mut self, node: usize, now: u64, sent: u64, attending: u64) {
         if now - sent > self.longest_delay {
             // It tells of the past, as if it had been lost.
             return;
         }
         self.note_deafness(now, attending);
         self.contact = now;
+        if let Some(overlap) = &mut self.overlap
+            && sent > overlap.since
+            && let Some(heard) = overlap.heard.get_mut(node)
+        {
+            heard.get_or_insert(now);
+        }
     }
 
     /// An agent stops attending.
@@ -103,9 +123,34 @@ impl Watch {
         explained
     }
 
+    /// Whether two gates are open although a node that runs has heard the other one for longer than
+    /// `bound`. `open` is whether both are, `attends` which nodes run.
+    pub fn overlaps_knowingly(
+        &mut self,
+        now: u64,
+        open: bool,
+        attends: [bool; 2],
+        bound: u64,
+    ) -> bool {
+        if !open {
+            self.overlap = None;
+            return false;
+        }
+        let overlap = self.overlap.get_or_insert(Overlap {
+            since: now,
+            heard: [None; 2],
+        });
+        for (heard, attends) in overlap.heard.iter_mut().zip(attends) {
+            *heard = heard.filter(|_| attends);
+        }
+        let mut heard = overlap.heard.iter().flatten();
+        heard.any(|since| now > since + bound)
+    }
+
     /// Something went wrong or right: what was expected may not come true any more.
     pub fn disturbed(&mut self) {
         self.expectations.clear();
         self.calm_since = None;
+        self.changes = 0;
     }
 }

@@ -108,7 +108,7 @@ impl World {
         let mut rng = Rng::new(params.seed);
         let hosts = params.drift_ppm.map(|drift| {
             let offset = 1_000_000_000 + rng.below(1_000_000_000_000);
-            Host::new(Clock::new(offset, drift))
+            Host::new(Clock::new(offset, drift), params.lateness)
         });
         let mut world = Self {
             wires: vec![[Wire::default(); 2]; params.links.len()],
@@ -135,18 +135,27 @@ impl World {
     }
 
     /// Does that many steps with mishaps in between. In every other world each one ends and the pair
-    /// settles before the next, else they come one upon another.
+    /// settles before the next, else they come one upon another, and often just when a role changes.
     pub fn torment(&mut self, steps: u64) {
         let timeout = self.params.timeout_ns();
+        let gentle = self.params.seed.is_multiple_of(2);
         let mut next_mishap = timeout * 3;
+        let mut next_step = u64::MAX;
+        let mut changes = 0;
         while self.step < steps {
-            if self.now >= next_mishap {
-                let plan = mishap(&mut self.rng, self.params.links.len(), timeout);
+            if self.changes.len() > changes {
+                changes = self.changes.len();
+                if !gentle && self.rng.below(4) == 0 {
+                    next_step = self.step + self.rng.below(20);
+                }
+            }
+            if self.now >= next_mishap || self.step >= next_step {
+                next_step = u64::MAX;
+                let plan = mishap(&mut self.rng, self.params.links.len(), timeout, gentle);
                 let lasting = plan.iter().map(|(after, _)| *after).max();
                 for (after, fault) in plan {
                     self.later(after, Event::Fault(fault));
                 }
-                let gentle = self.params.seed.is_multiple_of(2);
                 let pause = match self.rng.below(4) {
                     _ if gentle => {
                         let settling = self.calm_bound() + timeout;
@@ -393,7 +402,7 @@ impl World {
             if !packet.forged {
                 let attending = self.attending();
                 self.watch
-                    .heard(truth, packet.sent, attending.unwrap_or(truth));
+                    .heard(node, truth, packet.sent, attending.unwrap_or(truth));
             }
         }
         let host = self.host_mut(node);
@@ -407,7 +416,7 @@ impl World {
 
     /// When a node's timer will fire: due, plus the scheduler's mood.
     pub(super) fn rearm(&mut self, node: usize) {
-        let lateness = 1 + self.rng.below(self.params.lateness + 1);
+        let lateness = 1 + self.rng.below(self.host(node).lateness + 1);
         let now = self.now;
         let host = self.host_mut(node);
         host.wakes = if host.attends() {

@@ -108,6 +108,8 @@ impl Election {
         }
         if !self.alone && self.alone_at().is_some_and(|at| at <= self.now) {
             self.alone = true;
+            // A conflict that silence ended: another one begins anew.
+            self.conflict_since = None;
         }
         self.judge_asking(out);
         let silent = self.gate.is_none() && self.now >= self.silence_ends();
@@ -131,8 +133,9 @@ impl Election {
         }
     }
 
-    /// Both are active: the higher term wins, then the order. A node whose gate is closed and whom the
-    /// partner does not hear can only be in the way.
+    /// Both are active: the higher term wins, then the order. A winner whom the partner does not hear is
+    /// in the way, since the partner cannot give in: at once if its gate is closed, else after another
+    /// advertisement.
     fn contest(&mut self, partner: &Partner, out: &mut Vec<Action>) {
         let (mine, theirs) = self.standings(partner);
         let lost = match partner.body.term.cmp(&self.term) {
@@ -140,12 +143,14 @@ impl Election {
             std::cmp::Ordering::Equal => !mine.beats(&theirs),
             std::cmp::Ordering::Less => false,
         };
-        let in_the_way = self.gate.is_none() && !self.hears_us(partner);
+        let unheeded =
+            self.gate.is_none() || self.conflict_ends().is_some_and(|end| end <= self.now);
+        let in_the_way = unheeded && !self.hears_us(partner);
         if lost || in_the_way {
             self.term = self.term.max(partner.body.term);
             self.set_role(Role::Standby, RoleReason::LostToPartner, out);
-        } else if !self.conflict {
-            self.conflict = true;
+        } else if self.conflict_since.is_none() {
+            self.conflict_since = Some(self.now);
             self.counters.count(Counter::BothActive);
             let what = format!(
                 "this node is active in term {}, the partner in term {}",
@@ -157,10 +162,15 @@ impl Election {
         }
     }
 
+    /// When an active partner that does not hear this node has had its time to give in.
+    pub(super) fn conflict_ends(&self) -> Option<Instant> {
+        self.conflict_since
+            .map(|since| since + self.timing.interval)
+    }
+
     /// The partner is not active: it may know of a newer term, and it may be the fitter one.
     fn oversee(&mut self, partner: &Partner, out: &mut Vec<Action>) {
-        if self.conflict {
-            self.conflict = false;
+        if self.conflict_since.take().is_some() {
             self.clear(Alarm::BothActive, out);
             self.announce(out);
         }

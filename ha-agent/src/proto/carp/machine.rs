@@ -75,6 +75,8 @@ pub struct Election {
     pub(super) resumed: bool,
     stopped: bool,
 
+    /// When this start began.
+    pub(super) born: Instant,
     pub(super) role: Role,
     pub(super) since: Instant,
     pub(super) transitions: VecDeque<Transition>,
@@ -106,7 +108,8 @@ pub struct Election {
     pub(super) ready_epoch: Option<u64>,
     /// Since when the preferred partner has been fit.
     pub(super) preferred_since: Option<Instant>,
-    pub(super) conflict: bool,
+    /// Since when both have been active and this one has known it.
+    pub(super) conflict_since: Option<Instant>,
     pub(super) isolated: bool,
 
     pub(super) links: Vec<Link>,
@@ -181,6 +184,7 @@ impl Election {
             started: false,
             resumed: false,
             stopped: false,
+            born: now,
             role: if config.mode == Mode::Off {
                 Role::Off
             } else if config.start_pacified {
@@ -207,7 +211,7 @@ impl Election {
             undecided_since: None,
             ready_epoch: None,
             preferred_since: None,
-            conflict: false,
+            conflict_since: None,
             isolated: false,
             peers: Peers::new(epoch, config.links.len()),
             links,
@@ -295,7 +299,7 @@ impl Election {
         // A node that has promised to wait would not know of it after its next start.
         if self.stopping
             && self.copies_left == 0
-            && self.granted_until() <= self.now
+            && self.promised_until() <= self.now
             && self.hand_over.is_none_or(|until| until <= self.now)
         {
             self.stopped = true;
@@ -365,7 +369,7 @@ impl Election {
         };
         consider((self.copies_left > 0).then_some(self.copy_due));
         if self.stopping {
-            consider(Some(self.granted_until()));
+            consider(Some(self.promised_until()));
             consider(self.hand_over);
             return next;
         }
@@ -382,6 +386,7 @@ impl Election {
                 consider(self.asking_ends());
                 consider(self.gate);
                 consider(self.alone.then_some(self.renewal_due));
+                consider(self.conflict_ends());
                 consider(self.alone_at());
                 consider(self.preferred_since.map(|at| at + self.timing.hold_down));
                 for link in &self.links {
@@ -432,7 +437,7 @@ impl Election {
         if from == Role::Active {
             self.set_gate(None, out);
             self.alone = false;
-            self.conflict = false;
+            self.conflict_since = None;
             self.ready_epoch = None;
             self.preferred_since = None;
             self.stop_asking(out);

@@ -364,6 +364,17 @@ impl Election {
         self.grant.map(|grant| grant.until).unwrap_or_default()
     }
 
+    /// Until when a later start of this node must not take silence for an answer: its own promise, or one
+    /// that the start before this one may have given before it crashed, which is why this one waits.
+    pub(super) fn promised_until(&self) -> Instant {
+        let inherited = if self.config.initial_wait > self.timing.timeout {
+            self.born + self.config.initial_wait.min(LEASE)
+        } else {
+            Instant::default()
+        };
+        self.granted_until().max(inherited)
+    }
+
     /// Flags of a packet with this echo.
     pub(super) fn reexec_flags(&self, echo: (u64, u64)) -> u16 {
         let mut flags = 0;

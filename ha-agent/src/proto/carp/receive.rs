@@ -112,6 +112,7 @@ impl Election {
             return false;
         }
         let timeout = self.timing.timeout;
+        let was_silent = self.partner_heard().is_none();
         let (newest, adopted) = match self.peers.receive(index, body, at, &self.log, timeout) {
             Verdict::Accepted { newest, adopted } => (newest, adopted),
             Verdict::Stranger => {
@@ -138,6 +139,10 @@ impl Election {
         self.foreign = None;
         if !body.role.is_passive() {
             self.alone = false;
+        }
+        if was_silent && self.role == Role::Active {
+            // Meanwhile the partner may have been active as well, and known so to others.
+            self.announce_due = Some(self.now);
         }
         self.answer(index, body, adopted);
         if newest {

@@ -139,7 +139,7 @@ impl Sync {
             Role::Active(sender) => sender.local(&mut self.context, now, change, at, out),
             Role::Standby(receiver) => {
                 self.context.counters.local_while_standby += 1;
-                receiver.local(change, at);
+                receiver.local(&mut self.context, now, change, at, out);
             }
         }
     }

@@ -103,7 +103,8 @@ pub type Salt = [u8; 16];
 #[derive(Debug)]
 pub enum Input<'a> {
     /// The data plane changed a connection. A standby keeps it for a second, in case the news of its
-    /// promotion is still under way, and then forgets it.
+    /// promotion is still under way. After that it is what an active node did before it was told that
+    /// it is not active any more, and the live map is put right.
     Local {
         /// The change.
         change: Change,

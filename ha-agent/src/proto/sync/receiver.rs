@@ -40,6 +40,14 @@ const EARLY_TIME: Duration = Duration::from_secs(1);
 /// Hellos remembered to measure the round trip.
 const HELLOS_REMEMBERED: usize = 16;
 
+/// A change of the own data plane that may precede the news of the promotion.
+struct Early {
+    change: Change,
+    at: Instant,
+    /// It did not.
+    due: Instant,
+}
+
 /// The receiving role.
 pub(super) struct Receiver {
     /// What a session must echo to be believed; redrawn whenever one has.
@@ -53,8 +61,8 @@ pub(super) struct Receiver {
     hellos: VecDeque<(u64, Instant)>,
     ready: bool,
     /// The newest changes of the own data plane: those made between the opening of the gate and the
-    /// news of the promotion.
-    early: VecDeque<(Change, Instant)>,
+    /// news of the promotion, or between its closing and the news of that.
+    early: VecDeque<Early>,
 }
 
 impl Receiver {
@@ -91,28 +99,73 @@ impl Receiver {
     }
 
     /// A change of the own data plane.
-    pub(super) fn local(&mut self, change: Change, at: Instant) {
-        if self.early.len() == EARLY_CHANGES {
-            self.early.pop_front();
+    pub(super) fn local(
+        &mut self,
+        context: &mut Context,
+        now: Instant,
+        change: Change,
+        at: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if self.early.len() == EARLY_CHANGES
+            && let Some(oldest) = self.early.pop_front()
+        {
+            self.settle(context, oldest.change, out);
         }
-        self.early.push_back((change, at));
+        let due = now + EARLY_TIME;
+        self.early.push_back(Early { change, at, due });
+    }
+
+    /// A change that the own data plane made in an earlier role. What the stream has said or left out
+    /// since decides; before it has said anything the change counts as stale, like all of the table.
+    fn settle(&self, context: &mut Context, change: Change, out: &mut Vec<Action>) {
+        let state = self.stream.as_ref().map(|stream| stream.state);
+        let (told, complete) = match state {
+            None | Some(State::Waiting) => (false, false),
+            Some(State::Filling { .. }) => (true, false),
+            Some(State::Sweeping { .. } | State::Whole) => (true, true),
+        };
+        let shadow = &mut context.shadow;
+        let slot = shadow.find(&change.key());
+        let said = slot
+            .and_then(|slot| shadow.get(slot))
+            .filter(|entry| told && shadow.is_said(entry))
+            .map(|entry| entry.record);
+        match (said, change) {
+            (Some(record), _) => out.push(Action::Apply(Change::Put(record))),
+            (None, Change::Put(record)) if !complete => {
+                let slot = slot.or_else(|| shadow.insert(record, Instant::default()));
+                match slot.and_then(|slot| shadow.get_mut(slot)) {
+                    Some(entry) => entry.record = record,
+                    None => context.counters.table_full += 1,
+                }
+            }
+            (None, change) => {
+                if let Some(slot) = slot {
+                    shadow.remove(slot);
+                }
+                out.push(Action::Apply(Change::Delete(change.key())));
+            }
+        }
     }
 
     /// Promotion: what is there behind gaps is applied, since nobody is left to fill them. What the own
     /// data plane did in the meantime is returned.
     pub(super) fn promote(
-        self,
+        mut self,
         context: &mut Context,
         now: Instant,
         out: &mut Vec<Action>,
     ) -> impl Iterator<Item = (Change, Instant)> {
+        let since = now - EARLY_TIME;
+        let (early, late): (Vec<_>, _) = self.early.drain(..).partition(|early| early.at >= since);
+        for Early { change, .. } in late {
+            self.settle(context, change, out);
+        }
         if let Some(stream) = self.stream {
             salvage(context, now, stream, out);
         }
-        let since = now - EARLY_TIME;
-        self.early
-            .into_iter()
-            .filter(move |(_change, at)| *at >= since)
+        early.into_iter().map(|early| (early.change, early.at))
     }
 
     /// A packet of a session that is not followed arrived: the active node may be a new one.
@@ -350,6 +403,9 @@ impl Receiver {
             }
             stream.sweep(context, now, out);
         }
+        while let Some(early) = self.early.pop_front_if(|early| early.due <= now) {
+            self.settle(context, early.change, out);
+        }
         self.update_ready(context, now, out);
         if self.hello_due <= now {
             self.send_hello(context, now, out);
@@ -370,7 +426,8 @@ impl Receiver {
             .and_then(|stream| stream.order.stuck_since())
             .map(|since| since + STUCK_LOST);
         let request = stream.and_then(|stream| stream.order.due());
-        [Some(self.hello_due), sweep, unready, lost, request]
+        let early = self.early.front().map(|early| early.due);
+        [Some(self.hello_due), sweep, unready, lost, request, early]
             .into_iter()
             .flatten()
             .min()

@@ -54,6 +54,16 @@ pub enum Change {
     Delete(ConnKey4),
 }
 
+impl Change {
+    /// The connection.
+    pub(super) const fn key(&self) -> ConnKey4 {
+        match self {
+            Self::Put(record) => record.key,
+            Self::Delete(key) => *key,
+        }
+    }
+}
+
 /// What a packet of the stream says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Item {
