@@ -3,7 +3,7 @@
 /// `ha_gate`: the fence. A memory-mapped array of one element whose words the election thread stores
 /// atomically, without a system call, and XDP reads for every packet that concerns a shared address.
 ///
-/// Each word has one writer: the agent all but the last, XDP the last. So the agent cannot reopen by
+/// Each word has one writer: XDP [`Gate::overtaken`], the agent all others. So the agent cannot reopen by
 /// accident what the kernel has closed; only a term of its own that is high enough can.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Gate {
     /// Highest term above [`Gate::term`] in which the partner was heard as active. The gate is open
     /// only as long as this is not above the term.
     pub overtaken: u64,
+    /// The partner's epoch; 0 = not known. Only its advertisements are delivered without limit.
+    pub partner_epoch: u64,
 }
 
 impl Gate {
@@ -77,7 +79,7 @@ pub struct Config {
     pub udp_timeout_ns: u64,
 }
 
-const _: () = assert!(size_of::<Gate>() == 32);
+const _: () = assert!(size_of::<Gate>() == 40);
 const _: () = assert!(size_of::<Config>() == 48);
 
 #[cfg(test)]

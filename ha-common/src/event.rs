@@ -59,7 +59,7 @@ pub struct ConnEvent {
 /// (92) and room for a longer trailer of a later version.
 pub const CARP_SEEN_BYTES: usize = 232;
 
-/// A record of `ha_carp`: an advertisement for our vhid that passed the checks of form.
+/// A record of `ha_carp`: an advertisement for our vhid that passed all checks of the data plane.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CarpSeen {
@@ -73,9 +73,74 @@ pub struct CarpSeen {
     pub source_mac: [u8; 6],
     /// Zero.
     pub pad: [u8; 4],
-    /// The packet from its IP header on.
+    /// The packet from its IP header, of either version, on.
     pub packet: [u8; CARP_SEEN_BYTES],
 }
 
+/// What a record of evidence shows.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EvidenceKind {
+    /// An advertisement with a trailer whose tag is wrong. Detail: key id.
+    BadTag = 0,
+    /// An advertisement signed with a key that this node does not have. Detail: key id.
+    UnknownKey = 1,
+    /// An advertisement without trailer whose HMAC-SHA1 is wrong. Detail: `advbase` and `advskew`.
+    BadDigest = 2,
+    /// An advertisement with a trailer from an address that is not the partner's.
+    WrongSource = 3,
+    /// A VRRP router uses the same id. Detail: first byte of the packet.
+    VrrpSameVhid = 4,
+    /// CARP, or a trailer, of another version. Detail: first byte of the packet, or the trailer's
+    /// version.
+    CarpForeignVersion = 5,
+    /// Somebody else claims an own or shared address. Detail: 1 if it is a shared one.
+    DuplicateAddress = 6,
+}
+
+impl EvidenceKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: &'static [Self] = &[
+        Self::BadTag,
+        Self::UnknownKey,
+        Self::BadDigest,
+        Self::WrongSource,
+        Self::VrrpSameVhid,
+        Self::CarpForeignVersion,
+        Self::DuplicateAddress,
+    ];
+
+    /// The kind with this number.
+    pub fn from_u8(value: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(value)).copied()
+    }
+}
+
+/// A record of `ha_evidence`: something that a person should hear of. No packet is handled
+/// differently because of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Coarse `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// Interface it came in on.
+    pub ifindex: u32,
+    /// See [`EvidenceKind`].
+    pub detail: u32,
+    /// Source of the packet, or the address that is claimed; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// Sender's Ethernet address.
+    pub source_mac: [u8; 6],
+    /// An [`EvidenceKind`].
+    pub kind: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// The id in the packet; 0 if it has none.
+    pub vhid: u8,
+    /// Zero.
+    pub pad: [u8; 7],
+}
+
+const _: () = assert!(size_of::<Evidence>() == 48);
 const _: () = assert!(size_of::<ConnEvent>() == 40);
 const _: () = assert!(size_of::<CarpSeen>() == 256);

@@ -1,7 +1,7 @@
 //! What both sides of the kernel boundary share.
 //!
-//! Map keys and values, ring records, drop reasons, checksum arithmetic, the CARP wire layout and
-//! SipHash. Everything here is `no_std`, allocates nothing and never panics, so the same lines run
+//! Map keys and values, ring records, drop reasons, checksum arithmetic, the CARP wire layout,
+//! SipHash and SHA-1. Everything here is `no_std`, allocates nothing and never panics, so the same lines run
 //! in the XDP program, in the agent and in the tests.
 //!
 //! Conventions: structures that live in a BPF map are `#[repr(C)]`, carry their padding as named
@@ -17,18 +17,20 @@ pub mod control;
 pub mod event;
 pub mod hash;
 pub mod maps;
+pub mod pair;
 pub mod reason;
 pub mod rig;
 pub mod service;
+pub mod sha1;
 pub mod siphash;
 
 /// Version of every pinned map's layout taken together.
 ///
 /// Stored in the `ha_version` map. An agent that finds pinned maps of another version refuses to
 /// touch them and says so; it never guesses.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
-/// IPv4 protocol numbers the data plane tells apart.
+/// IP protocol numbers the data plane tells apart.
 ///
 /// Source: IANA "Assigned Internet Protocol Numbers".
 pub mod proto {
@@ -47,7 +49,7 @@ pub mod proto {
 #[cfg(feature = "user")]
 mod pod {
     //! Plain-old-data markers for the agent's side of the maps.
-    use crate::{conn, control, event, rig, service};
+    use crate::{conn, control, event, pair, rig, service};
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {$(
@@ -68,10 +70,16 @@ mod pod {
         service::Real4,
         service::ReturnPath4,
         service::LocalAddr,
+        service::Addr6,
+        pair::Pair,
+        pair::Peer,
+        pair::Digest,
+        pair::Heard,
         control::Gate,
         control::Config,
         event::ConnEvent,
         event::CarpSeen,
+        event::Evidence,
         rig::Flood,
         rig::PortCtl,
     );

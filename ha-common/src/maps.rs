@@ -18,6 +18,20 @@ pub const TURNS: &str = "ha_turns";
 pub const RETURN4: &str = "ha_return4";
 /// `Hash<u32, LocalAddr>`: this node's own and shared addresses.
 pub const ADDRS4: &str = "ha_addrs4";
+/// `Hash<Addr6, LocalAddr>`: the same for IPv6.
+pub const ADDRS6: &str = "ha_addrs6";
+/// `Array<Pair>`, one element: the pair, as the agent knows it.
+pub const PAIR: &str = "ha_pair";
+/// `Array<Peer>` by link and family.
+pub const PEERS: &str = "ha_peers";
+/// `Array<Digest>` by link and family.
+pub const DIGESTS: &str = "ha_digests";
+/// `Array<Heard>` by link, written by XDP.
+pub const HEARD: &str = "ha_heard";
+/// `Array<u64>` by [`crate::event::EvidenceKind`]: token buckets.
+pub const BUCKETS: &str = "ha_buckets";
+/// `RingBuf` of `Evidence`.
+pub const EVIDENCE: &str = "ha_evidence";
 /// `Array<Gate>`, one element, memory-mapped.
 pub const GATE: &str = "ha_gate";
 /// `Array<Config>`, one element.
@@ -43,8 +57,12 @@ pub const REALS_ENTRIES: u32 = 4096;
 pub const SLOTS_ENTRIES: u32 = 1 << 20;
 /// Entries of [`RETURN4`].
 pub const RETURN_ENTRIES: u32 = 8192;
-/// Entries of [`ADDRS4`].
+/// Entries of [`ADDRS4`] and of [`ADDRS6`].
 pub const ADDRS_ENTRIES: u32 = 1024;
+/// Elements of [`BUCKETS`].
+pub const BUCKETS_ENTRIES: u32 = 8;
+/// Bytes of [`EVIDENCE`].
+pub const EVIDENCE_BYTES: u32 = 16 << 10;
 /// Bytes of [`EVENTS`].
 pub const EVENTS_BYTES: u32 = 4 << 20;
 /// Bytes of [`CARP`].

@@ -45,7 +45,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Not IPv4, not ARP for a shared address: the kernel's.
+    /// Not IP, not ARP for a shared address: the kernel's.
     NotIp = "not_ip" => Pass;
     /// Neither a shared address nor a known connection: the kernel's.
     NotOurs = "not_ours" => Pass;
@@ -65,6 +65,8 @@ reasons! {
     GateClosed = "gate_closed" => Drop;
     /// ARP for a shared address while the gate is closed.
     ArpGateClosed = "arp_gate_closed" => Drop;
+    /// Neighbour discovery for a shared address while the gate is closed.
+    NdGateClosed = "nd_gate_closed" => Drop;
     /// Ours, but its time to live is used up.
     TtlExpired = "ttl_expired" => Drop;
 
@@ -98,12 +100,34 @@ reasons! {
     CarpForeign = "carp_foreign" => Pass;
     /// Advertisement for our id that is too short.
     CarpTruncated = "carp_truncated" => Drop;
-    /// Advertisement for our id that is not version 2 with auth length 7.
+    /// CARP of another version, or VRRP, with our id.
     CarpBadVersion = "carp_bad_version" => Drop;
     /// Advertisement for our id that has crossed a router.
     CarpBadTtl = "carp_bad_ttl" => Drop;
     /// Advertisement for our id with a wrong checksum.
     CarpBadChecksum = "carp_bad_checksum" => Drop;
+    /// Advertisement for our id on an interface, or in a family, where none is expected.
+    CarpNotExpected = "carp_not_expected" => Drop;
+    /// This node's own advertisement, come back.
+    CarpReflected = "carp_reflected" => Drop;
+    /// Advertisement with a trailer from an address that is not the partner's.
+    CarpWrongSource = "carp_wrong_source" => Drop;
+    /// Advertisement with a trailer of a version this node does not know.
+    CarpTrailerVersion = "carp_trailer_version" => Drop;
+    /// Advertisement signed with a key this node does not have.
+    CarpUnknownKey = "carp_unknown_key" => Drop;
+    /// Advertisement of the partner that is not newer than the last one: a replay, or late.
+    CarpReplayed = "carp_replayed" => Drop;
+    /// Advertisement with a wrong tag: forged.
+    CarpBadTag = "carp_bad_tag" => Drop;
+    /// Advertisement with a good tag of an epoch not known, beyond what user space is asked about.
+    CarpStrangerLimited = "carp_stranger_limited" => Drop;
+    /// Advertisement without trailer where the trailer is demanded.
+    CarpNoTrailer = "carp_no_trailer" => Drop;
+    /// Advertisement without trailer, beyond what is checked.
+    CarpTrailerlessLimited = "carp_trailerless_limited" => Drop;
+    /// Advertisement without trailer whose digest is wrong.
+    CarpBadDigest = "carp_bad_digest" => Drop;
     /// Advertisement for our id that found the ring to the election full.
     CarpRingFull = "carp_ring_full" => Drop;
 }
@@ -124,6 +148,10 @@ pub enum Tally {
     EventLost,
     /// Half-open connections of the same client address and port replaced by a new one.
     EmbryoReplaced,
+    /// Terms of the partner, higher than this node's, that closed its gate or keep it closed.
+    Overtaken,
+    /// Records of evidence that found the ring full.
+    EvidenceLost,
 }
 
 impl Tally {
@@ -135,6 +163,8 @@ impl Tally {
         Self::Expired,
         Self::EventLost,
         Self::EmbryoReplaced,
+        Self::Overtaken,
+        Self::EvidenceLost,
     ];
 
     /// Index in `ha_reasons`.
@@ -152,6 +182,8 @@ impl Tally {
             Self::Expired => "connections_expired",
             Self::EventLost => "events_lost",
             Self::EmbryoReplaced => "half_open_replaced",
+            Self::Overtaken => "terms_overtaken",
+            Self::EvidenceLost => "evidence_lost",
         }
     }
 
@@ -167,6 +199,12 @@ impl Tally {
             Self::EventLost => "Connection events lost because the ring to the agent was full.",
             Self::EmbryoReplaced => {
                 "Half-open connections replaced by a new one of the same client address and port."
+            }
+            Self::Overtaken => {
+                "Terms of the active partner, higher than this node's, that closed its gate or keep it closed."
+            }
+            Self::EvidenceLost => {
+                "Records of evidence lost because the ring to the agent was full."
             }
         }
     }

@@ -141,7 +141,26 @@ pub struct ReturnPath4 {
     pub ambiguous: u32,
 }
 
-/// Value of `ha_addrs4`: what an IPv4 address is to this node.
+/// Key of `ha_addrs6`: an IPv6 address, network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Addr6 {
+    /// Its words.
+    pub words: [u32; 4],
+}
+
+impl Addr6 {
+    /// The address with these bytes.
+    pub fn new(bytes: [u8; 16]) -> Self {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+        Self { words }
+    }
+}
+
+/// Value of `ha_addrs4` and `ha_addrs6`: what an address is to this node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalAddr {
@@ -163,4 +182,5 @@ const _: () = assert!(size_of::<ServiceKey4>() == 8);
 const _: () = assert!(size_of::<Service>() == 32);
 const _: () = assert!(size_of::<Real4>() == 32);
 const _: () = assert!(size_of::<ReturnPath4>() == 16);
+const _: () = assert!(size_of::<Addr6>() == 16);
 const _: () = assert!(size_of::<LocalAddr>() == 4);

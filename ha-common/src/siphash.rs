@@ -37,6 +37,24 @@ impl SipHash128 {
         }
     }
 
+    /// Goes on after `words` words of eight bytes, from what [`Self::state`] then was.
+    #[inline(always)]
+    pub const fn resume(state: [u64; 4], words: u64) -> Self {
+        let [v0, v1, v2, v3] = state;
+        Self {
+            v0,
+            v1,
+            v2,
+            v3,
+            len: words * 8,
+        }
+    }
+
+    /// What is kept of the key and of what was absorbed.
+    pub const fn state(&self) -> [u64; 4] {
+        [self.v0, self.v1, self.v2, self.v3]
+    }
+
     /// Absorbs eight bytes.
     #[inline(always)]
     pub const fn word(&mut self, word: u64) {
@@ -49,26 +67,38 @@ impl SipHash128 {
 
     /// Absorbs the last, shorter than eight bytes, and returns the tag.
     #[inline(always)]
-    pub fn finish(mut self, tail: &[u8]) -> [u8; TAG_LEN] {
+    pub fn finish(self, tail: &[u8]) -> [u8; TAG_LEN] {
         let mut last = 0u64;
         for (index, byte) in tail.iter().take(7).enumerate() {
             last |= u64::from(*byte) << (8 * index);
         }
         last |= self.len.wrapping_add(tail.len() as u64) << 56;
+        let [low, high] = self.end(last).map(u64::to_le_bytes);
+        [
+            low[0], low[1], low[2], low[3], low[4], low[5], low[6], low[7], high[0], high[1],
+            high[2], high[3], high[4], high[5], high[6], high[7],
+        ]
+    }
+
+    /// The tag of a message of whole words, as two little-endian words.
+    #[inline(always)]
+    pub const fn finish_words(self) -> [u64; 2] {
+        self.end(self.len << 56)
+    }
+
+    #[inline(always)]
+    const fn end(mut self, last: u64) -> [u64; 2] {
         self.v3 ^= last;
         self.round();
         self.round();
         self.v0 ^= last;
         self.v2 ^= 0xee;
         self.final_rounds();
-        let low = (self.v0 ^ self.v1 ^ self.v2 ^ self.v3).to_le_bytes();
+        let low = self.v0 ^ self.v1 ^ self.v2 ^ self.v3;
         self.v1 ^= 0xdd;
         self.final_rounds();
-        let high = (self.v0 ^ self.v1 ^ self.v2 ^ self.v3).to_le_bytes();
-        [
-            low[0], low[1], low[2], low[3], low[4], low[5], low[6], low[7], high[0], high[1],
-            high[2], high[3], high[4], high[5], high[6], high[7],
-        ]
+        let high = self.v0 ^ self.v1 ^ self.v2 ^ self.v3;
+        [low, high]
     }
 
     #[inline(always)]
@@ -157,6 +187,19 @@ mod tests {
             state.word(u64::from_le_bytes(chunk.try_into().unwrap()));
         }
         assert_eq!(state.finish(&message[72..]), tag(&KEY, &message));
+    }
+
+    #[test]
+    fn resumes_where_it_was() {
+        let mut first = SipHash128::new(&KEY);
+        first.word(1);
+        first.word(2);
+        let mut second = SipHash128::resume(first.state(), 2);
+        first.word(3);
+        second.word(3);
+        let words = second.finish_words();
+        let whole = first.finish(&[]);
+        assert_eq!(whole.as_chunks::<8>().0, words.map(u64::to_le_bytes));
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::rc::Rc;
 use ha_common::LAYOUT_VERSION;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent};
+use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent, Evidence, EvidenceKind};
 use ha_common::maps;
+use ha_common::pair::{Digest, Heard, LINKS, PEERS, Pair, Peer};
 use ha_common::reason::{COUNTERS, Reason, Tally};
-use ha_common::service::{Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, Real4, ReturnPath4, Service, ServiceKey4};
 
 use crate::packet::{Hop, Packet, Window};
 use crate::tables::{InsertError, Shared, Tables};
@@ -137,6 +138,17 @@ impl<K: Eq + Hash + Copy, V: Copy> Table<K, V> {
         self.len() == 0
     }
 
+    /// An element of an array, all zero until it is written; `None` beyond its end.
+    fn element(&self, key: K, exists: bool) -> Option<Shared<V>>
+    where
+        V: Default,
+    {
+        if exists && self.get(&key).is_none() {
+            self.put(key, V::default());
+        }
+        self.share(&key)
+    }
+
     fn share(&self, key: &K) -> Option<Shared<V>> {
         let live = self.live.borrow();
         let pointer = NonNull::new(live.get(key)?.get())?;
@@ -161,6 +173,22 @@ pub struct FakeTables {
     pub config: Table<(), Config>,
     /// `ha_addrs4`.
     pub addrs: Table<u32, u32>,
+    /// `ha_addrs6`.
+    pub addrs6: Table<Addr6, u32>,
+    /// `ha_pair`.
+    pub pair: Table<(), Pair>,
+    /// `ha_peers`.
+    pub peers: Table<u32, Peer>,
+    /// `ha_digests`.
+    pub digests: Table<u32, Digest>,
+    /// `ha_heard`.
+    pub heard: Table<u32, Heard>,
+    /// `ha_buckets`.
+    pub buckets: Table<EvidenceKind, u64>,
+    /// `ha_evidence`.
+    pub evidence: RefCell<Vec<Evidence>>,
+    /// Records that `ha_evidence` can hold.
+    pub evidence_max: Cell<usize>,
     /// `ha_services4`.
     pub services: Table<ServiceKey4, Service>,
     /// `ha_return4`.
@@ -205,6 +233,14 @@ impl Default for FakeTables {
             layout_version: Cell::new(LAYOUT_VERSION),
             config,
             addrs: Table::default(),
+            addrs6: Table::default(),
+            pair: Table::default(),
+            peers: Table::default(),
+            digests: Table::default(),
+            heard: Table::default(),
+            buckets: Table::default(),
+            evidence: RefCell::default(),
+            evidence_max: Cell::new(usize::MAX),
             services: Table::default(),
             return_paths: Table::default(),
             reals: Table::default(),
@@ -267,6 +303,30 @@ impl Tables for &FakeTables {
         self.addrs.get(&addr).unwrap_or_default()
     }
 
+    fn addr6_kind(self, addr: &Addr6) -> u32 {
+        self.addrs6.get(addr).unwrap_or_default()
+    }
+
+    fn pair(self) -> Option<Shared<Pair>> {
+        self.pair.element((), true)
+    }
+
+    fn peer(self, index: u32) -> Option<Shared<Peer>> {
+        self.peers.element(index, (index as usize) < PEERS)
+    }
+
+    fn digest(self, index: u32) -> Option<Shared<Digest>> {
+        self.digests.element(index, (index as usize) < PEERS)
+    }
+
+    fn heard(self, link: u32) -> Option<Shared<Heard>> {
+        self.heard.element(link, (link as usize) < LINKS)
+    }
+
+    fn bucket(self, kind: EvidenceKind) -> Option<Shared<u64>> {
+        self.buckets.element(kind, true)
+    }
+
     fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
         self.services.share(key)
     }
@@ -276,10 +336,7 @@ impl Tables for &FakeTables {
     }
 
     fn real(self, id: u16) -> Option<Shared<Real4>> {
-        if u32::from(id) < maps::REALS_ENTRIES && self.reals.get(&id).is_none() {
-            self.reals.put(id, Real4::default());
-        }
-        self.reals.share(&id)
+        self.reals.element(id, u32::from(id) < maps::REALS_ENTRIES)
     }
 
     fn slot(self, index: u32) -> Option<u32> {
@@ -358,6 +415,15 @@ impl Tables for &FakeTables {
             adverts.push(seen);
         }
         keep
+    }
+
+    fn evidence(self, evidence: &Evidence) -> bool {
+        let mut records = self.evidence.borrow_mut();
+        if records.len() >= self.evidence_max.get() {
+            return false;
+        }
+        records.push(*evidence);
+        true
     }
 
     fn count(self, index: u32) {

@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup, xdp_md,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, BPF_RB_NO_WAKEUP, bpf_fib_lookup as FibLookup, xdp_md,
 };
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{
@@ -14,8 +14,9 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::XdpContext;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent};
-use ha_common::service::{Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent, Evidence, EvidenceKind};
+use ha_common::pair::{Digest, Heard, Pair, Peer};
+use ha_common::service::{Addr6, Real4, ReturnPath4, Service, ServiceKey4};
 
 use crate::maps;
 use crate::packet::{Hop, Mac, Packet, Window};
@@ -177,6 +178,39 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn addr6_kind(self, addr: &Addr6) -> u32 {
+        // SAFETY: a map value, read at once.
+        maps::ADDRS6
+            .get_ptr(addr)
+            .map_or(0, |value| unsafe { (*value).kind })
+    }
+
+    #[inline(always)]
+    fn pair(self) -> Option<Shared<Pair>> {
+        shared(maps::PAIR.get_ptr_mut(0))
+    }
+
+    #[inline(always)]
+    fn peer(self, index: u32) -> Option<Shared<Peer>> {
+        shared(maps::PEERS.get_ptr_mut(index))
+    }
+
+    #[inline(always)]
+    fn digest(self, index: u32) -> Option<Shared<Digest>> {
+        shared(maps::DIGESTS.get_ptr_mut(index))
+    }
+
+    #[inline(always)]
+    fn heard(self, link: u32) -> Option<Shared<Heard>> {
+        shared(maps::HEARD.get_ptr_mut(link))
+    }
+
+    #[inline(always)]
+    fn bucket(self, kind: EvidenceKind) -> Option<Shared<u64>> {
+        shared(maps::BUCKETS.get_ptr_mut(kind as u32))
+    }
+
+    #[inline(always)]
     fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
         shared(maps::SERVICES4.get_ptr_mut(key))
     }
@@ -270,6 +304,16 @@ impl Tables for Maps {
             entry.discard(0);
         }
         keep
+    }
+
+    #[inline(always)]
+    fn evidence(self, evidence: &Evidence) -> bool {
+        let Some(mut entry) = maps::EVIDENCE.reserve_untyped::<Evidence>(0) else {
+            return false;
+        };
+        entry.write(*evidence);
+        entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+        true
     }
 
     #[inline(always)]

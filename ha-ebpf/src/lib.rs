@@ -7,20 +7,22 @@
 //!
 //! ```text
 //! Ethernet, VLAN ─ ARP ────────── shared address and gate closed? drop : pass
-//!                └ IPv4 ─ CARP ── ours? check the form ─ ring to the election
+//!                ├ IPv6 ─ CARP ── as in IPv4
+//!                │      └ other ─ to, or about, a shared address? gate : pass
+//!                └ IPv4 ─ CARP ── ours? form, source, freshness, tag ─ ring to the election
 //!                       ├ TCP, UDP ─ connection? gate ─ translate ─ out
 //!                       │          ├ to a shared address ─ gate ─ service ─ half-open | new
 //!                       │          └ from a real server ─ gate ─ half-open | rebuild
 //!                       └ other ── shared address? gate : pass
 //! ```
 //!
-//! Deliberately absent: the election (user space decides who is active, the gate says it here),
-//! authentication, timers, and every kind of waiting.
+//! Deliberately absent: the election (user space decides who is active, the gate says it here; only
+//! that a higher term closes the gate is known here as well), timers, and every kind of waiting.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
-pub mod arp;
 pub mod carp;
 pub mod conntrack;
+pub mod evidence;
 #[cfg(not(target_arch = "bpf"))]
 pub mod fake;
 pub mod janitor;
@@ -28,6 +30,7 @@ pub mod janitor;
 pub mod kernel;
 #[cfg(target_arch = "bpf")]
 pub mod maps;
+pub mod neighbour;
 pub mod packet;
 pub mod parse;
 pub mod rewrite;
@@ -39,9 +42,10 @@ use ha_common::proto;
 use ha_common::reason::Reason;
 use ha_common::service::addr_kind;
 
+use crate::carp::Datagram;
 use crate::packet::Packet;
 use crate::parse::ethernet::{self, ethertype};
-use crate::parse::{ipv4, transport};
+use crate::parse::{ipv4, ipv6, transport};
 use crate::tables::{Tables, gate_open};
 
 /// Judges one frame, changes it accordingly, and says why.
@@ -53,7 +57,8 @@ pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Reason {
     };
     match link.ethertype {
         ethertype::IPV4 => ipv4(packet, tables, link.l3),
-        ethertype::ARP => arp::handle(packet, tables, link.l3),
+        ethertype::IPV6 => ipv6(packet, tables, link.l3),
+        ethertype::ARP => neighbour::arp(packet, tables, link.l3),
         _ => Reason::NotIp,
     }
 }
@@ -75,7 +80,10 @@ fn special<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason
         return Reason::NotIp;
     };
     if ip.sound && ip.protocol == proto::CARP {
-        return carp::handle(packet, tables, l3, &ip);
+        if ip.fragment {
+            return Reason::CarpForeign;
+        }
+        return carp::handle(packet, tables, &Datagram::v4(l3, &ip));
     }
     if tables.addr_kind(ip.dst) != addr_kind::SHARED {
         return Reason::NotOurs;
@@ -93,6 +101,31 @@ fn special<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason
     };
     if gate_open(tables, tables.coarse_ns()) {
         if_open
+    } else {
+        Reason::GateClosed
+    }
+}
+
+/// Judges an IPv6 packet: no service forwards it yet, so it is CARP, or the kernel's.
+#[inline(never)]
+fn ipv6<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
+    let Some(ip) = ipv6::parse(packet, l3) else {
+        return Reason::NotIp;
+    };
+    if ip.sound && ip.next == proto::CARP {
+        return carp::handle(packet, tables, &Datagram::v6(l3, &ip));
+    }
+    if ip.sound
+        && ip.next == proto::ICMPV6
+        && let Some(reason) = neighbour::discovery(packet, tables, l3)
+    {
+        return reason;
+    }
+    if tables.addr6_kind(&ip.dst) != addr_kind::SHARED {
+        return Reason::NotOurs;
+    }
+    if gate_open(tables, tables.coarse_ns()) {
+        Reason::SharedAddressLocal
     } else {
         Reason::GateClosed
     }

@@ -6,8 +6,9 @@ use aya_ebpf::macros::btf_map;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
 use ha_common::maps as size;
+use ha_common::pair::{self, Digest, Heard, Pair, Peer};
 use ha_common::reason::COUNTERS;
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
 /// Lets user space map the array into its memory.
 const MMAP: usize = BPF_F_MMAPABLE as usize;
@@ -46,6 +47,34 @@ pub static RETURN4: HashMap<ServiceKey4, ReturnPath4, { size::RETURN_ENTRIES as 
 /// Own and shared addresses.
 #[btf_map(name = "ha_addrs4")]
 pub static ADDRS4: HashMap<u32, LocalAddr, { size::ADDRS_ENTRIES as usize }> = HashMap::new();
+
+/// The same for IPv6.
+#[btf_map(name = "ha_addrs6")]
+pub static ADDRS6: HashMap<Addr6, LocalAddr, { size::ADDRS_ENTRIES as usize }> = HashMap::new();
+
+/// The pair.
+#[btf_map(name = "ha_pair")]
+pub static PAIR: Array<Pair, 1> = Array::new();
+
+/// The partner by link and family.
+#[btf_map(name = "ha_peers")]
+pub static PEERS: Array<Peer, { pair::PEERS }> = Array::new();
+
+/// CARP groups by link and family.
+#[btf_map(name = "ha_digests")]
+pub static DIGESTS: Array<Digest, { pair::PEERS }> = Array::new();
+
+/// What was last heard, by link.
+#[btf_map(name = "ha_heard")]
+pub static HEARD: Array<Heard, { pair::LINKS }> = Array::new();
+
+/// Token buckets of evidence, by kind.
+#[btf_map(name = "ha_buckets")]
+pub static BUCKETS: Array<u64, { size::BUCKETS_ENTRIES as usize }> = Array::new();
+
+/// Evidence.
+#[btf_map(name = "ha_evidence")]
+pub static EVIDENCE: RingBuf<(), { size::EVIDENCE_BYTES as usize }> = RingBuf::new();
 
 /// The fence.
 #[btf_map(name = "ha_gate")]

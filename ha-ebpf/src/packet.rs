@@ -39,6 +39,12 @@ impl Mac {
         bytes
     }
 
+    /// The address of the virtual router with this id (RFC 9568 section 7.3), which CARP shares.
+    #[inline(always)]
+    pub const fn of_vhid(vhid: u8) -> Self {
+        Self(u64::from_le_bytes([0, 0, 0x5e, 0, 1, vhid, 0, 0]))
+    }
+
     /// Whether it names a group of stations (the lowest bit of the first byte).
     #[inline(always)]
     pub const fn is_group(self) -> bool {
@@ -174,7 +180,27 @@ macro_rules! field {
     )+};
 }
 
-field!(u8, u16, u32);
+field!(u8, u16, u32, u64);
+
+impl<F: Field, const N: usize> Field for [F; N] {
+    const LEN: usize = F::LEN * N;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        core::array::from_fn(|index| {
+            // SAFETY: one of `N` readable elements.
+            unsafe { F::load(from.wrapping_add(index * F::LEN)) }
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        for (index, element) in self.into_iter().enumerate() {
+            // SAFETY: one of `N` writable elements.
+            unsafe { element.store(to.wrapping_add(index * F::LEN)) };
+        }
+    }
+}
 
 impl Field for Mac {
     const LEN: usize = 6;

@@ -5,9 +5,12 @@ use core::ptr::NonNull;
 
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent};
+use ha_common::event::{CarpSeen, ConnEvent, Evidence, EvidenceKind};
+use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
 use ha_common::reason::Tally;
-use ha_common::service::{Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, Real4, ReturnPath4, Service, ServiceKey4};
+
+use crate::packet::Field;
 
 /// The maps, clocks and rings of the data plane. The kernel's implementation is a handle of no size.
 pub trait Tables: Copy {
@@ -23,6 +26,18 @@ pub trait Tables: Copy {
     fn config(self) -> Option<Shared<Config>>;
     /// Which of [`ha_common::service::addr_kind`] this address is, 0 if none of this node's.
     fn addr_kind(self, addr: u32) -> u32;
+    /// The same for an IPv6 address.
+    fn addr6_kind(self, addr: &Addr6) -> u32;
+    /// `ha_pair`.
+    fn pair(self) -> Option<Shared<Pair>>;
+    /// An element of `ha_peers`.
+    fn peer(self, index: u32) -> Option<Shared<Peer>>;
+    /// An element of `ha_digests`.
+    fn digest(self, index: u32) -> Option<Shared<Digest>>;
+    /// What was last heard on a link.
+    fn heard(self, link: u32) -> Option<Shared<Heard>>;
+    /// The token bucket of a kind of evidence.
+    fn bucket(self, kind: EvidenceKind) -> Option<Shared<u64>>;
     /// The virtual service that listens there.
     fn service(self, key: &ServiceKey4) -> Option<Shared<Service>>;
     /// The service to which packets from that real server and port belong.
@@ -50,6 +65,8 @@ pub trait Tables: Copy {
     /// Hands an advertisement to the agent. `fill` completes a record that is all zero and says
     /// whether it is to be kept. `false` if the ring is full or `fill` declined.
     fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool;
+    /// Hands a record of evidence to the agent, which is not woken; `false` if the ring is full.
+    fn evidence(self, evidence: &Evidence) -> bool;
     /// Adds one to a counter.
     fn count(self, index: u32);
 }
@@ -97,6 +114,26 @@ impl<T: Copy> Shared<T> {
         unsafe { self.0.read() }
     }
 
+    /// The field at `OFFSET`, alone: for values too large to be copied.
+    #[inline(always)]
+    pub fn load<const OFFSET: usize, F: Field>(self) -> F {
+        const { assert!(OFFSET + F::LEN <= size_of::<T>()) };
+        // SAFETY: the assertion above keeps the field within the value, valid by the contract of `new`.
+        unsafe { F::load(self.0.as_ptr().cast::<u8>().wrapping_add(OFFSET)) }
+    }
+
+    /// Copies the words at `OFFSET` without a second copy on the stack.
+    #[inline(always)]
+    pub fn copy<const OFFSET: usize, const N: usize>(self, to: &mut [u32; N]) {
+        const { assert!(OFFSET + 4 * N <= size_of::<T>()) };
+        let from = self.0.as_ptr().cast::<u8>().wrapping_add(OFFSET);
+        for (index, word) in to.iter_mut().enumerate() {
+            // SAFETY: the assertion above keeps the word within the value, valid by the contract of
+            // `new`.
+            *word = unsafe { u32::load(from.wrapping_add(4 * index)) };
+        }
+    }
+
     /// Writes single fields in place.
     #[inline(always)]
     pub fn update(self, change: impl FnOnce(&mut T)) {
@@ -106,39 +143,83 @@ impl<T: Copy> Shared<T> {
     }
 }
 
-impl Shared<Gate> {
-    /// The words as they are now: the election thread stores them at any time, and each packet is to
-    /// see the newest.
+impl Shared<Pair> {
+    /// Number of the link that is this interface.
     #[inline(always)]
-    fn now(self) -> Gate {
-        let words = self.0.as_ptr().cast::<u64>();
-        let word = |offset: usize| {
-            // SAFETY: one of the words that the value, valid by the contract of `new`, consists of.
-            unsafe { words.wrapping_byte_add(offset).read_volatile() }
-        };
-        Gate {
-            until_ns: word(offset_of!(Gate, until_ns)),
-            established_until_ns: word(offset_of!(Gate, established_until_ns)),
-            term: word(offset_of!(Gate, term)),
-            overtaken: word(offset_of!(Gate, overtaken)),
-        }
+    pub fn link(self, ifindex: u32) -> Option<u32> {
+        let ifindexes = self
+            .0
+            .as_ptr()
+            .wrapping_byte_add(offset_of!(Pair, ifindexes));
+        (0..LINKS as u32).find(|link| {
+            let known = ifindexes.cast::<u32>().wrapping_add(*link as usize);
+            // SAFETY: one of the elements of a value that is valid by the contract of `new`.
+            ifindex == unsafe { known.read() }
+        })
+    }
+}
+
+impl Shared<Gate> {
+    /// A word as it is now: the election thread stores them at any time, and each packet is to see
+    /// the newest. A volatile copy of the whole would go through the stack.
+    #[inline(always)]
+    fn word<const OFFSET: usize>(self) -> u64 {
+        const { assert!(OFFSET + size_of::<u64>() <= size_of::<Gate>()) };
+        let word = self.0.as_ptr().cast::<u64>().wrapping_byte_add(OFFSET);
+        // SAFETY: one of the words that the value, valid by the contract of `new`, consists of.
+        unsafe { word.read_volatile() }
+    }
+}
+
+/// The partner's epoch; 0 = not known.
+#[inline(always)]
+pub fn partner_epoch<T: Tables>(tables: T) -> u64 {
+    tables
+        .gate()
+        .map_or(0, Shared::word::<{ offset_of!(Gate, partner_epoch) }>)
+}
+
+/// The partner is active in this term: if it is higher than this node's, the gate closes, and only
+/// a higher term of its own opens it again. The agent writes other words, so it cannot undo this by a
+/// store that it had begun before.
+#[inline(always)]
+pub fn overtake<T: Tables>(tables: T, term: u64) {
+    let Some(gate) = tables.gate() else { return };
+    // Two CPUs may do this at once. Whichever store is last, it is above this node's term.
+    if term > gate.word::<{ offset_of!(Gate, term) }>()
+        && term > gate.word::<{ offset_of!(Gate, overtaken) }>()
+    {
+        gate.update(|gate| gate.overtaken = term);
+        tally(tables, Tally::Overtaken);
     }
 }
 
 /// Whether this node may act for the shared addresses now.
 #[inline(always)]
 pub fn gate_open<T: Tables>(tables: T, coarse_ns: u64) -> bool {
-    tables
-        .gate()
-        .is_some_and(|gate| gate.now().is_open(coarse_ns, || tables.precise_ns()))
+    let Some(gate) = tables.gate() else {
+        return false;
+    };
+    let words = Gate {
+        until_ns: gate.word::<{ offset_of!(Gate, until_ns) }>(),
+        term: gate.word::<{ offset_of!(Gate, term) }>(),
+        overtaken: gate.word::<{ offset_of!(Gate, overtaken) }>(),
+        ..Gate::default()
+    };
+    words.is_open(coarse_ns, || tables.precise_ns())
 }
 
 /// Whether this node, whose gate is not open, may still forward established connections.
 #[inline(never)]
 pub fn handing_over<T: Tables>(tables: T) -> bool {
-    tables
-        .gate()
-        .is_some_and(|gate| gate.now().is_handing_over(|| tables.precise_ns()))
+    let Some(gate) = tables.gate() else {
+        return false;
+    };
+    let words = Gate {
+        established_until_ns: gate.word::<{ offset_of!(Gate, established_until_ns) }>(),
+        ..Gate::default()
+    };
+    words.is_handing_over(|| tables.precise_ns())
 }
 
 /// Adds one to a tally.

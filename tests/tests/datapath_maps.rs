@@ -263,7 +263,7 @@ fn operations() -> Result<()> {
         until_ns,
         established_until_ns,
         term: 7,
-        overtaken: 0,
+        ..Gate::default()
     };
     assert_eq!(gate.lookup(&0)?, Some(stored(1234, 0)));
     loaded.gate.close();

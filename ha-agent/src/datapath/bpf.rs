@@ -2,14 +2,19 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aya::maps::{MapData, RingBuf};
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::Config;
+use ha_common::event::Evidence;
 use ha_common::maps;
+use ha_common::pair::{Digest, Pair, Peer};
 use ha_common::reason::COUNTERS;
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
+use super::pair::PairTables;
 use super::sys::{self, BatchError, Map, PerCpuCounters, Update};
 use super::{Cursor, Datapath, DatapathError, EXPIRE_MAX, Scan};
 use crate::proto::time::Instant;
@@ -25,7 +30,6 @@ const SETTLE_FALLBACK: Duration = Duration::from_millis(50);
 pub(crate) const JANITOR: &str = "ha_janitor";
 
 /// The maps in the kernel.
-#[derive(Debug)]
 pub struct Bpf {
     config: Map<u32, Config>,
     services: Map<ServiceKey4, Service>,
@@ -33,6 +37,11 @@ pub struct Bpf {
     slots: Map<u32, u32>,
     return_paths: Map<ServiceKey4, ReturnPath4>,
     addrs: Map<u32, LocalAddr>,
+    addrs6: Map<Addr6, LocalAddr>,
+    pair: Map<u32, Pair>,
+    peers: Map<u32, Peer>,
+    digests: Map<u32, Digest>,
+    evidence: Mutex<RingBuf<MapData>>,
     conns: Map<ConnKey4, Conn4>,
     embryos: Map<EmbryoKey4, Embryo4>,
     counters: PerCpuCounters,
@@ -40,10 +49,11 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Wraps the maps that `open` returns by name, and the janitor program.
+    /// Wraps the maps that `open` returns by name, the janitor program and the ring of evidence.
     pub(crate) fn new(
         open: impl Fn(&'static str) -> Result<OwnedFd, DatapathError>,
         janitor: OwnedFd,
+        evidence: RingBuf<MapData>,
     ) -> Result<Self, DatapathError> {
         Ok(Self {
             config: typed(maps::CONFIG, &open)?,
@@ -52,12 +62,23 @@ impl Bpf {
             slots: typed(maps::SLOTS, &open)?,
             return_paths: typed(maps::RETURN4, &open)?,
             addrs: typed(maps::ADDRS4, &open)?,
+            addrs6: typed(maps::ADDRS6, &open)?,
+            pair: typed(maps::PAIR, &open)?,
+            peers: typed(maps::PEERS, &open)?,
+            digests: typed(maps::DIGESTS, &open)?,
+            evidence: Mutex::new(evidence),
             conns: typed(maps::CONNS4, &open)?,
             embryos: typed(maps::EMBRYO4, &open)?,
             counters: PerCpuCounters::new(open(maps::REASONS)?)
                 .map_err(failed(maps::REASONS, "check sizes"))?,
             janitor,
         })
+    }
+}
+
+impl std::fmt::Debug for Bpf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bpf").finish_non_exhaustive()
     }
 }
 
@@ -124,6 +145,42 @@ impl Datapath for Bpf {
 
     fn remove_addr(&self, addr: u32) -> Result<(), DatapathError> {
         remove(maps::ADDRS4, &self.addrs, &addr)
+    }
+
+    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> Result<(), DatapathError> {
+        for (addr, value) in addrs {
+            put(maps::ADDRS6, &self.addrs6, addr, value)?;
+        }
+        for (addr, _) in all(maps::ADDRS6, &self.addrs6)? {
+            if !addrs.iter().any(|(wanted, _)| *wanted == addr) {
+                remove(maps::ADDRS6, &self.addrs6, &addr)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_pair(&self, tables: &PairTables) -> Result<(), DatapathError> {
+        for (index, peer) in (0..).zip(&tables.peers) {
+            put(maps::PEERS, &self.peers, &index, peer)?;
+        }
+        for (index, digest) in (0..).zip(&tables.digests) {
+            put(maps::DIGESTS, &self.digests, &index, digest)?;
+        }
+        // Last: it is what makes the rest count.
+        put(maps::PAIR, &self.pair, &0, &tables.pair)
+    }
+
+    fn evidence(&self) -> Result<Vec<Evidence>, DatapathError> {
+        let mut ring = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = Vec::new();
+        while let Some(item) = ring.next() {
+            if item.len() >= size_of::<Evidence>() {
+                // SAFETY: as many bytes as the type has, which consists of integers and byte arrays
+                // only, so that any bytes are a value; the read does not need alignment.
+                records.push(unsafe { item.as_ptr().cast::<Evidence>().read_unaligned() });
+            }
+        }
+        Ok(records)
     }
 
     fn get_conn(&self, key: &ConnKey4) -> Result<Option<Conn4>, DatapathError> {

@@ -5,8 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::control::Config;
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::event::Evidence;
+use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
+use super::pair::PairTables;
 use super::{Cursor, Datapath, DatapathError, Scan};
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
@@ -71,6 +73,9 @@ delegate! {
     fn addrs(&self) -> Vec<(u32, LocalAddr)>;
     fn put_addr(&self, addr: u32, value: LocalAddr) -> ();
     fn remove_addr(&self, addr: u32) -> ();
+    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> ();
+    fn set_pair(&self, tables: &PairTables) -> ();
+    fn evidence(&self) -> Vec<Evidence>;
     fn get_conn(&self, key: &ConnKey4) -> Option<Conn4>;
     fn put_conns(&self, entries: &[(ConnKey4, Conn4)]) -> ();
     fn remove_conns(&self, keys: &[ConnKey4]) -> usize;

@@ -5,10 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ha_common::conn::{Conn4, ConnKey4, flags};
 use ha_common::control::Config;
+use ha_common::event::Evidence;
 use ha_common::maps;
 use ha_common::reason::{COUNTERS, Tally};
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
+use super::pair::PairTables;
 use super::{Cursor, Datapath, DatapathError, Scan, idle_timeout_ns};
 use crate::proto::time::Instant;
 
@@ -36,6 +38,12 @@ pub struct State {
     pub return_paths: BTreeMap<ServiceKey4, ReturnPath4>,
     /// `ha_addrs4`.
     pub addrs: BTreeMap<u32, LocalAddr>,
+    /// `ha_addrs6`.
+    pub addrs6: BTreeMap<Addr6, LocalAddr>,
+    /// `ha_pair`, `ha_peers` and `ha_digests`, once they are written.
+    pub pair: Option<PairTables>,
+    /// `ha_evidence`.
+    pub evidence: Vec<Evidence>,
     /// `ha_conns4`.
     pub conns: BTreeMap<ConnKey4, Conn4>,
     /// `ha_embryo4`: when each half-open connection last moved.
@@ -57,6 +65,9 @@ impl Fake {
                 slots: vec![0; maps::SLOTS_ENTRIES as usize],
                 return_paths: BTreeMap::new(),
                 addrs: BTreeMap::new(),
+                addrs6: BTreeMap::new(),
+                pair: None,
+                evidence: Vec::new(),
                 conns: BTreeMap::new(),
                 half_open: Vec::new(),
                 counters: vec![0; COUNTERS],
@@ -187,6 +198,20 @@ impl Datapath for Fake {
     fn remove_addr(&self, addr: u32) -> Result<(), DatapathError> {
         self.state().addrs.remove(&addr);
         Ok(())
+    }
+
+    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> Result<(), DatapathError> {
+        self.state().addrs6 = addrs.iter().copied().collect();
+        Ok(())
+    }
+
+    fn set_pair(&self, tables: &PairTables) -> Result<(), DatapathError> {
+        self.state().pair = Some(tables.clone());
+        Ok(())
+    }
+
+    fn evidence(&self) -> Result<Vec<Evidence>, DatapathError> {
+        Ok(std::mem::take(&mut self.state().evidence))
     }
 
     fn get_conn(&self, key: &ConnKey4) -> Result<Option<Conn4>, DatapathError> {

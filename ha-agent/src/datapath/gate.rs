@@ -25,6 +25,7 @@ struct Words {
     established_until_ns: AtomicU64,
     term: AtomicU64,
     overtaken: AtomicU64,
+    partner_epoch: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Words>() == size_of::<Gate>());
@@ -80,6 +81,7 @@ impl GateWord {
             established_until_ns: words.established_until_ns.load(Ordering::SeqCst),
             term: words.term.load(Ordering::SeqCst),
             overtaken: words.overtaken.load(Ordering::SeqCst),
+            partner_epoch: words.partner_epoch.load(Ordering::SeqCst),
         }
     }
 
@@ -117,12 +119,18 @@ impl GateWord {
             .store(until.as_nanos(), Ordering::SeqCst);
     }
 
-    /// Closes the gate and forgets every term: of an earlier agent, or before a first one.
+    /// Says in which epoch the partner lives; 0 = not known.
+    pub fn set_partner(&self, epoch: u64) {
+        self.words().partner_epoch.store(epoch, Ordering::SeqCst);
+    }
+
+    /// Closes the gate and forgets terms and partner: what an earlier agent knew.
     pub fn reset(&self) {
         self.close();
         let words = self.words();
         words.term.store(0, Ordering::SeqCst);
         words.overtaken.store(0, Ordering::SeqCst);
+        words.partner_epoch.store(0, Ordering::SeqCst);
     }
 
     fn words(&self) -> &Words {
@@ -154,10 +162,12 @@ mod tests {
         let gate = GateWord::in_memory();
         assert_eq!(gate.read(), Gate::default());
         gate.set_term(5);
+        gate.set_partner(6);
         gate.open_until(Instant::from_nanos(77));
         let open = Gate {
             until_ns: 77,
             term: 5,
+            partner_epoch: 6,
             ..Gate::default()
         };
         assert_eq!(gate.read(), open);

@@ -46,6 +46,13 @@ const PINNED: &[&str] = &[
     maps::TURNS,
     maps::RETURN4,
     maps::ADDRS4,
+    maps::ADDRS6,
+    maps::PAIR,
+    maps::PEERS,
+    maps::DIGESTS,
+    maps::HEARD,
+    maps::BUCKETS,
+    maps::EVIDENCE,
     maps::GATE,
     maps::CONFIG,
     maps::REASONS,
@@ -242,7 +249,8 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
     };
 
     let pins = Pins { dir: dir.clone() };
-    let datapath = Bpf::new(|name| pins.map(name), janitor)?;
+    let evidence = ring(ebpf.as_mut(), dir, maps::EVIDENCE)?;
+    let datapath = Bpf::new(|name| pins.map(name), janitor, evidence)?;
     let gate = GateWord::map(pins.map(maps::GATE)?.as_fd()).map_err(map_error(maps::GATE))?;
     let mut carp = ring(ebpf.as_mut(), dir, maps::CARP)?;
     let mut events = ring(ebpf.as_mut(), dir, maps::EVENTS)?;

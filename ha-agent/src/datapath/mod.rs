@@ -15,6 +15,7 @@ pub mod failing;
 pub mod fake;
 pub mod gate;
 pub mod load;
+pub mod pair;
 mod successor;
 pub mod sys;
 
@@ -22,11 +23,13 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use self::pair::PairTables;
 use crate::proto::time::Instant;
 use ha_common::conn::{Conn4, ConnKey4, ConnState};
 use ha_common::control::Config;
+use ha_common::event::Evidence;
 use ha_common::proto;
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
 /// Most keys [`Datapath::expire`] hands to the kernel in one run of the janitor program.
 pub const EXPIRE_MAX: usize = 64;
@@ -111,6 +114,16 @@ pub trait Datapath: Send + Sync {
     fn put_addr(&self, addr: u32, value: LocalAddr) -> Result<(), DatapathError>;
     /// Forgets an address.
     fn remove_addr(&self, addr: u32) -> Result<(), DatapathError>;
+
+    /// Makes these the IPv6 addresses that the data plane knows, and no others.
+    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> Result<(), DatapathError>;
+
+    /// Replaces what the data plane knows of the pair. An advertisement that is handled meanwhile may be
+    /// dropped.
+    fn set_pair(&self, tables: &PairTables) -> Result<(), DatapathError>;
+    /// What the data plane has shown since the last call, oldest first. Nobody is woken for it: ask
+    /// now and then.
+    fn evidence(&self) -> Result<Vec<Evidence>, DatapathError>;
 
     /// One entry of the connection table.
     fn get_conn(&self, key: &ConnKey4) -> Result<Option<Conn4>, DatapathError>;

@@ -18,6 +18,7 @@ use crate::config::model::{Config, Mode, Protocol};
 use crate::config::{self, Loaded};
 use crate::control::{Done, Handler, Heirloom, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attacher, Attachment};
+use crate::datapath::pair::PairTables;
 use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub netlink: Netlink,
     /// The maps.
     pub datapath: Arc<dyn Datapath>,
+    /// What the data plane was told of the pair.
+    pub pair: Mutex<PairTables>,
     /// Virtual services.
     pub services: Arc<Mutex<ServiceTable>>,
     /// Walks the connection table.

@@ -115,6 +115,15 @@ impl Interfaces {
                 .filter(|channel| channel.ifindex == fresh.link.ifindex);
             (all.clone(), channel)
         };
+        let told = {
+            let mut pair = lock(&shared.pair);
+            pair.rebind(index, fresh.link.ifindex, fresh.link.mac);
+            shared.datapath.set_pair(&pair)
+        };
+        if let Err(error) = told {
+            self.missing(index, bound, &error.to_string());
+            return false;
+        }
         let timing = {
             let loaded = lock(&shared.loaded);
             let ha = &loaded.config.ha;

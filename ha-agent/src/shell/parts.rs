@@ -6,14 +6,17 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ha_common::pair::auth;
+use ha_common::service::{Addr6, LocalAddr, addr_kind};
 use ha_common::siphash;
 
 use super::addresses::SharedOn;
 use super::netlink::LinkInfo;
 use super::{election, frame, replication, sysctl};
-use crate::config::model::{Cidr, Config, Interface, Mode};
+use crate::config::model::{CarpAuth, Cidr, Config, Interface, Mode};
 use crate::datapath::attach::Device;
-use crate::proto::carp::{ElectionConfig, LinkConfig, REEXEC_LEASE};
+use crate::datapath::pair::{self, PairLink, PairTables};
+use crate::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE};
 use crate::proto::pacify::{History, Start};
 use crate::proto::sync::SyncConfig;
 
@@ -109,6 +112,60 @@ pub(super) fn election_config(
             })
             .collect(),
     }
+}
+
+/// What the data plane is told of the pair, for an agent that started with this epoch.
+pub(super) fn pair_tables(
+    election: &ElectionConfig,
+    keys: &ElectionKeys,
+    epoch: u64,
+    bound: &[Bound],
+) -> PairTables {
+    let secrets = pair::Secrets {
+        vhid: election.vhid,
+        auth: match election.auth {
+            CarpAuth::Enforce => auth::ENFORCE,
+            CarpAuth::Permissive => auth::PERMISSIVE,
+            CarpAuth::Off => auth::OFF,
+        },
+        own_epoch: epoch,
+        keys: &keys.trailer,
+        passphrase: &keys.carp_passphrase,
+    };
+    let links: Vec<PairLink<'_>> = bound
+        .iter()
+        .map(|bound| {
+            let mut checked = election.links.iter();
+            let checked = checked.find(|link| link.name == bound.interface.name);
+            PairLink {
+                ifindex: bound.link.ifindex,
+                mac: bound.link.mac,
+                checked: checked.is_some(),
+                own: checked.map_or(&[], |link| &link.addresses),
+                partners: checked.map_or(&[], |link| &link.partners),
+                shared: checked.map_or(&[], |link| &link.shared),
+            }
+        })
+        .collect();
+    pair::tables(&secrets, &links)
+}
+
+/// IPv6 addresses of this node, own and shared, as the data plane knows them.
+pub(super) fn addrs6(bound: &[Bound]) -> Vec<(Addr6, LocalAddr)> {
+    let kind = |kind| {
+        move |cidr: &Cidr| match cidr.address {
+            IpAddr::V6(v6) => Some((Addr6::new(v6.octets()), LocalAddr { kind })),
+            IpAddr::V4(_) => None,
+        }
+    };
+    bound
+        .iter()
+        .flat_map(|bound| {
+            let own = bound.interface.addresses.iter();
+            let own = own.filter_map(kind(addr_kind::OWN));
+            own.chain(bound.shared.iter().filter_map(kind(addr_kind::SHARED)))
+        })
+        .collect()
 }
 
 /// A number for the part of the configuration that both nodes must have alike: equal if and only if

@@ -2,7 +2,7 @@
 
 use ha_common::reason::Reason;
 
-use crate::packet::{Hop, Packet};
+use crate::packet::{Hop, Mac, Packet};
 
 /// Length of the untagged header.
 pub const LEN: usize = 14;
@@ -21,6 +21,8 @@ const TAG_TYPE: usize = 2;
 pub mod ethertype {
     /// IPv4.
     pub const IPV4: u16 = 0x0800u16.to_be();
+    /// IPv6.
+    pub const IPV6: u16 = 0x86ddu16.to_be();
     /// ARP.
     pub const ARP: u16 = 0x0806u16.to_be();
     /// 802.1Q tag.
@@ -66,6 +68,15 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Link, Reason> {
         ethertype: innermost,
         l3: LEN + 2 * TAG_LEN,
     })
+}
+
+/// Who sent the frame.
+#[inline(always)]
+pub fn source<P: Packet>(packet: &mut P) -> Mac {
+    match packet.window::<LEN>(0) {
+        Some(frame) => frame.load::<SRC, _>(),
+        None => Mac::default(),
+    }
 }
 
 /// The hop back to where the frame came from. Unknown if an address in it is that of a group, which

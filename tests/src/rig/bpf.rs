@@ -9,9 +9,10 @@ use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent};
+use ha_common::event::{CarpSeen, ConnEvent, Evidence};
+use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
 use ha_common::reason::{COUNTERS, REASONS, Reason};
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 use ha_common::{LAYOUT_VERSION, maps};
 
 /// Interface that frames of a test run seem to come in on: the loopback's, which is 1 everywhere.
@@ -62,6 +63,14 @@ pub struct DataPlane {
     pub return_paths: HashMap<MapData, ServiceKey4, ReturnPath4>,
     /// `ha_addrs4`.
     pub addrs: HashMap<MapData, u32, LocalAddr>,
+    /// `ha_addrs6`.
+    pub addrs6: HashMap<MapData, Addr6, LocalAddr>,
+    /// `ha_pair`.
+    pub pair: Array<MapData, Pair>,
+    /// `ha_peers`.
+    pub peers: Array<MapData, Peer>,
+    /// `ha_digests`.
+    pub digests: Array<MapData, Digest>,
     /// `ha_reals`.
     pub reals: Array<MapData, Real4>,
     /// `ha_slots`.
@@ -75,6 +84,10 @@ pub struct DataPlane {
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     adverts: RingBuf<MapData>,
+    evidence: RingBuf<MapData>,
+    /// `ha_heard`.
+    pub heard: Array<MapData, Heard>,
+    buckets: Array<MapData, u64>,
 }
 
 impl DataPlane {
@@ -102,6 +115,13 @@ impl DataPlane {
             services: take(maps::SERVICES4)?.try_into()?,
             return_paths: take(maps::RETURN4)?.try_into()?,
             addrs: take(maps::ADDRS4)?.try_into()?,
+            addrs6: take(maps::ADDRS6)?.try_into()?,
+            pair: take(maps::PAIR)?.try_into()?,
+            peers: take(maps::PEERS)?.try_into()?,
+            digests: take(maps::DIGESTS)?.try_into()?,
+            evidence: take(maps::EVIDENCE)?.try_into()?,
+            heard: take(maps::HEARD)?.try_into()?,
+            buckets: take(maps::BUCKETS)?.try_into()?,
             reals: take(maps::REALS)?.try_into()?,
             slots: take(maps::SLOTS)?.try_into()?,
             gate: take(maps::GATE)?.try_into()?,
@@ -182,6 +202,14 @@ impl DataPlane {
         clear_hash(&mut self.services)?;
         clear_hash(&mut self.return_paths)?;
         clear_hash(&mut self.addrs)?;
+        clear_hash(&mut self.addrs6)?;
+        self.pair.set(0, Pair::default(), 0)?;
+        for link in 0..LINKS as u32 {
+            self.heard.set(link, Heard::default(), 0)?;
+        }
+        for kind in 0..maps::BUCKETS_ENTRIES {
+            self.buckets.set(kind, 0, 0)?;
+        }
         for id in 0..64 {
             self.reals.set(id, Real4::default(), 0)?;
             self.slots.set(id, 0, 0)?;
@@ -198,6 +226,7 @@ impl DataPlane {
         }
         self.events()?;
         self.adverts()?;
+        self.evidence()?;
         Ok(())
     }
 
@@ -219,6 +248,11 @@ impl DataPlane {
     /// The advertisements since the last call.
     pub fn adverts(&mut self) -> Result<Vec<CarpSeen>> {
         drain(&mut self.adverts)
+    }
+
+    /// The evidence since the last call.
+    pub fn evidence(&mut self) -> Result<Vec<Evidence>> {
+        drain(&mut self.evidence)
     }
 
     /// What the kernel says about a program.

@@ -15,6 +15,7 @@ use super::lab::{
     CLIENT, Lab, NAMES, NODE_BACK_MAC, NODE_MAC, ONE, OWN, RESOLVER, STRICT, THREE, TWIN, TWO,
     USUAL, VHID, VIP, WEB, id,
 };
+use super::partner::{EPOCH, KEYS, advert};
 use super::world::Place;
 use ha_tests::rig::bpf::Sizes;
 
@@ -26,6 +27,9 @@ pub(crate) fn compare(kernel: &Place, seed: u64) -> Result<Vec<Reason>> {
     let sizes = Sizes { conns: 64, ..USUAL };
     let mut host = Lab::new(&Place::Host, sizes)?;
     let mut kernel = Lab::new(kernel, sizes)?;
+    for lab in [&mut host, &mut kernel] {
+        lab.know(EPOCH)?;
+    }
     let mut rng = Rng::new(seed);
     for step in 0..STEPS {
         let context = || format!("seed {seed}, step {step}");
@@ -80,8 +84,11 @@ fn disturb(rng: &mut Rng, labs: [&mut Lab; 2]) -> Result<()> {
             0 => lab.change_real(real, |real| real.state = state as u8)?,
             1 => lab.change_real(real, |real| real.hop_known = 0)?,
             2 => lab.change_real(real, |real| real.generation += 1)?,
-            3 => lab.world.set_gate(Gate::CLOSED)?,
-            4..=9 => lab.world.set_gate(Gate::ALWAYS)?,
+            3 => lab.world.put_gate(Gate {
+                partner_epoch: EPOCH,
+                ..Gate::default()
+            })?,
+            4..=9 => lab.know(EPOCH)?,
             10 => lab.configure(|config| config.table_full ^= 1)?,
             11..=14 => lab.configure(|config| config.table_full = 0)?,
             15 => lab.world.set_slot(index, u32::from(real))?,
@@ -120,6 +127,9 @@ fn packet(rng: &mut Rng) -> Vec<u8> {
             frame
         }
     } else if rng.below(40) == 0 {
+        if rng.below(2) == 0 {
+            return advertisement(rng);
+        }
         let vhid = VHID + rng.below(2) as u8;
         Frame::raw(*client.ip(), Ipv4Addr::new(224, 0, 0, 18), 112)
             .ttl(255)
@@ -164,4 +174,24 @@ fn packet(rng: &mut Rng) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// An advertisement of the partner, often with something wrong.
+fn advertisement(rng: &mut Rng) -> Vec<u8> {
+    let mut advert = advert(1 + rng.below(40)).with(|advert| {
+        advert.body.term = rng.below(3);
+        advert.key = KEYS[rng.below(2) as usize];
+    });
+    if rng.below(2) == 0 {
+        advert = advert.v6();
+    }
+    let mut frame = advert.frame();
+    if rng.below(3) == 0 {
+        let at = 14 + rng.below(frame.len() as u64 - 14) as usize;
+        frame[at] ^= 1 << rng.below(8);
+    }
+    if rng.below(10) == 0 {
+        frame.truncate(60 + rng.below(100) as usize);
+    }
+    frame
 }

@@ -8,15 +8,16 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context as _, Result, ensure};
 use ha_common::conn::{Conn4, ConnKey4, ConnState, Embryo4, EmbryoKey4, flags};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{ConnEvent, EventKind};
+use ha_common::event::{ConnEvent, EventKind, Evidence, EvidenceKind};
 use ha_common::proto;
 use ha_common::reason::{Reason, Tally, Verdict};
 use ha_common::service::{
-    Real4, RealState, ReturnPath4, Scheduler, Service, ServiceKey4, addr_kind, service_flags,
+    Addr6, Real4, RealState, ReturnPath4, Scheduler, Service, ServiceKey4, addr_kind, service_flags,
 };
 use ha_tests::packet::{Frame, Mac, flag, verify};
 use ha_tests::rig::bpf::{INGRESS, Sizes};
 
+use crate::bpf::partner::{self, OWN4, OWN6, VIP6};
 use crate::bpf::world::{Place, World};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -87,6 +88,8 @@ pub(crate) const USUAL: Sizes = Sizes {
 };
 
 pub(crate) struct Lab {
+    place: Place,
+    sizes: Sizes,
     pub(crate) world: Box<dyn World>,
     pub(crate) config: Config,
     /// Reasons seen.
@@ -157,7 +160,14 @@ impl Lab {
         world.set_slot(TWO_MEMBERS, u32::from(id::ONE))?;
         world.set_slot(TWO_MEMBERS + 1, u32::from(id::TWO))?;
 
+        world.set_addr(net(OWN4), addr_kind::OWN)?;
+        world.set_addr6(Addr6::new(OWN6.octets()), addr_kind::OWN)?;
+        world.set_addr6(Addr6::new(VIP6.octets()), addr_kind::SHARED)?;
+        world.set_pair(&partner::enforcing())?;
+
         let mut lab = Self {
+            place: place.clone(),
+            sizes,
             world,
             config,
             seen: Vec::new(),
@@ -177,6 +187,34 @@ impl Lab {
         lab.set_return(THREE, proto::TCP, STRICT, id::THREE, false)?;
         lab.set_return(RESOLVER, proto::UDP, NAMES, id::RESOLVER, false)?;
         Ok(lab)
+    }
+
+    /// Another one like this was at first.
+    pub(crate) fn anew(&self) -> Result<Self> {
+        Self::new(&self.place, self.sizes)
+    }
+
+    /// The partner lives in this epoch; the gate is open, in the term of its advertisements.
+    pub(crate) fn know(&mut self, partner_epoch: u64) -> Result<()> {
+        self.world.put_gate(Gate {
+            until_ns: Gate::ALWAYS,
+            term: 1,
+            partner_epoch,
+            ..Gate::default()
+        })
+    }
+
+    /// The only record of evidence since the last call, which must be of this kind.
+    pub(crate) fn shown(&mut self, kind: EvidenceKind) -> Result<Evidence> {
+        let records = self.world.evidence()?;
+        let [record] = records.as_slice() else {
+            anyhow::bail!("{} records: {records:?}", records.len());
+        };
+        ensure!(
+            record.kind == kind as u8 && record.ifindex == INGRESS,
+            "{record:?} instead of {kind:?}"
+        );
+        Ok(*record)
     }
 
     pub(crate) fn set_return(

@@ -1,6 +1,7 @@
 //! Every template at every length: a verdict, no panic, and not a byte changed that is not the data
 //! plane's to change.
 
+use super::partner::{PARTNER6, VIP6, advert, packet6};
 use anyhow::{Result, ensure};
 use ha_common::reason::{Reason, Verdict};
 use ha_tests::packet::{Frame, arp_request, carp_header, flag};
@@ -33,7 +34,12 @@ fn templates() -> Vec<Vec<u8>> {
         from_client(CLIENT, WEB, flag::ACK).options(&[1; 8]),
         from_client(CLIENT, WEB, flag::ACK).fragment(0x2001),
     ];
-    let mut templates = vec![arp_request(*CLIENT.ip(), VIP)];
+    let mut templates = vec![
+        arp_request(*CLIENT.ip(), VIP),
+        advert(1).frame(),
+        advert(1).v6().frame(),
+        packet6(PARTNER6, VIP6, 58, 255, &[136; 32]),
+    ];
     for frame in frames {
         templates.push(frame.build());
         templates.push(frame.clone().tag(0x8100, 1).build());

@@ -3,13 +3,16 @@
 pub(crate) mod agreement;
 pub(crate) mod lab;
 pub(crate) mod lengths;
+pub(crate) mod partner;
 pub(crate) mod world;
 
+mod authentic;
 mod carp;
 mod connection;
 mod handshake;
 mod janitor;
 mod limits;
+mod neighbour;
 mod plain;
 mod rebuild;
 
@@ -20,6 +23,8 @@ pub(crate) fn cases() -> impl Iterator<Item = &'static Case> {
     [
         plain::CASES,
         carp::CASES,
+        authentic::CASES,
+        neighbour::CASES,
         handshake::CASES,
         connection::CASES,
         rebuild::CASES,

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ha_agent::datapath::pair::PairTables;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent};
+use ha_common::event::{CarpSeen, ConnEvent, Evidence};
+use ha_common::pair::Heard;
 use ha_common::reason::{Reason, Tally, Verdict};
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 use ha_ebpf::fake::{FakePacket, FakeTables};
 use ha_ebpf::packet::Packet as _;
 use ha_tests::clock::now_ns;
@@ -31,7 +33,13 @@ pub(crate) trait World {
     /// Runs the janitor.
     fn janitor(&mut self, keys: &[ConnKey4]) -> Result<u32>;
     fn put_gate(&mut self, gate: Gate) -> Result<()>;
-    /// Opens the gate until then, in term 0, or closes it.
+    fn gate(&self) -> Result<Gate>;
+    fn set_pair(&mut self, tables: &PairTables) -> Result<()>;
+    fn set_addr6(&mut self, addr: Addr6, kind: u32) -> Result<()>;
+    fn set_heard(&mut self, link: u32, heard: Heard) -> Result<()>;
+    /// Evidence since the last call.
+    fn evidence(&mut self) -> Result<Vec<Evidence>>;
+    /// Opens the gate until then, in term 0, or closes it; the partner is not known.
     fn set_gate(&mut self, until_ns: u64) -> Result<()> {
         self.put_gate(Gate {
             until_ns,
@@ -147,6 +155,33 @@ impl World for Host {
     fn put_gate(&mut self, gate: Gate) -> Result<()> {
         self.tables.gate.put((), gate);
         Ok(())
+    }
+
+    fn gate(&self) -> Result<Gate> {
+        self.tables.gate.get(&()).context("the gate")
+    }
+
+    fn set_pair(&mut self, tables: &PairTables) -> Result<()> {
+        self.tables.pair.put((), tables.pair);
+        for (index, (peer, digest)) in (0..).zip(tables.peers.iter().zip(&tables.digests)) {
+            self.tables.peers.put(index, *peer);
+            self.tables.digests.put(index, *digest);
+        }
+        Ok(())
+    }
+
+    fn set_addr6(&mut self, addr: Addr6, kind: u32) -> Result<()> {
+        self.tables.addrs6.put(addr, kind);
+        Ok(())
+    }
+
+    fn set_heard(&mut self, link: u32, heard: Heard) -> Result<()> {
+        self.tables.heard.put(link, heard);
+        Ok(())
+    }
+
+    fn evidence(&mut self) -> Result<Vec<Evidence>> {
+        Ok(self.tables.evidence.take())
     }
 
     fn set_version(&mut self, version: u32) -> Result<()> {
@@ -309,6 +344,33 @@ impl World for Kernel {
 
     fn put_gate(&mut self, gate: Gate) -> Result<()> {
         Ok(self.plane_mut()?.gate.set(0, gate, 0)?)
+    }
+
+    fn gate(&self) -> Result<Gate> {
+        Ok(self.plane()?.gate.get(&0, 0)?)
+    }
+
+    fn set_pair(&mut self, tables: &PairTables) -> Result<()> {
+        let plane = self.plane_mut()?;
+        plane.pair.set(0, tables.pair, 0)?;
+        for (index, (peer, digest)) in (0..).zip(tables.peers.iter().zip(&tables.digests)) {
+            plane.peers.set(index, peer, 0)?;
+            plane.digests.set(index, digest, 0)?;
+        }
+        Ok(())
+    }
+
+    fn set_addr6(&mut self, addr: Addr6, kind: u32) -> Result<()> {
+        let plane = self.plane_mut()?;
+        Ok(plane.addrs6.insert(addr, LocalAddr { kind }, 0)?)
+    }
+
+    fn set_heard(&mut self, link: u32, heard: Heard) -> Result<()> {
+        Ok(self.plane_mut()?.heard.set(link, heard, 0)?)
+    }
+
+    fn evidence(&mut self) -> Result<Vec<Evidence>> {
+        self.plane_mut()?.evidence()
     }
 
     fn set_version(&mut self, version: u32) -> Result<()> {

@@ -247,6 +247,17 @@ impl Election {
         self
     }
 
+    /// The epoch of this start.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The partner's epoch; 0 as long as it has not proven itself.
+    pub fn partner_epoch(&self) -> u64 {
+        let partner = self.peers.partner();
+        partner.map_or(0, |partner| partner.body.epoch)
+    }
+
     /// The settings it was made with.
     pub fn config(&self) -> &ElectionConfig {
         &self.config

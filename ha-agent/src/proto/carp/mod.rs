@@ -62,3 +62,4 @@ pub use park::{LEASE as REEXEC_LEASE, Parked, ResumeError};
 pub use snapshot::{
     AlarmSnapshot, ForeignSnapshot, LinkSnapshot, PartnerSnapshot, Snapshot, Transition,
 };
+pub use wire::digest_prefix;

@@ -91,6 +91,23 @@ impl Header {
     }
 }
 
+/// What the digest of a group covers before the counter.
+pub fn digest_prefix(vhid: u8, addresses: &[IpAddr]) -> Vec<u8> {
+    let mut addresses = addresses.to_vec();
+    addresses.sort_unstable();
+    addresses.dedup();
+    // Version and type are constants in every implementation, not taken from the packet.
+    let mut prefix = vec![2, 1, vhid];
+    for address in addresses {
+        match address {
+            IpAddr::V4(v4) => prefix.extend(v4.octets()),
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {}
+            IpAddr::V6(v6) => prefix.extend(v6.octets()),
+        }
+    }
+    prefix
+}
+
 /// What makes and checks digests of one CARP group: a passphrase, a vhid and the shared addresses.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -111,18 +128,7 @@ impl Group {
     /// each, IPv4 before IPv6, as the BSDs do; link-local ones are left out, as OpenBSD does when it
     /// sends. ucarp hashes exactly one. The digest is the same in the packets of either family.
     pub fn new(passphrase: &[u8], vhid: u8, addresses: &[IpAddr]) -> Self {
-        let mut addresses = addresses.to_vec();
-        addresses.sort_unstable();
-        addresses.dedup();
-        // Version and type are constants in every implementation, not taken from the packet.
-        let mut prefix = vec![2, 1, vhid];
-        for address in addresses {
-            match address {
-                IpAddr::V4(v4) => prefix.extend(v4.octets()),
-                IpAddr::V6(v6) if v6.is_unicast_link_local() => {}
-                IpAddr::V6(v6) => prefix.extend(v6.octets()),
-            }
-        }
+        let prefix = digest_prefix(vhid, addresses);
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, passphrase),
             vhid,

@@ -304,6 +304,7 @@ impl Worker {
     }
 
     fn perform(&mut self, actions: &mut Vec<Action>) {
+        self.gate.set_partner(self.election.partner_epoch());
         for action in actions.drain(..) {
             match action {
                 Action::Gate(None) => self.gate.close(),
@@ -471,12 +472,20 @@ fn advertisement(record: &[u8]) -> Option<Advertisement> {
     // only, so any bytes are a valid value; the read does not need alignment.
     let seen: CarpSeen = unsafe { record.as_ptr().cast::<CarpSeen>().read_unaligned() };
     let packet = seen.packet.get(..usize::from(seen.len))?;
-    let header = usize::from(*packet.first()? & 0x0f) * 4;
-    let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
+    let word = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
+    let (header, total, source) = if packet.first()? >> 4 == 6 {
+        let source = <[u8; 16]>::try_from(packet.get(8..24)?).ok()?;
+        let header = 40;
+        (header, header + usize::from(word(4)?), source.into())
+    } else {
+        let source = <[u8; 4]>::try_from(packet.get(12..16)?).ok()?;
+        let header = usize::from(*packet.first()? & 0x0f) * 4;
+        (header, usize::from(word(2)?), IpAddr::from(source))
+    };
     Some(Advertisement {
         at: Instant::from_nanos(seen.at_ns),
         ifindex: seen.ifindex,
-        source: IpAddr::from(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?),
+        source,
         // The frame may be padded beyond the packet.
         payload: packet.get(header..total.min(packet.len()))?.to_vec(),
     })

@@ -185,14 +185,7 @@ fn election_machine(
     first_term: u64,
     estate: Option<Estate>,
 ) -> Result<(Election, Option<Estate>), StartError> {
-    let keys = ElectionKeys {
-        carp_passphrase: secrets.carp_passphrase.to_vec(),
-        trailer: secrets
-            .keys
-            .iter()
-            .map(|key| (key.id, key.trailer_key()))
-            .collect(),
-    };
+    let keys = election_keys(secrets);
     if let Some(estate) = estate {
         let parked = estate.election.clone();
         let now = clock::now();
@@ -212,6 +205,17 @@ fn election_machine(
     }
     let machine = Election::new(settings, keys, rng()?, first_term, clock::now());
     Ok((machine, None))
+}
+
+fn election_keys(secrets: &Secrets) -> ElectionKeys {
+    ElectionKeys {
+        carp_passphrase: secrets.carp_passphrase.to_vec(),
+        trailer: secrets
+            .keys
+            .iter()
+            .map(|key| (key.id, key.trailer_key()))
+            .collect(),
+    }
 }
 
 /// The rest of [`start`], with the data plane in the kernel.
@@ -350,6 +354,10 @@ async fn bring_up(
     let (reports_out, reports) = mpsc::channel(EVENTS);
     let (events_out, events) = mpsc::channel(EVENTS);
     let (wishes, wished) = watch::channel(election::Addresses::default());
+    map.set_addrs6(&parts::addrs6(&bound))?;
+    let keys = election_keys(secrets);
+    let pair = parts::pair_tables(machine.config(), &keys, machine.epoch(), &bound);
+    map.set_pair(&pair)?;
     let keeper = Arc::new(keeper);
     let (roles_to, roles_keeper) = (replication.clone(), Arc::clone(&keeper));
     let (election, thread) = election::spawn(election::Parts {
@@ -413,6 +421,7 @@ async fn bring_up(
         shared_on,
         netlink,
         datapath: map,
+        pair: Mutex::new(pair),
         services,
         keeper,
         election,
