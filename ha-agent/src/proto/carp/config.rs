@@ -122,8 +122,6 @@ pub(super) struct Timing {
     pub(super) interval: Duration,
     /// T: how long a silent partner is waited for, and how long an echo binds it.
     pub(super) timeout: Duration,
-    /// Wait of a fresh start.
-    pub(super) start_wait: Duration,
     /// Silence after which an active node is alone: 2/3 T.
     pub(super) alone_after: Duration,
     /// The least silence for that, if the lease is about to end: T/2.
@@ -159,7 +157,6 @@ impl Timing {
         Self {
             interval,
             timeout,
-            start_wait: timeout.max(config.initial_wait),
             alone_after: timeout * 2 / 3,
             alone_least: timeout / 2,
             alone_guard: timeout / 32,
@@ -239,7 +236,7 @@ mod tests {
         for interval in [4, 100, 1000, 255_000] {
             let timing = Timing::new(&config(Mode::First, Duration::from_millis(interval)));
             assert!(timing.alone_lease + timing.timeout / 4 <= timing.stall_wait);
-            assert!(timing.stall_wait <= timing.start_wait);
+            assert!(timing.stall_wait <= timing.timeout);
             assert!(timing.lease(timing.timeout) < timing.timeout);
             assert!(timing.alone_after < timing.lease(timing.timeout));
         }

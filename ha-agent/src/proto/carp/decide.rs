@@ -65,7 +65,7 @@ impl Election {
             WireRole::Active => self.undecided_since = None,
             WireRole::Maintenance | WireRole::Pacified => {
                 self.undecided_since = None;
-                if !self.is_healthy() {
+                if !self.is_healthy() || self.now < self.abstained_until {
                     return;
                 }
                 self.claim(RoleReason::PartnerPassive, out);
@@ -179,7 +179,7 @@ impl Election {
             self.begin_term(Role::Active, RoleReason::TermOvertaken, out);
         }
         if partner.body.role.is_passive() {
-            if !self.suspected() {
+            if !self.suspected() && self.now >= self.abstained_until {
                 self.extend_lease(partner.heard + self.timing.alone_lease, out);
             }
         } else if let Some(reason) = self.fitter(partner) {
@@ -307,6 +307,7 @@ impl Election {
             .partner()
             .map(|partner| self.partner_silent_at(partner));
         self.not_before
+            .max(self.initial_until)
             .max(self.granted_until())
             .max(self.peers.suspect_until())
             .max(partner.unwrap_or_default())

@@ -125,6 +125,7 @@ impl Election {
     fn take_part(&mut self, out: &mut Vec<Action>) {
         self.set_role(Role::Standby, RoleReason::Resumed, out);
         self.listen_for(self.timing.timeout);
+        self.abstained_until = self.now + self.timing.timeout;
     }
 
     fn failover_refusal(&self) -> Option<Refusal> {

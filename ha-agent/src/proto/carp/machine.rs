@@ -98,6 +98,12 @@ pub struct Election {
     pub(super) listens_since: Instant,
     /// Silence alone allows nothing before.
     pub(super) not_before: Instant,
+    /// Nor before this after a start, as long as the partner is not heard: the initial wait, and what an
+    /// earlier start may have promised.
+    pub(super) initial_until: Instant,
+    /// After taking part again. Until then the partner may rely on this node being passive, so this node
+    /// must not rely on the partner being so.
+    pub(super) abstained_until: Instant,
     /// Packets of established connections pass until then, though the gate is closed.
     pub(super) hand_over: Option<Instant>,
     /// Released to the partner, which has until then to take over.
@@ -206,6 +212,8 @@ impl Election {
             renewal_due: now,
             listens_since: now,
             not_before: now,
+            initial_until: now,
+            abstained_until: now,
             hand_over: None,
             yield_until: None,
             undecided_since: None,
@@ -336,7 +344,8 @@ impl Election {
         };
         self.record(self.role, reason, out);
         self.reserve_terms(out);
-        self.listen_anew(self.timing.start_wait);
+        self.listen_anew(self.timing.timeout);
+        self.initial_until = self.now + self.config.initial_wait;
         for link in &mut self.links {
             link.hello_due = self.now;
         }

@@ -22,7 +22,8 @@
 //!    that has just started, or was frozen, waits before silence counts, because a partner that found
 //!    itself alone meanwhile holds a lease of T/2 and must hear this node first.
 //! 4. **A passive partner** (in maintenance, pacified, leaving) is heard: it stays closed for T after it
-//!    changes its mind, so T/2 from the last packet is safe.
+//!    changes its mind, so T/2 from the last packet is safe. It stays so because for that long it does not
+//!    rely on this reason itself.
 //!
 //! An active node that hears nothing for about 2/3 T is *alone* and renews a lease of T/2 by itself. If the
 //! partner lives and hears it, the partner stays standby. If neither hears the other there are two active

@@ -23,7 +23,8 @@
 //!   moments of packets sent before are forgotten, so their echoes grant nothing.
 //! * *A grant outlives its giver.* A partner that stops in order waits until its grant has run out before it
 //!   ends. One that crashed cannot know of a grant, so a start after a crash waits [`LEASE`] before silence
-//!   counts, however short the timeout is (the shell's `initial_wait`).
+//!   counts, however short the timeout is (the shell's `initial_wait`), or until the partner says in answer
+//!   to this start that it does not ask.
 //! * *A start without such a state* closes the gate first, as ever.
 //!
 //! If the program cannot be executed the machine goes on as if it had been resumed at once.
@@ -93,6 +94,8 @@ pub struct Parked {
     since: Instant,
     gate: Option<Instant>,
     not_before: Instant,
+    initial_until: Instant,
+    abstained_until: Instant,
     grant: Option<Grant>,
     yield_until: Option<Instant>,
     ready_epoch: Option<u64>,
@@ -158,6 +161,8 @@ impl Election {
             since: self.since,
             gate: self.gate,
             not_before: self.not_before,
+            initial_until: self.initial_until,
+            abstained_until: self.abstained_until,
             grant: self.grant,
             yield_until: self.yield_until,
             ready_epoch: self.ready_epoch,
@@ -209,6 +214,8 @@ impl Election {
         machine.since = parked.since;
         machine.gate = parked.gate;
         machine.not_before = parked.not_before;
+        machine.initial_until = parked.initial_until;
+        machine.abstained_until = parked.abstained_until;
         machine.grant = parked.grant;
         machine.yield_until = parked.yield_until;
         machine.ready_epoch = parked.ready_epoch;
@@ -244,7 +251,7 @@ impl Election {
         self.listen_anew(if self.peers.partner().is_some() {
             self.timing.stall_wait
         } else {
-            self.timing.start_wait
+            self.timing.timeout
         });
         for link in &mut self.links {
             link.hello_due = self.now;
@@ -351,6 +358,7 @@ impl Election {
         let asks = body.flags & trailer_flags::REEXEC_ASK != 0 && body.role == WireRole::Active;
         if !asks {
             self.grant = None;
+            self.initial_until = self.initial_until.min(self.now);
         } else if self.grant.is_some() || self.says_ready() {
             self.grant = Some(Grant {
                 to: (body.epoch, body.sequence),
@@ -367,11 +375,7 @@ impl Election {
     /// Until when a later start of this node must not take silence for an answer: its own promise, or one
     /// that the start before this one may have given before it crashed, which is why this one waits.
     pub(super) fn promised_until(&self) -> Instant {
-        let inherited = if self.config.initial_wait > self.timing.timeout {
-            self.born + self.config.initial_wait.min(LEASE)
-        } else {
-            Instant::default()
-        };
+        let inherited = self.initial_until.min(self.born + LEASE);
         self.granted_until().max(inherited)
     }
 

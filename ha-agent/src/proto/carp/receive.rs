@@ -329,7 +329,7 @@ impl Election {
                     Meaning::Slower => prefers_us,
                     Meaning::Master => false,
                 };
-                if takes && self.now >= self.not_before {
+                if takes && self.now >= self.not_before.max(self.initial_until) {
                     self.foreign = None;
                     self.claim(RoleReason::ForeignGone, out);
                     self.alone = true;

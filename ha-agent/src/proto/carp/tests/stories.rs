@@ -291,3 +291,17 @@ fn initial_wait_counts_only_for_a_node_that_is_alone() {
     let took = pair.until(ms(5000), |pair| pair.open(0));
     assert_eq!(took, ms(2000));
 }
+
+/// A partner that is up makes the wait pointless, so it must not delay a takeover later.
+#[test]
+fn initial_wait_is_over_once_the_partner_is_heard() {
+    let mut pair = Pair::with(|node| ElectionConfig {
+        initial_wait: ms(5000),
+        ..config(node)
+    });
+    pair.until(INTERVAL, |pair| pair.settled(0));
+    pair.run(INTERVAL * 2);
+    pair.power_off(0);
+    let took = pair.until(ms(5000), |pair| pair.open(1));
+    assert!(took <= TIMEOUT + INTERVAL / 10, "{took:?}");
+}
