@@ -546,3 +546,27 @@ fn timing_extremes() {
         assert!(world.is_open(1));
     }
 }
+
+/// The shortest times that can be configured, with timers a millisecond late: a healthy pair neither
+/// loses its lease nor moves its role.
+#[test]
+fn the_shortest_times_bear_late_timers() {
+    let params = Params {
+        interval: ms(4),
+        timeout: ms(12),
+        hold_down: ms(1000),
+        lateness: 1_000_000,
+        ..Params::quiet(4)
+    };
+    let mut world = pair_with(0, params);
+    let before = world.changes.len();
+    for _ in 0..200 {
+        world.run(ms(100));
+        assert!(world.settled(0));
+    }
+    assert_eq!(world.changes.len(), before);
+    let agent = world.host(0).agent.as_ref();
+    let counters = agent.map(|agent| agent.election.snapshot().counters);
+    let lapsed = counters.and_then(|counters| counters.get("lease_lapsed").copied());
+    assert_eq!(lapsed, Some(0));
+}

@@ -243,13 +243,14 @@ impl Interfaces {
             }
             slot.link.carrier = carrier;
         }
-        warn!(interface = bound.interface.name, carrier, "carrier changed");
+        // A log line may have to wait; a node that lost its link should not.
         if bound.interface.ha_checks {
             self.shared.election.send(election::Command::Carrier {
                 link: index,
                 up: carrier,
             });
         }
+        warn!(interface = bound.interface.name, carrier, "carrier changed");
     }
 
     /// Tells the election of the carrier of an interface that is whole again.

@@ -247,12 +247,18 @@ impl Election {
     /// Puts other secrets in place of the present ones; for a machine that was serialised.
     #[must_use]
     pub fn with_keys(mut self, keys: ElectionKeys) -> Self {
+        self.set_keys(keys);
+        self
+    }
+
+    /// Changes the secrets. As long as each node accepts the key with which the other one signs, neither
+    /// role nor lease notices.
+    pub fn set_keys(&mut self, keys: ElectionKeys) {
         for link in &mut self.links {
             let shared = &link.config.shared;
             link.group = Group::new(&keys.carp_passphrase, self.config.vhid, shared);
         }
         self.signer = Signer::new(self.config.vhid, keys.trailer);
-        self
     }
 
     /// The epoch of this start.

@@ -2,6 +2,10 @@
 
 mod alarms;
 mod families;
+mod keys;
 mod pair;
 mod park;
+mod random;
+mod scripted;
 mod stories;
+mod transitions;
