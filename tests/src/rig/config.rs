@@ -1,7 +1,7 @@
 //! The configuration files of a pair in the rig.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ pub const SHARED_FRONT: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 100);
 pub const SHARED_BACK: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 1);
 /// The client's address, which is also the gateway the nodes check on the front link.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 254);
+/// The shared IPv6 address on the front network, where there is IPv6.
+pub const SHARED_FRONT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 1, 0, 0, 0, 0, 0x100);
+/// The client's IPv6 address, which is a gateway as well.
+pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 1, 0, 0, 0, 0, 0xfe);
 /// Virtual host id of the pair.
 pub const VHID: u8 = 77;
 
@@ -64,6 +68,8 @@ pub struct PairConfig {
     pub scheduler: Scheduler,
     /// Whether connections are replicated.
     pub replication: bool,
+    /// Whether the front network has IPv6, too.
+    pub ipv6: bool,
     /// Whether there is a heartbeat cable besides the two networks.
     pub cable: bool,
     /// Unclean starts within five minutes that pacify a node; 0 = none.
@@ -79,6 +85,7 @@ impl Default for PairConfig {
             timeout: Duration::from_millis(300),
             scheduler: Scheduler::Mh,
             replication: true,
+            ipv6: false,
             cable: false,
             pacify: 0,
             servers: vec![
@@ -100,6 +107,11 @@ pub fn front(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 1, 10 + node)
 }
 
+/// IPv6 address of node 1 or 2 on the front network.
+pub fn front6(node: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x77, 1, 0, 0, 0, 0, u16::from(node) + 0x10)
+}
+
 /// Address of node 1 or 2 on the back network.
 pub fn back(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 2, 10 + node)
@@ -110,6 +122,16 @@ pub fn file(pair: &PairConfig, node: u8, dir: &Path) -> String {
     let partner = 3 - node;
     let mode = if node == 1 { "first" } else { "second" };
     let dir = dir.display();
+    let (own, other, gateway) = (front(node), front(partner), CLIENT);
+    let front = if pair.ipv6 {
+        format!(
+            "address: [{own}/24, '{}/64'], partner: [{other}, '{}'], gateway: [{gateway}, '{CLIENT6}']",
+            front6(node),
+            front6(partner)
+        )
+    } else {
+        format!("address: {own}/24, partner: {other}, gateway: {gateway}")
+    };
     let mut text = format!(
         "version: 1
 node:
@@ -120,11 +142,9 @@ node:
   run_dir: {dir}/run
   bpf_dir: {dir}/bpf/ha-agent
   interfaces:
-    - {{ name: front, device: front, address: {}/24, partner: {}, ha_checks: true, gateway: {CLIENT} }}
+    - {{ name: front, device: front, {front}, ha_checks: true }}
     - {{ name: back, device: back, address: {}/24, partner: {}, ha_checks: true }}
 ",
-        front(node),
-        front(partner),
         back(node),
         back(partner),
     );
@@ -145,13 +165,18 @@ node:
   pacify: {{ restarts: {} }}
 shared_addresses:
   - {{ interface: front, address: {SHARED_FRONT}/24 }}
-  - {{ interface: back, address: {SHARED_BACK}/24 }}
-virtual_services:",
+  - {{ interface: back, address: {SHARED_BACK}/24 }}",
         duration(pair.interval),
         duration(pair.timeout),
         pair.replication,
         pair.pacify,
     ));
+    if pair.ipv6 {
+        add(format!(
+            "  - {{ interface: front, address: '{SHARED_FRONT6}/64' }}"
+        ));
+    }
+    add("virtual_services:".to_owned());
     let scheduler = pair.scheduler.as_str();
     for (name, protocol) in [("web", "tcp"), ("probe", "udp")] {
         add(format!(
@@ -212,6 +237,34 @@ virtual_services: []
     )
 }
 
+/// The file of a node that has IPv6 alone, on one network, and no services.
+pub fn file_with_ipv6_alone(node: u8, dir: &Path) -> String {
+    let mode = if node == 1 { "first" } else { "second" };
+    let dir = dir.display();
+    format!(
+        "version: 1
+node:
+  name: lb{node}
+  mode: {mode}
+  key_file: {dir}/pair.key
+  state_dir: {dir}/state
+  run_dir: {dir}/run
+  bpf_dir: {dir}/bpf/ha-agent
+  interfaces:
+    - {{ name: front, device: front, address: '{}/64', partner: '{}', ha_checks: true, gateway: '{CLIENT6}' }}
+ha:
+  virtual_id: {VHID}
+  advertisement_interval: 100ms
+  timeout: 500ms
+shared_addresses:
+  - {{ interface: front, address: '{SHARED_FRONT6}/64' }}
+virtual_services: []
+",
+        front6(node),
+        front6(3 - node),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,9 +283,11 @@ mod tests {
         for node in [1, 2] {
             parse(&file(&PairConfig::default(), node, dir));
             parse(&file_with_foreign_partner(node, dir));
+            parse(&file_with_ipv6_alone(node, dir));
             let other = PairConfig {
                 cable: true,
                 replication: false,
+                ipv6: true,
                 scheduler: Scheduler::Rr,
                 ..PairConfig::default()
             };

@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use super::capture::Capture;
-use super::config::{self, CLIENT, PairConfig, RealServer, SERVER_PORT, SHARED_BACK};
+use super::config::{self, CLIENT, CLIENT6, PairConfig, RealServer, SERVER_PORT, SHARED_BACK};
 use super::netns::Netns;
 use super::process::Process;
 use super::switch::{Cut, Port, Switch};
@@ -85,8 +85,14 @@ impl Pair {
         }
 
         let client = run.namespace("client")?;
+        if config.ipv6 {
+            client.enable_ipv6()?;
+        }
         switch.connect("front", "client", &client, "front")?;
         client.ip(&format!("addr add {CLIENT}/24 dev front"))?;
+        if config.ipv6 {
+            client.ip(&format!("addr add {CLIENT6}/64 dev front"))?;
+        }
         // A client of thousands of connections to one address and port needs the ports.
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
 
@@ -273,6 +279,9 @@ impl Node {
     ) -> Result<Self> {
         let host = format!("lb{number}");
         let netns = run.namespace(&host)?;
+        if config.ipv6 {
+            netns.enable_ipv6()?;
+        }
         let front = switch.connect_node("front", &host, &netns, "front", pins)?;
         let back = switch.connect_node("back", &host, &netns, "back", pins)?;
         let cable = if config.cable {
@@ -285,6 +294,9 @@ impl Node {
             config::front(number),
             config::back(number)
         ))?;
+        if config.ipv6 {
+            netns.ip(&format!("addr add {}/64 dev front", config::front6(number)))?;
+        }
         run.mount_bpf(&host)?;
         let dir = run.host_dir(&host)?;
         for below in ["state", "run"] {
