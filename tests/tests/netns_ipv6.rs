@@ -1,14 +1,20 @@
 //! Pairs with IPv6: who has the shared address, who says so, and what is on the wire.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a packet that is too short is a failed test"
+)]
+
 mod common;
 
 use std::fs;
 use std::net::Ipv6Addr;
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ha_agent::shell::clock;
 use ha_agent::shell::frame::{Mac, discovery};
 use ha_agent::shell::packet_socket::{PacketSocket, Receive};
 use ha_agent::status::model::Role;
@@ -58,8 +64,8 @@ fn who_answers(pair: &Pair) -> Result<Vec<Mac>> {
         socket.send(&discovery::solicitation(own, CLIENT6, SHARED_FRONT6))?;
         let mut found = Vec::new();
         let mut buffer = [0; 2048];
-        let end = Instant::now() + ANSWER;
-        while Instant::now() < end {
+        let end = clock::now() + ANSWER;
+        while clock::now() < end {
             let Some(frame) = socket.receive(&mut buffer)? else {
                 sleep(Duration::from_millis(1));
                 continue;

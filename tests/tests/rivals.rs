@@ -1,7 +1,5 @@
 //! Every test that `docs/rivals.md` names exists.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::Path;
 
