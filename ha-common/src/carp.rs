@@ -114,6 +114,8 @@ pub mod trailer_flags {
     pub const REEXEC_ASK: u16 = 1 << 3;
     /// The sender waits that long before silence counts: granted to the packet it echoes.
     pub const REEXEC_GRANT: u16 = 1 << 4;
+    /// The sender hears no multicast of the receiver's on this link, and should be sent unicast.
+    pub const NO_MULTICAST: u16 = 1 << 5;
 }
 
 const _: () = assert!(trailer::TAG + crate::siphash::TAG_LEN == TRAILER_LEN);

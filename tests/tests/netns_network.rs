@@ -30,6 +30,8 @@ fn main() -> ExitCode {
                 detached,
             ),
             ("an_interface_made_anew_is_taken_into_use", remade),
+            ("blocked_multicast_is_healed_by_unicast", multicast_blocked),
+            ("unicast_needs_no_multicast", unicast),
         ],
     )
 }
@@ -176,4 +178,65 @@ fn remade() -> Result<()> {
     hand_over(&pair, |node| node.failover().map(|_| ()))?;
     let node = pair.nodes.get(old).context("no such node")?;
     until("the address", || node.has_address(SHARED_BACK))
+}
+
+/// The switch drops what goes to the CARP group, everywhere.
+fn block_multicast(pair: &Pair) -> Result<()> {
+    pair.switch.netns().nft(
+        "table bridge rig {
+            chain forward {
+                type filter hook forward priority 0
+                ether daddr 01:00:5e:00:00:12 counter drop
+            }
+        }",
+    )
+}
+
+fn multicast_blocked() -> Result<()> {
+    let pair = whole(config())?;
+    let before = pair.roles();
+    let terms = |pair: &Pair| -> Result<Vec<u64>> {
+        let nodes = pair.nodes.iter();
+        nodes.map(|node| Ok(node.status()?.term)).collect()
+    };
+    let term = terms(&pair)?;
+    block_multicast(&pair)?;
+    for node in &pair.nodes {
+        until("the alarm", || {
+            assert_eq!(pair.roles(), before);
+            has_alarm(node, "multicast_blocked")
+        })?;
+        let partner = node.status()?.partner.context("no partner")?;
+        ensure!(partner.heard.values().all(|heard| *heard), "{partner:?}");
+    }
+    assert_eq!(
+        (pair.roles(), terms(&pair)?),
+        (before, term),
+        "nothing moved"
+    );
+    // The role can be handed over as ever, with nothing but unicast.
+    hand_over(&pair, |node| node.failover().map(|_| ()))?;
+
+    let switch = pair.switch.netns();
+    switch.output(Command::new("nft").args(["delete", "table", "bridge", "rig"]))?;
+    for node in &pair.nodes {
+        until("the alarm's end", || {
+            Ok(!has_alarm(node, "multicast_blocked")?)
+        })?;
+    }
+    Ok(())
+}
+
+fn unicast() -> Result<()> {
+    let mut pair = Pair::build(PairConfig {
+        transport: "unicast",
+        ..config()
+    })?;
+    block_multicast(&pair)?;
+    pair.start()?;
+    hand_over(&pair, |node| node.failover().map(|_| ()))?;
+    let switch = pair.switch.netns();
+    let rules = switch.output(Command::new("nft").args(["list", "table", "bridge", "rig"]))?;
+    ensure!(rules.contains("counter packets 0 "), "{rules}");
+    Ok(())
 }

@@ -141,6 +141,8 @@ pub struct Ha {
     pub preferred: Preferred,
     /// What is demanded of advertisements.
     pub carp_auth: CarpAuth,
+    /// How advertisements and HELLOs travel.
+    pub transport: Transport,
     /// Logical name of the interface that replication uses; empty if there is none to use.
     pub multicast_interface: String,
     /// Replication's group.
@@ -184,6 +186,17 @@ pub enum CarpAuth {
     Permissive,
     /// Trailers are sent but not demanded.
     Off,
+}
+
+/// `ha.transport`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Multicast, and unicast as well where one of the nodes does not hear the other's multicast.
+    Auto,
+    /// Multicast only.
+    Multicast,
+    /// To the partner's address only, where it has one.
+    Unicast,
 }
 
 /// `shared_addresses[]`.

@@ -196,6 +196,7 @@ impl Refused<'_> {
             hold_down,
             preferred,
             carp_auth,
+            transport,
             multicast_interface,
             multicast_group,
             multicast_port,
@@ -215,6 +216,7 @@ impl Refused<'_> {
         self.unless_equal(&at("preferred"), &old.preferred, preferred);
         self.unless_equal(&at("pacify"), &old.pacify, pacify);
         self.unless_equal(&at("carp_auth"), &old.carp_auth, carp_auth);
+        self.unless_equal(&at("transport"), &old.transport, transport);
         self.unless_equal(
             &at("multicast_interface"),
             &old.multicast_interface,

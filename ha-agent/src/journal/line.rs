@@ -173,6 +173,13 @@ pub enum Happened {
         /// Whether it answers.
         reachable: bool,
     },
+    /// [`Input::Multicast`].
+    Multicast {
+        /// Index of the link.
+        link: usize,
+        /// Whether it is heard.
+        heard: bool,
+    },
     /// [`Input::Ready`].
     Ready(bool),
     /// [`Input::Generation`].
@@ -210,6 +217,7 @@ impl From<Input<'_>> for Happened {
             },
             Input::Carrier { link, up } => Self::Carrier { link, up },
             Input::Gateway { link, reachable } => Self::Gateway { link, reachable },
+            Input::Multicast { link, heard } => Self::Multicast { link, heard },
             Input::Ready(ready) => Self::Ready(ready),
             Input::Generation(generation) => Self::Generation(generation),
             Input::TermReserved(term) => Self::TermReserved(term),
@@ -252,6 +260,10 @@ impl Happened {
             Self::Gateway { link, reachable } => Input::Gateway {
                 link: *link,
                 reachable: *reachable,
+            },
+            Self::Multicast { link, heard } => Input::Multicast {
+                link: *link,
+                heard: *heard,
             },
             Self::Ready(ready) => Input::Ready(*ready),
             Self::Generation(generation) => Input::Generation(*generation),

@@ -81,6 +81,7 @@ impl StandIn {
             Happened::Timer
             | Happened::Carrier { .. }
             | Happened::Gateway { .. }
+            | Happened::Multicast { .. }
             | Happened::Ready(_)
             | Happened::Generation(_)
             | Happened::TermReserved(_)

@@ -366,6 +366,7 @@ fn any_input() -> impl Strategy<Value = Happened> {
         }),
         any::<(usize, bool)>().prop_map(|(link, up)| Happened::Carrier { link, up }),
         any::<(usize, bool)>().prop_map(|(link, reachable)| Happened::Gateway { link, reachable }),
+        any::<(usize, bool)>().prop_map(|(link, heard)| Happened::Multicast { link, heard }),
         any::<bool>().prop_map(Happened::Ready),
         any::<u64>().prop_map(Happened::Generation),
         any::<u64>().prop_map(Happened::TermReserved),

@@ -46,6 +46,7 @@ fn of_input(happened: &Happened) -> String {
         Happened::Timer
         | Happened::Carrier { .. }
         | Happened::Gateway { .. }
+        | Happened::Multicast { .. }
         | Happened::Ready(_)
         | Happened::Generation(_)
         | Happened::TermReserved(_)

@@ -105,12 +105,12 @@ impl Interfaces {
             link,
             ..bound.clone()
         };
+        let config = shared.config();
         let (all, replication) = {
             let mut all = lock(&shared.bound);
             if let Some(slot) = all.get_mut(index) {
                 *slot = fresh.clone();
             }
-            let config = lock(&shared.loaded).config.clone();
             let channel = parts::channel(&config, &all)
                 .filter(|channel| channel.ifindex == fresh.link.ifindex);
             (all.clone(), channel)
@@ -124,12 +124,8 @@ impl Interfaces {
             self.missing(index, bound, &error.to_string());
             return false;
         }
-        let timing = {
-            let loaded = lock(&shared.loaded);
-            let ha = &loaded.config.ha;
-            (ha.advertisement_interval, ha.timeout)
-        };
-        match election::Port::open(parts::link(&fresh), timing) {
+        let timing = (config.ha.advertisement_interval, config.ha.timeout);
+        match election::Port::open(parts::link(&config, &fresh), timing) {
             Ok(port) => {
                 let port = Box::new(port);
                 shared

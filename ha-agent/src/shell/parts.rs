@@ -50,11 +50,11 @@ pub(super) fn shared_on(bound: &[Bound]) -> Vec<SharedOn> {
         .collect()
 }
 
-pub(super) fn links(bound: &[Bound]) -> Vec<election::Link> {
-    bound.iter().map(link).collect()
+pub(super) fn links(config: &Config, bound: &[Bound]) -> Vec<election::Link> {
+    bound.iter().map(|bound| link(config, bound)).collect()
 }
 
-pub(super) fn link(bound: &Bound) -> election::Link {
+pub(super) fn link(config: &Config, bound: &Bound) -> election::Link {
     election::Link {
         name: bound.interface.name.clone(),
         ifindex: bound.link.ifindex,
@@ -62,6 +62,15 @@ pub(super) fn link(bound: &Bound) -> election::Link {
         addresses: addresses(&bound.interface.addresses),
         shared: addresses(&bound.shared),
         checked: bound.interface.ha_checks,
+        transport: config.ha.transport,
+        partner: bound
+            .interface
+            .partners
+            .iter()
+            .find_map(|partner| match partner {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            }),
         gateways: bound.interface.gateways.clone(),
         router: sysctl::forwards6(&bound.link.device),
     }

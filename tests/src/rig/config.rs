@@ -74,6 +74,8 @@ pub struct PairConfig {
     pub cable: bool,
     /// Unclean starts within five minutes that pacify a node; 0 = none.
     pub pacify: u32,
+    /// How advertisements and HELLOs travel: `ha.transport`.
+    pub transport: &'static str,
     /// Real servers of both services.
     pub servers: Vec<RealServer>,
 }
@@ -88,6 +90,7 @@ impl Default for PairConfig {
             ipv6: false,
             cable: false,
             pacify: 0,
+            transport: "auto",
             servers: vec![
                 RealServer {
                     number: 1,
@@ -161,6 +164,7 @@ node:
   advertisement_interval: {}
   timeout: {}
   multicast_interface: back
+  transport: {}
   l4_connection_updates: {}
   pacify: {{ restarts: {} }}
 shared_addresses:
@@ -168,6 +172,7 @@ shared_addresses:
   - {{ interface: back, address: {SHARED_BACK}/24 }}",
         duration(pair.interval),
         duration(pair.timeout),
+        pair.transport,
         pair.replication,
         pair.pacify,
     ));

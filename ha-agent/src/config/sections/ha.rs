@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::super::diagnostic::Span;
-use super::super::model::{CarpAuth, Ha, Mode, Node, Pacify, Preferred, SharedAddress};
+use super::super::model::{CarpAuth, Ha, Mode, Node, Pacify, Preferred, SharedAddress, Transport};
 use super::super::network;
 use super::super::values::{self, Parsed, Scalar};
 use super::super::walk::{Field, Section, Walk};
@@ -40,6 +40,7 @@ pub(crate) struct HaDraft {
     hold_down: Field<Duration>,
     preferred: Field<Preferred>,
     carp_auth: Field<CarpAuth>,
+    transport: Field<Transport>,
     pub(crate) multicast_interface: Field<String>,
     pub(crate) multicast_group: Field<IpAddr>,
     multicast_port: Field<u16>,
@@ -78,6 +79,11 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         ("permissive", Some(CarpAuth::Permissive)),
         ("off", Some(CarpAuth::Off)),
     ];
+    const TRANSPORTS: &[(&str, Option<Transport>)] = &[
+        ("auto", Some(Transport::Auto)),
+        ("multicast", Some(Transport::Multicast)),
+        ("unicast", Some(Transport::Unicast)),
+    ];
     let section = match walk.map(top, "ha") {
         Field::Given(at) => walk.section(at.value, "`ha`", KEYS),
         Field::Absent | Field::Bad => None,
@@ -105,6 +111,9 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
             values::choice(v, "preferred", PREFERRED)
         }),
         carp_auth: walk.value(s, "carp_auth", |v| values::choice(v, "carp_auth", AUTH)),
+        transport: walk.value(s, "transport", |v| {
+            values::choice(v, "transport", TRANSPORTS)
+        }),
         multicast_interface: walk.value(s, "multicast_interface", values::name),
         multicast_group: walk.value(s, "multicast_group", network::group),
         multicast_port: walk.value(s, "multicast_port", |v| values::number(v, 1, u16::MAX)),
@@ -134,14 +143,6 @@ fn pacify(walk: &mut Walk<'_>, section: &Section<'_>) -> (Field<u32>, Field<Dura
 /// Keys of the full configuration that this version cannot act on. What they can be set to without
 /// meaning anything is accepted.
 fn not_yet_supported(walk: &mut Walk<'_>, section: &Section<'_>) {
-    const TRANSPORTS: &[(&str, Option<()>)] = &[
-        ("auto", Some(())),
-        ("multicast", Some(())),
-        ("unicast", None),
-    ];
-    walk.value(section, "transport", |v| {
-        values::choice(v, "transport", TRANSPORTS)
-    });
     walk.value(section, "virtual_mac", |v| only_false(v, "virtual_mac"));
     walk.value(section, "persistence_updates", |v| {
         only_false(v, "persistence_updates")
@@ -179,6 +180,7 @@ impl HaDraft {
             hold_down: Field::Absent,
             preferred: Field::Absent,
             carp_auth: Field::Absent,
+            transport: Field::Absent,
             multicast_interface: Field::Absent,
             multicast_group: Field::Absent,
             multicast_port: Field::Absent,
@@ -256,6 +258,7 @@ impl HaDraft {
             hold_down: self.hold_down.or(|| HOLD_DOWN_MIN.max(3 * timeout))?,
             preferred: self.preferred.or(|| Preferred::None)?,
             carp_auth: self.carp_auth.or(|| CarpAuth::Enforce)?,
+            transport: self.transport.or(|| Transport::Auto)?,
             multicast_interface,
             multicast_group,
             multicast_port: self.multicast_port.or(|| PORT_DEFAULT)?,

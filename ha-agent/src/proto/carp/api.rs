@@ -205,6 +205,13 @@ pub enum Input<'a> {
         /// Whether it answers.
         reachable: bool,
     },
+    /// Whether the partner's multicast is heard on a link. Assumed heard until reported.
+    Multicast {
+        /// Which link.
+        link: usize,
+        /// Whether it is.
+        heard: bool,
+    },
     /// Whether the connection table is equal to the partner's.
     Ready(bool),
     /// The configuration changed.

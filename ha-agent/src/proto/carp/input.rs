@@ -28,6 +28,15 @@ impl Election {
                     self.hello_soon();
                 }
             }
+            Input::Multicast { link, heard } => {
+                let gap = self.timing.hello_gap;
+                if let Some(link) = self.links.get_mut(link)
+                    && link.multicast.0 != heard
+                {
+                    link.multicast = (heard, self.now);
+                    link.hello_soon(self.now, gap);
+                }
+            }
             Input::Ready(ready) => {
                 if self.ready != ready {
                     self.ready = ready;

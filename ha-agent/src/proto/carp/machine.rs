@@ -52,6 +52,10 @@ pub(super) struct Link {
     /// Epoch and sequence to challenge, and when.
     pub(super) challenge: Option<(u64, u64)>,
     pub(super) challenge_due: Instant,
+    /// Whether the partner's multicast is heard on it, and since when it is so.
+    pub(super) multicast: (bool, Instant),
+    /// The partner says that it does not hear this node's multicast.
+    pub(super) partner_lacks: bool,
 }
 
 /// The election of one node. Its serialised form is its whole state but for secrets and counters.
@@ -177,6 +181,8 @@ impl Election {
                 quick_hellos: QUICK_HELLOS,
                 challenge: None,
                 challenge_due: now,
+                multicast: (true, now),
+                partner_lacks: false,
             })
             .collect();
         Self {

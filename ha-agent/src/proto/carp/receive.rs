@@ -145,6 +145,7 @@ impl Election {
             self.announce_due = Some(self.now);
         }
         self.answer(index, body, adopted);
+        self.note_transport(index, body);
         if newest {
             self.take_news(body, out);
         }
@@ -161,6 +162,33 @@ impl Election {
         {
             link.hello_soon(self.now, self.timing.hello_gap);
         }
+    }
+
+    /// What the partner says of this node's multicast on the link. That it does not hear it is
+    /// answered at once.
+    fn note_transport(&mut self, index: usize, body: &Body) {
+        let lacks = body.flags & trailer_flags::NO_MULTICAST != 0;
+        if let Some(link) = self.links.get_mut(index)
+            && link.partner_lacks != lacks
+        {
+            link.partner_lacks = lacks;
+            if lacks {
+                link.hello_soon(self.now, self.timing.hello_gap);
+            }
+        }
+    }
+
+    /// Whether packets on this link should go to the partner's own address, too, where that is allowed:
+    /// one of the nodes does not hear the other's multicast.
+    pub fn wants_unicast(&self, link: usize) -> bool {
+        self.links
+            .get(link)
+            .is_some_and(|link| !link.multicast.0 || link.partner_lacks)
+    }
+
+    /// When the partner was last heard on a link.
+    pub fn heard_on(&self, link: usize) -> Option<Instant> {
+        self.peers.heard_on(link)
     }
 
     /// The partner's newest packet.

@@ -63,7 +63,7 @@ impl Election {
                 .flat_map(|link| link.config.advert_sources())
                 .collect();
             for source in sources {
-                let body = self.body(self.echo(), 0);
+                let body = self.body(self.echo(), self.transport_flags(link));
                 let Some(state) = self.links.get(link) else {
                     break;
                 };
@@ -83,7 +83,8 @@ impl Election {
     /// Sends a HELLO and sets when the next one is due. While the partner is active its packets set
     /// the pace, each being answered at once; the own timer only fills in if they do not come.
     fn send_hello(&mut self, index: usize, out: &mut Vec<Action>) {
-        let body = self.body(self.echo(), self.question());
+        let flags = self.question() | self.transport_flags(index);
+        let body = self.body(self.echo(), flags);
         let follows = self.role != Role::Active
             && self
                 .partner_heard()
@@ -125,7 +126,7 @@ impl Election {
             return;
         };
         link.challenge_due = self.now + self.timing.interval / 4;
-        let body = self.body(echo, trailer_flags::ASK);
+        let body = self.body(echo, trailer_flags::ASK | self.transport_flags(index));
         let Some(link) = self.links.get(index) else {
             return;
         };
@@ -145,6 +146,14 @@ impl Election {
             trailer_flags::ASK
         } else {
             0
+        }
+    }
+
+    /// Tells the partner whether its multicast is heard on this link.
+    fn transport_flags(&self, link: usize) -> u16 {
+        match self.links.get(link) {
+            Some(link) if !link.multicast.0 => trailer_flags::NO_MULTICAST,
+            _ => 0,
         }
     }
 

@@ -62,6 +62,8 @@ pub struct LinkSnapshot {
     pub heard: bool,
     /// The partner said that it hears this node on it.
     pub heard_by_partner: bool,
+    /// The partner was heard on it, but for a while by unicast only.
+    pub multicast_blocked: bool,
     /// Time since the partner was last heard on it.
     pub silent_for: Option<Duration>,
 }
@@ -190,6 +192,9 @@ impl Election {
                         heard: self.hears_on(index),
                         heard_by_partner: partner
                             .is_some_and(|partner| partner.body.heard >> link.bit & 1 != 0),
+                        multicast_blocked: self.hears_on(index)
+                            && !link.multicast.0
+                            && now >= link.multicast.1 + self.timing.timeout * 2,
                         silent_for: heard_at.map(|at| now.since(at)),
                     }
                 })

@@ -89,6 +89,9 @@ kinds! {
     InterfaceGone = "interface_gone",
         "An interface of the configuration is not there, or not as the configuration says; it counts as one without carrier.",
         "make it again with the same name and address (`ip link`, `ip addr`): the agent then takes it into use by itself";
+    MulticastBlocked = "multicast_blocked",
+        "The partner is heard on an interface, but not by multicast: unicast keeps the nodes together there.",
+        "let the switch pass multicast to 224.0.0.18 both ways (IGMP snooping off for it), or set ha.transport to unicast";
     ReplicationNotStored = "replication_not_stored",
         "Replicated connections could not be stored, so they would not survive a takeover by this node.",
         "compare virtual_services and limits.connections of both nodes";
@@ -134,6 +137,19 @@ pub fn current(
         .iter()
         .map(|raised| (Kind::from(raised.alarm), raised.evidence.to_string()))
         .collect();
+    let blocked: Vec<&str> = election
+        .election
+        .links
+        .iter()
+        .filter(|link| link.multicast_blocked)
+        .map(|link| link.name.as_str())
+        .collect();
+    if !blocked.is_empty() {
+        found.push((
+            Kind::MulticastBlocked,
+            format!("only unicast is heard on {}", blocked.join(", ")),
+        ));
+    }
     let not_stored = replication.map_or(0, |replication| replication.published().apply_errors);
     if not_stored > 0 {
         found.push((

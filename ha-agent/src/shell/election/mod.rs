@@ -8,7 +8,7 @@ mod port;
 mod worker;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame::Mac;
 use super::wake::Wake;
+use crate::config::model::Transport;
 use crate::datapath::gate::GateWord;
 use crate::proto::carp::{
     Alarm, Command as Request, Election, Evidence, Parked, Refusal, Role, RoleReason, Snapshot,
@@ -46,6 +47,10 @@ pub struct Link {
     /// Whether advertisements and HELLOs run over it. Such links come first, in the order of the
     /// election's own list.
     pub checked: bool,
+    /// How its packets travel.
+    pub transport: Transport,
+    /// The partner's IPv4 address on it.
+    pub partner: Option<Ipv4Addr>,
     /// Whose reachability is watched: one that answers is enough.
     pub gateways: Vec<IpAddr>,
     /// Whether this node forwards IPv6 packets there, which its neighbours are told.

@@ -1,14 +1,21 @@
 //! An interface as the election thread uses it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::time::Duration;
 
+use ha_common::checksum;
+
 use super::Link;
+use crate::config::model::Transport;
+use crate::proto::time::Instant;
 use crate::shell::clock;
-use crate::shell::frame::{self, discovery};
+use crate::shell::frame::{self, Mac, discovery};
 use crate::shell::gateway::GatewayProbe;
 use crate::shell::packet_socket::{PacketSocket, Receive};
+
+const BROADCAST: Mac = [0xff; 6];
 
 /// An interface with its sockets.
 #[derive(Debug)]
@@ -19,6 +26,14 @@ pub struct Port {
     /// Answers of neighbours, of each family in which a gateway is watched.
     pub(super) replies: Vec<PacketSocket>,
     pub(super) probe: Option<GatewayProbe>,
+    /// When the partner was last heard by multicast.
+    multicast_heard: Instant,
+    /// How long it may not be.
+    patience: Duration,
+    /// Whether the election believes that it is heard.
+    multicast_told: bool,
+    /// Where the partner's packets come from.
+    partner_mac: Option<Mac>,
 }
 
 impl Port {
@@ -47,6 +62,11 @@ impl Port {
             socket,
             replies,
             probe,
+            multicast_heard: clock::now(),
+            // So that unicast is in place before the timeout ends.
+            patience: timeout / 2,
+            multicast_told: true,
+            partner_mac: None,
         })
     }
 
@@ -75,5 +95,104 @@ impl Port {
             IpAddr::V4(v4) => frame::gratuitous_arp(link.mac, v4),
             IpAddr::V6(v6) => discovery::announcement(link.mac, v6, link.router),
         })
+    }
+
+    /// Takes the place of a port whose interface is gone.
+    pub(super) fn succeed(&mut self, old: &Self) {
+        self.multicast_told = old.multicast_told;
+    }
+
+    /// This frame of the partner's was accepted.
+    pub(super) fn partner_heard(&mut self, at: Instant, frame: &[u8]) {
+        let Some(([group, ..], rest)) = frame.split_first_chunk::<6>() else {
+            return;
+        };
+        // The group bit of the destination; a broadcast is a stand-in for unicast.
+        if group & 1 != 0 && !frame.starts_with(&BROADCAST) {
+            self.multicast_heard = at;
+        }
+        self.partner_mac = rest.first_chunk().copied();
+    }
+
+    /// Whether the partner is heard by multicast, if that has changed.
+    pub(super) fn multicast_change(&mut self, now: Instant) -> Option<bool> {
+        let heard = now < self.multicast_due();
+        (self.watches_multicast() && heard != self.multicast_told).then(|| {
+            self.multicast_told = heard;
+            heard
+        })
+    }
+
+    /// When multicast counts as unheard.
+    fn multicast_due(&self) -> Instant {
+        self.multicast_heard + self.patience
+    }
+
+    /// When [`Self::multicast_change`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        (self.watches_multicast() && self.multicast_told).then(|| self.multicast_due())
+    }
+
+    fn watches_multicast(&self) -> bool {
+        let auto = self.link.transport == Transport::Auto;
+        auto && self.link.checked && self.link.partner.is_some()
+    }
+
+    /// Sends a frame made for the group where it should go. `wanted`: the group is not enough.
+    pub(super) fn send(&self, frame: &[u8], wanted: bool) -> io::Result<()> {
+        let (group, own) = match (self.link.transport, self.link.partner) {
+            (Transport::Multicast, _) | (_, None) => (true, None),
+            (Transport::Auto, partner) => (true, partner.filter(|_| wanted)),
+            (Transport::Unicast, partner) => (false, partner),
+        };
+        let unicast = own.and_then(|partner| to_partner(frame, self.partner_mac, partner));
+        if group || unicast.is_none() {
+            self.socket.send(frame)?;
+        }
+        unicast.map_or(Ok(()), |turned| self.socket.send(&turned))
+    }
+}
+
+/// The frame, but to the partner's own address. As long as nobody knows its MAC, all hosts on the link get
+/// it, and its data plane takes it all the same. `None` for a frame that is not IPv4.
+fn to_partner(group: &[u8], mac: Option<Mac>, partner: Ipv4Addr) -> Option<Vec<u8>> {
+    const VERSION: usize = 14;
+    const CHECKSUM: Range<usize> = VERSION + 10..VERSION + 12;
+    const DESTINATION: Range<usize> = VERSION + 16..VERSION + 20;
+    const HEADER: Range<usize> = VERSION..VERSION + 20;
+    if group.get(VERSION)? >> 4 != 4 {
+        return None;
+    }
+    let mut frame = group.to_vec();
+    frame
+        .get_mut(..6)?
+        .copy_from_slice(&mac.unwrap_or(BROADCAST));
+    frame
+        .get_mut(DESTINATION)?
+        .copy_from_slice(&partner.octets());
+    frame.get_mut(CHECKSUM)?.fill(0);
+    let sum = checksum::internet(frame.get(HEADER)?);
+    frame.get_mut(CHECKSUM)?.copy_from_slice(&sum.to_be_bytes());
+    Some(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_turned_to_the_partner() {
+        let (own, partner) = (Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12));
+        let group = frame::hello([2; 6], own.into(), b"payload");
+        let turned = to_partner(&group, None, partner).unwrap();
+        assert_eq!(turned[..6], [0xff; 6]);
+        assert_eq!(turned[30..34], partner.octets());
+        assert_eq!(checksum::internet(&turned[14..34]), 0);
+        assert_eq!(frame::parse_hello(&turned), frame::parse_hello(&group));
+        for length in 0..34 {
+            assert_eq!(to_partner(&group[..length], None, partner), None);
+        }
+        let six = frame::hello([2; 6], "fd00::1".parse().unwrap(), b"payload");
+        assert_eq!(to_partner(&six, Some([4; 6]), partner), None);
     }
 }

@@ -129,6 +129,7 @@ impl Worker {
                 .filter_map(|port| port.probe.as_ref())
                 .map(GatewayProbe::poll_timeout)
                 .min(),
+            self.ports.iter().filter_map(Port::poll_timeout).min(),
             Some(self.next_publish),
         ]
         .into_iter()
@@ -192,8 +193,14 @@ impl Worker {
                     payload,
                     at: now,
                 };
+                let before = self.election.heard_on(index);
                 self.election.handle_input(now, input, actions);
                 self.perform(actions);
+                if self.election.heard_on(index) != before
+                    && let Some(port) = self.ports.get_mut(index)
+                {
+                    port.partner_heard(now, received);
+                }
             }
             self.receive_replies(index, &mut buffer);
         }
@@ -257,8 +264,9 @@ impl Worker {
 
     /// An interface was made anew; whoever is on it now has not heard of this node.
     fn rebound(&mut self, index: usize, port: Port) {
-        if let Some(old) = self.ports.get_mut(index) {
-            *old = port;
+        if let Some(known) = self.ports.get_mut(index) {
+            let old = std::mem::replace(known, port);
+            known.succeed(&old);
         }
         if self.addresses.borrow().held && self.announcements.start(clock::now()) {
             self.announce();
@@ -273,8 +281,23 @@ impl Worker {
             self.perform(actions);
         }
         self.probe_gateways(now, actions);
+        self.watch_multicast(now, actions);
         if self.announcements.due(now) {
             self.announce();
+        }
+    }
+
+    fn watch_multicast(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for link in 0..self.ports.len() {
+            let change = self
+                .ports
+                .get_mut(link)
+                .and_then(|p| p.multicast_change(now));
+            if let Some(heard) = change {
+                let input = Input::Multicast { link, heard };
+                self.election.handle_input(now, input, actions);
+                self.perform(actions);
+            }
         }
     }
 
@@ -399,7 +422,8 @@ impl Worker {
 
     fn send(&mut self, link: usize, build: impl FnOnce(&Link) -> Vec<u8>) {
         if let Some(port) = self.ports.get(link) {
-            let sent = port.socket.send(&build(&port.link));
+            let wanted = self.election.wants_unicast(link);
+            let sent = port.send(&build(&port.link), wanted);
             self.count_send(&sent);
         }
     }
