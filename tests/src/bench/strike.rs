@@ -15,6 +15,9 @@ const BEFORE_NS: u64 = 20_000_000;
 /// Faults are spread over this time, so that they fall on every phase of every interval.
 const SPREAD: Duration = Duration::from_millis(110);
 
+/// Name of the figure that says what the machine does to clients whom nothing else troubles.
+pub(crate) const REST_GAP: &str = "gap in as long a time without a fault";
+
 /// What the client saw.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Struck {
@@ -27,6 +30,14 @@ pub(crate) struct Struck {
 }
 
 impl Bench<'_> {
+    /// Watches a pair that nothing strikes: the longest time without an answer, in milliseconds. A gap
+    /// that is not longer than this is the machine's.
+    pub(crate) fn rest(subject: &dyn Subject, watch: Duration) -> f64 {
+        let from = now_ns();
+        std::thread::sleep(watch);
+        subject.pulse().seen(from..now_ns()).gap_ns as f64 / 1e6
+    }
+
     /// Injects a fault at a random moment and watches for a while. The fault tells when it began.
     pub(crate) fn strike(
         &self,

@@ -64,6 +64,8 @@ pub struct PairConfig {
     pub interval: Duration,
     /// How long the partner must be silent.
     pub timeout: Duration,
+    /// How long what failed must have worked again before it counts; none = the agent's default.
+    pub hold_down: Option<Duration>,
     /// Scheduler of both services.
     pub scheduler: Scheduler,
     /// Whether connections are replicated.
@@ -85,6 +87,7 @@ impl Default for PairConfig {
         Self {
             interval: Duration::from_millis(100),
             timeout: Duration::from_millis(300),
+            hold_down: None,
             scheduler: Scheduler::Mh,
             replication: true,
             ipv6: false,
@@ -163,7 +166,7 @@ node:
   virtual_id: {VHID}
   advertisement_interval: {}
   timeout: {}
-  multicast_interface: back
+{}  multicast_interface: back
   transport: {}
   l4_connection_updates: {}
   pacify: {{ restarts: {} }}
@@ -172,6 +175,9 @@ shared_addresses:
   - {{ interface: back, address: {SHARED_BACK}/24 }}",
         duration(pair.interval),
         duration(pair.timeout),
+        pair.hold_down
+            .map(|hold| format!("  hold_down: {}\n", duration(hold)))
+            .unwrap_or_default(),
         pair.transport,
         pair.replication,
         pair.pacify,
@@ -291,6 +297,7 @@ mod tests {
             parse(&file_with_ipv6_alone(node, dir));
             let other = PairConfig {
                 cable: true,
+                hold_down: Some(Duration::from_millis(200)),
                 replication: false,
                 ipv6: true,
                 scheduler: Scheduler::Rr,

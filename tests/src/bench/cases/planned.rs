@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Bench, Subject, Subjects, ours};
 use crate::bench::figure::{Promise, Row};
+use crate::bench::strike::REST_GAP;
 use crate::clock::now_ns;
 use crate::demo::SERVICE;
 use crate::rig::netns::Netns;
@@ -39,6 +40,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     for run in 0..bench.options.runs() {
         for rival in &mut rivals {
             let active = rival.settle()?;
+            let rest_ms = Bench::rest(rival.as_ref(), WATCH);
             let struck = bench.strike(rival.as_mut(), WATCH, |rival| {
                 let at = now_ns();
                 rival.hand_over(active)?;
@@ -47,8 +49,10 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
             rival.start(active)?;
             let who = "keepalived 10 ms";
             bench.progress(run, who, &format!("{:.2} ms", struck.gap_ms));
-            let row = row(who, "gap", "ms", Promise::Nothing);
-            bench.report.add(&row, struck.gap_ms, struck.stall_ms);
+            let gap = row(who, "gap", "ms", Promise::Nothing);
+            bench.report.add(&gap, struck.gap_ms, struck.stall_ms);
+            let rest = row(who, REST_GAP, "ms", Promise::Nothing);
+            bench.report.add(&rest, rest_ms, 0.0);
         }
     }
     Ok(())
@@ -67,6 +71,7 @@ fn with_connections(bench: &mut Bench<'_>, subject: &mut dyn Subject) -> Result<
     let mut last = 0;
     for run in 0..bench.options.runs() {
         let active = subject.settle()?;
+        let rest_ms = Bench::rest(subject, WATCH);
         let before = timeouts(&subject.pair().client)?;
         let struck = bench.strike(subject, WATCH, |subject| {
             last = now_ns();
@@ -81,6 +86,8 @@ fn with_connections(bench: &mut Bench<'_>, subject: &mut dyn Subject) -> Result<
         );
         let gap = row(who, "gap", "ms", Promise::MedianAtMost(3.0));
         bench.report.add(&gap, struck.gap_ms, struck.stall_ms);
+        let rest = row(who, REST_GAP, "ms", Promise::Nothing);
+        bench.report.add(&rest, rest_ms, 0.0);
         let late_row = row(
             who,
             "retransmission timeouts",
