@@ -103,7 +103,9 @@ impl World {
             1 => u64::MAX,
             _ => self.rng.below(lease / 4),
         };
-        let unnoticed = self.is_perfect() && self.settled(node) && after < lease / 2;
+        // A node that misses a carrier or a gateway hands over as soon as its partner counts as fitter.
+        let fit = self.settled(node) && self.host(node).lost.is_empty();
+        let unnoticed = self.is_perfect() && fit && after < lease / 2;
         let parked = self
             .host(node)
             .agent
