@@ -219,6 +219,28 @@ fn split_and_heal() {
     assert!(world.host(1).announced > world.host(0).announced);
 }
 
+/// Two that have never met believe each other only after a question and an answer; whenever in their
+/// interval the network heals, one interval is enough for that too.
+#[test]
+fn split_of_strangers_heals() {
+    for phase in (0..100).step_by(5) {
+        let mut world = World::dark(Params::quiet(7));
+        cut_all(&mut world, 0);
+        cut_all(&mut world, 1);
+        world.inject(Fault::Start(0));
+        world.inject(Fault::Start(1));
+        world.run(ms(2000 + phase));
+        assert!(world.is_open(0) && world.is_open(1));
+        let before = world.host(0).announced;
+        mend_all(&mut world, 0);
+        mend_all(&mut world, 1);
+        let took = world.until(ms(1000), "settled and announced", |world| {
+            world.settled(0) && world.host(0).announced > before
+        });
+        assert!(took <= ms(100) + SLACK, "phase {phase} ms: {took:?}");
+    }
+}
+
 /// The one with the higher term hears the other, which cannot hear it and so cannot give in.
 #[test]
 fn split_that_heals_in_one_direction() {

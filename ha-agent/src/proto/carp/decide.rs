@@ -149,6 +149,10 @@ impl Election {
         if lost || in_the_way {
             self.term = self.term.max(partner.body.term);
             self.set_role(Role::Standby, RoleReason::LostToPartner, out);
+            // A winner that met this node only now believes, opens and announces itself by the answer.
+            for link in &mut self.links {
+                link.hello_due = self.now;
+            }
         } else if self.conflict_since.is_none() {
             self.conflict_since = Some(self.now);
             self.counters.count(Counter::BothActive);
