@@ -49,7 +49,7 @@ pub enum KeyError {
 }
 
 /// One pair key: a number that names it on the wire, and 32 secret bytes.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PairKey {
     /// Named in trailers and replication packets, so that two keys can be live during a rotation.
     pub id: u8,

@@ -1,6 +1,7 @@
 //! What a running agent may take over from a changed file.
 //!
-//! For now: real servers of a virtual service (added, removed, another weight) and health checks.
+//! Real servers of a virtual service (added, removed, another weight), health checks, and the keys in the key
+//! file, which are no part of the configuration and so not compared here.
 //! Everything else would need addresses, programs or sockets to be changed under traffic and is
 //! refused as a whole, with nothing applied.
 

@@ -190,6 +190,12 @@ impl ServiceTable {
         Ok(table)
     }
 
+    /// Spreads clients by another seed from now on. Connections that exist stay where they are.
+    pub fn set_hash_seed(&mut self, seed: u64) {
+        self.dirty |= self.hash_seed != seed;
+        self.hash_seed = seed;
+    }
+
     /// Takes a configuration over. On an error nothing has changed.
     pub fn configure(&mut self, services: &[model::VirtualService]) -> Result<(), ServiceError> {
         let wanted: BTreeMap<ServiceKey4, &model::VirtualService> =

@@ -117,6 +117,11 @@ fn a_configuration_reaches_the_maps() {
         (web.hash_seed, web.table_len, web.members_len),
         (42, 251, 2)
     );
+    table.set_hash_seed(43);
+    drop(state);
+    apply(&mut table, &fake);
+    let state = fake.state();
+    assert_eq!(state.services[&key(80)].hash_seed, 43);
     let slots = state.table(&key(80)).unwrap();
     assert_eq!(hosts(slots, &state), [21, 22]);
     let heavy = u32::from(table.lookup(&real(80, 22)).unwrap().real.id);

@@ -22,7 +22,7 @@ use crate::datapath::pair::PairTables;
 use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
-use crate::proto::carp::{self, Command, Role};
+use crate::proto::carp::{self, Command, ElectionKeys, Role};
 use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
 use crate::status::model;
@@ -280,36 +280,59 @@ impl Shared {
     pub fn reload(&self) -> Reply<Reloaded> {
         let fresh = Config::load(&self.path).map_err(Refusal::configuration)?;
         let changes = config::diff(&self.config(), &fresh).map_err(Refusal::configuration)?;
+        let secrets = fresh.secrets().map_err(Refusal::configuration)?;
+        let failed = |error: &dyn std::fmt::Display| {
+            Refusal::new(
+                error.to_string(),
+                "the agent goes on with what it has; see its log",
+            )
+        };
+        let mut services = lock(&self.services);
         if !changes.is_empty() {
-            let failed = |error: &dyn std::fmt::Display| {
-                Refusal::new(
-                    error.to_string(),
-                    "the agent goes on with what it has; see its log",
-                )
-            };
-            let mut services = lock(&self.services);
             services
                 .configure(&fresh.config.virtual_services)
                 .map_err(|error| failed(&error))?;
-            services
-                .apply(&*self.datapath)
-                .map_err(|error| failed(&error))?;
-            drop(services);
+        }
+        services.set_hash_seed(secrets.keys.hash_seed());
+        services
+            .apply(&*self.datapath)
+            .map_err(|error| failed(&error))?;
+        drop(services);
+        if !changes.is_empty() {
             self.check_health(&fresh.config);
             self.guard(&fresh.config);
         }
+        // The data plane first: nothing is to be signed with a key that is not accepted yet.
+        let keys = parts::election_keys(&secrets);
+        self.tell_pair(&fresh.config, &keys)
+            .map_err(|error| failed(&error))?;
         let warnings = fresh.warnings.clone();
         *lock(&self.loaded) = fresh;
         let generation = parts::generation(&self.config());
         self.election
             .send(election::Command::Generation(generation));
+        self.election.send(election::Command::Keys(keys));
         if let Some(replication) = &self.replication {
             replication.generation(generation);
+            replication.keys(secrets.keys.clone());
         }
         Ok(Reloaded {
             changes: changes.iter().map(ToString::to_string).collect(),
             warnings,
         })
+    }
+
+    /// Tells the data plane of the pair's keys, if they are other ones.
+    fn tell_pair(&self, config: &Config, keys: &ElectionKeys) -> Result<(), DatapathError> {
+        // Held until all is done: an interface that is made anew meanwhile is told afterwards.
+        let mut known = lock(&self.pair);
+        let epoch = known.pair.own_epoch;
+        let pair = parts::pair_tables(config, keys, epoch, &lock(&self.bound));
+        if pair != *known {
+            self.datapath.set_pair(&pair)?;
+            *known = pair;
+        }
+        Ok(())
     }
 
     /// (Re)starts the health checks of these services.

@@ -13,6 +13,7 @@ use ha_common::siphash;
 use super::addresses::SharedOn;
 use super::netlink::LinkInfo;
 use super::{election, frame, replication, sysctl};
+use crate::config::Secrets;
 use crate::config::model::{CarpAuth, Cidr, Config, Interface, Mode};
 use crate::datapath::attach::Device;
 use crate::datapath::pair::{self, PairLink, PairTables};
@@ -109,30 +110,32 @@ pub(super) fn election_config(
         generation: generation(config),
         start_pacified: history.is_pacified(),
         start_maintenance: history.in_maintenance(),
-        links: bound
-            .iter()
-            .filter(|bound| bound.interface.ha_checks)
-            .map(|bound| LinkConfig {
-                name: bound.interface.name.clone(),
-                addresses: addresses(&bound.interface.addresses),
-                partners: bound.interface.partners.clone(),
-                shared: addresses(&bound.shared),
-                has_gateway: !bound.interface.gateways.is_empty(),
-            })
-            .collect(),
+        links: checked(bound).collect(),
     }
+}
+
+/// The interfaces on which advertisements are expected, as the election knows them.
+fn checked(bound: &[Bound]) -> impl Iterator<Item = LinkConfig> {
+    let checked = bound.iter().filter(|bound| bound.interface.ha_checks);
+    checked.map(|bound| LinkConfig {
+        name: bound.interface.name.clone(),
+        addresses: addresses(&bound.interface.addresses),
+        partners: bound.interface.partners.clone(),
+        shared: addresses(&bound.shared),
+        has_gateway: !bound.interface.gateways.is_empty(),
+    })
 }
 
 /// What the data plane is told of the pair, for an agent that started with this epoch.
 pub(super) fn pair_tables(
-    election: &ElectionConfig,
+    config: &Config,
     keys: &ElectionKeys,
     epoch: u64,
     bound: &[Bound],
 ) -> PairTables {
     let secrets = pair::Secrets {
-        vhid: election.vhid,
-        auth: match election.auth {
+        vhid: config.ha.virtual_id,
+        auth: match config.ha.carp_auth {
             CarpAuth::Enforce => auth::ENFORCE,
             CarpAuth::Permissive => auth::PERMISSIVE,
             CarpAuth::Off => auth::OFF,
@@ -141,10 +144,11 @@ pub(super) fn pair_tables(
         keys: &keys.trailer,
         passphrase: &keys.carp_passphrase,
     };
+    let checked: Vec<LinkConfig> = checked(bound).collect();
     let links: Vec<PairLink<'_>> = bound
         .iter()
         .map(|bound| {
-            let mut checked = election.links.iter();
+            let mut checked = checked.iter();
             let checked = checked.find(|link| link.name == bound.interface.name);
             PairLink {
                 ifindex: bound.link.ifindex,
@@ -175,6 +179,15 @@ pub(super) fn addrs6(bound: &[Bound]) -> Vec<(Addr6, LocalAddr)> {
             own.chain(bound.shared.iter().filter_map(kind(addr_kind::SHARED)))
         })
         .collect()
+}
+
+/// What the election and the data plane check and sign with.
+pub(super) fn election_keys(secrets: &Secrets) -> ElectionKeys {
+    let keys = secrets.keys.iter();
+    ElectionKeys {
+        carp_passphrase: secrets.carp_passphrase.to_vec(),
+        trailer: keys.map(|key| (key.id, key.trailer_key())).collect(),
+    }
 }
 
 /// A number for the part of the configuration that both nodes must have alike: equal if and only if

@@ -19,7 +19,8 @@ use super::clock;
 use super::election::{RoleTerm, offer};
 use super::wake::{self, Wake};
 use crate::datapath::{Datapath, remove_connections};
-use crate::proto::sync::{Action, Change, Destination, Input, Record, Sync, SyncSnapshot};
+use crate::keys::PairKeys;
+use crate::proto::sync::{Action, Change, Destination, Input, Record, Salt, Sync, SyncSnapshot};
 use crate::proto::time::Instant;
 use crate::services::ServiceTable;
 
@@ -107,6 +108,7 @@ impl Channel {
 enum Command {
     Role(RoleTerm),
     Generation(u64),
+    Keys(PairKeys),
     Rebound(UdpSocket),
     Stop,
 }
@@ -146,6 +148,11 @@ impl Handle {
     /// The interface was made anew: from now on this socket is to be used.
     pub fn rebound(&self, socket: UdpSocket) -> bool {
         self.send(Command::Rebound(socket))
+    }
+
+    /// Changes the pair's keys.
+    pub fn keys(&self, keys: PairKeys) -> bool {
+        self.send(Command::Keys(keys))
     }
 
     /// Ends the thread.
@@ -287,16 +294,15 @@ impl Worker {
                     term,
                 }) => {
                     self.pacified = pacified;
-                    let mut salt = [0u8; 16];
-                    if aws_lc_rs::rand::fill(&mut salt).is_err() {
-                        // Without randomness there is no safe key: stay silent rather than unsafe.
-                        tracing::error!("no random bytes from the system: replication stays off");
-                        self.stopped = true;
-                        return;
-                    }
+                    let Some(salt) = self.salt() else { return };
                     Input::Role { active, term, salt }
                 }
                 Command::Generation(generation) => Input::Generation(generation),
+                Command::Keys(keys) => {
+                    let Some(salt) = self.salt() else { return };
+                    self.parts.sync.set_keys(clock::now(), keys, salt, actions);
+                    continue;
+                }
                 Command::Rebound(socket) => {
                     self.parts.socket = socket;
                     continue;
@@ -308,6 +314,18 @@ impl Worker {
             };
             self.parts.sync.handle_input(clock::now(), input, actions);
         }
+    }
+
+    /// Fresh random bytes for a session's key.
+    fn salt(&mut self) -> Option<Salt> {
+        let mut salt = [0u8; 16];
+        if aws_lc_rs::rand::fill(&mut salt).is_err() {
+            // Without randomness there is no safe key: stay silent rather than unsafe.
+            tracing::error!("no random bytes from the system: replication stays off");
+            self.stopped = true;
+            return None;
+        }
+        Some(salt)
     }
 
     fn receive_events(&mut self, actions: &mut Vec<Action>) {

@@ -75,6 +75,14 @@ impl Context {
         }
     }
 
+    /// Takes other pair keys; whether this node signs with another one from now on. Sessions under way
+    /// go on with the keys they have.
+    pub(super) fn set_keys(&mut self, keys: PairKeys) -> bool {
+        let news = self.keyring.signing() != keys.signing();
+        self.keyring = Keyring::new(keys, self.config.cluster);
+        news
+    }
+
     /// Starts a session of this node.
     pub(super) fn start_session(&mut self, salt: Salt) {
         if self.session.as_ref().is_some_and(|own| own.salt == salt) {

@@ -69,6 +69,35 @@ impl Sync {
         }
     }
 
+    /// Changes the pair's keys. If this node signs with another one now it begins a session with it, so that
+    /// the old one can be forgotten once both nodes do; the table is compared anew.
+    pub fn set_keys(&mut self, now: Instant, keys: PairKeys, salt: Salt, out: &mut Vec<Action>) {
+        self.context.now = now;
+        if self.context.set_keys(keys) {
+            self.renew(now, salt, out);
+        }
+    }
+
+    /// Begins a session in the same role.
+    fn renew(&mut self, now: Instant, salt: Salt, out: &mut Vec<Action>) {
+        let context = &mut self.context;
+        let active = match &mut self.role {
+            Role::Active(sender) => {
+                sender.send_outbox(context, now, out);
+                true
+            }
+            Role::Standby(_) => false,
+        };
+        context.start_session(salt);
+        self.role = if active {
+            Role::Active(Sender::new(context, now))
+        } else {
+            Role::Standby(Receiver::new(context, now))
+        };
+        out.push(Action::Ready(active));
+        self.handle_timeout(now, out);
+    }
+
     /// A point in time that [`Self::poll_timeout`] named has come.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.context.now = now;

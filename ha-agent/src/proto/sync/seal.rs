@@ -149,6 +149,11 @@ impl Keyring {
         Self { keys, cluster }
     }
 
+    /// The key that own sessions use.
+    pub(super) fn signing(&self) -> Option<&PairKey> {
+        self.keys.signing()
+    }
+
     /// The key of an own session; `None` if the pair has no key.
     pub(super) fn own(&self, node: u8, salt: &Salt) -> Option<SessionKey> {
         SessionKey::derive(self.keys.signing()?, self.cluster, node, salt)

@@ -23,7 +23,8 @@ use super::wake::Wake;
 use crate::config::model::Transport;
 use crate::datapath::gate::GateWord;
 use crate::proto::carp::{
-    Alarm, Command as Request, Election, Evidence, Parked, Refusal, Role, RoleReason, Snapshot,
+    Alarm, Command as Request, Election, ElectionKeys, Evidence, Parked, Refusal, Role, RoleReason,
+    Snapshot,
 };
 pub use port::Port;
 use worker::Worker;
@@ -80,6 +81,8 @@ pub enum Command {
         /// Its new sockets.
         port: Box<Port>,
     },
+    /// The keys changed.
+    Keys(ElectionKeys),
     /// An operator's wish, and whom to tell what became of it.
     Operator(Request, oneshot::Sender<Result<(), Refusal>>),
     /// Prepare for the program's replacement; the answer may take its time.

@@ -239,6 +239,10 @@ impl Worker {
                 Command::Ready(ready) => Input::Ready(ready),
                 Command::TermReserved(term) => Input::TermReserved(term),
                 Command::Generation(generation) => Input::Generation(generation),
+                Command::Keys(keys) => {
+                    self.election.set_keys(keys);
+                    continue;
+                }
                 Command::Rebound { index, port } => {
                     self.rebound(index, *port);
                     continue;

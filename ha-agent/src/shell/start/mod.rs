@@ -18,7 +18,7 @@ use crate::control::Heirloom;
 use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::health::{self, HealthChecks, Report};
-use crate::proto::carp::{Election, ElectionConfig, ElectionKeys};
+use crate::proto::carp::{Election, ElectionConfig};
 use crate::proto::pacify::Start;
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Input, Record, Sync};
@@ -185,7 +185,7 @@ fn election_machine(
     first_term: u64,
     estate: Option<Estate>,
 ) -> Result<(Election, Option<Estate>), StartError> {
-    let keys = election_keys(secrets);
+    let keys = parts::election_keys(secrets);
     if let Some(estate) = estate {
         let parked = estate.election.clone();
         let now = clock::now();
@@ -205,17 +205,6 @@ fn election_machine(
     }
     let machine = Election::new(settings, keys, rng()?, first_term, clock::now());
     Ok((machine, None))
-}
-
-fn election_keys(secrets: &Secrets) -> ElectionKeys {
-    ElectionKeys {
-        carp_passphrase: secrets.carp_passphrase.to_vec(),
-        trailer: secrets
-            .keys
-            .iter()
-            .map(|key| (key.id, key.trailer_key()))
-            .collect(),
-    }
 }
 
 /// The rest of [`start`], with the data plane in the kernel.
@@ -355,8 +344,8 @@ async fn bring_up(
     let (events_out, events) = mpsc::channel(EVENTS);
     let (wishes, wished) = watch::channel(election::Addresses::default());
     map.set_addrs6(&parts::addrs6(&bound))?;
-    let keys = election_keys(secrets);
-    let pair = parts::pair_tables(machine.config(), &keys, machine.epoch(), &bound);
+    let keys = parts::election_keys(secrets);
+    let pair = parts::pair_tables(&config, &keys, machine.epoch(), &bound);
     map.set_pair(&pair)?;
     let keeper = Arc::new(keeper);
     let (roles_to, roles_keeper) = (replication.clone(), Arc::clone(&keeper));

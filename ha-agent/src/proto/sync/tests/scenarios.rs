@@ -431,3 +431,28 @@ fn digests_find_what_nothing_else_does() {
     assert!(run(false), "the digest differs, a full transfer sweeps");
     assert!(!run(true));
 }
+
+/// The new key second on both nodes, then first, then alone: the tables stay equal.
+#[test]
+fn keys_are_rotated_under_traffic() {
+    let mut world = World::new(9);
+    world.fill(300);
+    world.converge(SECOND * 5);
+    for keys in [&[1, 2][..], &[2, 1], &[2]] {
+        for node in [1, 0] {
+            world.keys(node, keys);
+            world.fill(50);
+            world.run(MILLIS * 50);
+            world.converge(SECOND * 5);
+        }
+    }
+    world.swap(true);
+    world.fill(50);
+    world.converge(SECOND * 5);
+    // The old key is worth nothing any more.
+    world.keys(0, &[1]);
+    world.fill(50);
+    assert!(!world.settle(SECOND * 5));
+    world.keys(0, &[2]);
+    world.converge(SECOND * 5);
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ha_common::conn::ConnKey4;
 
 use super::{Sabotage, pair_keys, record, salt};
+use crate::keys::{PairKey, PairKeys};
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Action, Change, Input, Record, Sync, SyncConfig, SyncSnapshot};
 use crate::proto::time::Instant;
@@ -120,6 +121,18 @@ impl World {
         self.nodes[node].ready = false;
         let found = self.nodes[node].map.values().copied().collect();
         self.input(node, Input::Load(found));
+    }
+
+    /// A reload gives a node these pair keys.
+    pub(super) fn keys(&mut self, node: usize, keys: &[u8]) {
+        let keys = keys.iter().map(|id| PairKey::new(*id, [6 + id; 32]));
+        let keys = PairKeys::new(keys.collect());
+        let (now, salt) = (self.now, salt(&mut self.rng));
+        let mut out = Vec::new();
+        if let Some(sync) = &mut self.nodes[node].sync {
+            sync.set_keys(now, keys, salt, &mut out);
+        }
+        self.perform(node, out);
     }
 
     pub(super) fn role(&mut self, node: usize, active: bool) {
