@@ -1,19 +1,21 @@
 //! CARP: whose it is, whether its form is right, and that it reaches the ring as it came.
 
 use anyhow::{Result, ensure};
+use ha_common::carp::{HEADER_LEN, trailer};
 use ha_common::event::{CARP_SEEN_BYTES, EvidenceKind};
 use ha_common::reason::Reason;
 use ha_tests::clock::now_ns;
 use ha_tests::packet::{Frame, carp_header};
 use ha_tests::rig::bpf::{INGRESS, Sizes};
 
-use super::lab::{Case, Lab, USUAL, VHID};
+use super::lab::{Case, Lab, NODE_MAC, USUAL, VHID};
 use super::partner::{
-    EPOCH, PARTNER_MAC, PARTNER4, PARTNER6, advert, frame, packet4, packet6, sum,
+    EPOCH, OWN4, PARTNER_MAC, PARTNER4, PARTNER6, advert, frame, packet4, packet6, sum,
 };
 
 pub(crate) const CASES: &[Case] = &[
     ("an_advertisement_reaches_the_ring", USUAL, delivered),
+    ("an_advertisement_may_come_by_unicast", USUAL, unicast),
     ("a_long_advertisement_is_cut", USUAL, long),
     ("options_do_not_hide_an_advertisement", USUAL, options),
     ("other_groups_and_vrrp_pass", USUAL, foreign),
@@ -61,6 +63,25 @@ fn delivered(lab: &mut Lab) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// To the node's own address: checked as to the group, and delivered once of both ways.
+fn unicast(lab: &mut Lab) -> Result<()> {
+    lab.know(EPOCH)?;
+    for (sequence, mac) in (1..).zip([NODE_MAC, [0xff; 6]]) {
+        let group = advert(sequence);
+        let own = |payload: &[u8]| {
+            let packet = Frame::raw(PARTNER4, OWN4, 112);
+            packet.macs(PARTNER_MAC, mac).ttl(255).payload(payload)
+        };
+        let mut forged = group.payload();
+        forged[HEADER_LEN + trailer::TAG] ^= 1;
+        lab.untouched(&own(&forged).build(), Reason::CarpBadTag)?;
+        lab.untouched(&own(&group.payload()).build(), Reason::CarpDelivered)?;
+        lab.untouched(&group.frame(), Reason::CarpReplayed)?;
+    }
+    ensure!(lab.world.adverts()?.len() == 2, "records");
     Ok(())
 }
 
