@@ -195,7 +195,7 @@ fn twelve_mistakes_are_told_at_once() {
         .replace("partner: 10.1.0.12", "parnter: 10.1.0.12")
         .replace(
             "timeout: 9s",
-            "timeout: 9\n  virtual_id: 300\n  virtual_id: 30\n  transport: unicast",
+            "timeout: 9\n  virtual_id: 300\n  virtual_id: 30\n  transport: broadcast",
         )
         .replace("address: 10.1.0.1/24", "address: 10.2.0.1/24")
         .replace("    address: 10.0.0.100\n", "    address: 10.0.0.11\n")
@@ -224,7 +224,7 @@ fn twelve_mistakes_are_told_at_once() {
         ("15:3", "`virtual_id` is given twice", "keep one"),
         (
             "16:14",
-            "`transport: unicast` is not yet supported",
+            "`transport: broadcast` is not known",
             "`multicast`",
         ),
         ("19:33", "not in the subnet of `back`", "in that subnet"),
