@@ -15,9 +15,9 @@
 //! machine up, `<` went in, `>` came out, `=` is what the machine says of itself afterwards. Then a name, its
 //! fields as JSON (times in nanoseconds, packets in hexadecimal), and a comment.
 //!
-//! The conformance cases, the recorder of a live agent and the failing seeds of the simulator share this
-//! format. It never holds a secret: the keys in `begin` are those of a test, and what a live agent writes
-//! was signed anew with [stand-ins](StandIn).
+//! The conformance cases and the failing seeds of the simulator share this format. It never holds a secret:
+//! the keys in `begin` are those of a test, and packets signed with true keys are signed anew with
+//! [stand-ins](StandIn) before they are written.
 
 mod account;
 mod describe;
