@@ -1,6 +1,7 @@
 //! Building the BPF objects and the agent, and running the rig's programs.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -70,19 +71,37 @@ pub(crate) fn build_ebpf() -> Result<()> {
     Ok(())
 }
 
+/// How the agent and the rig are built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Profile {
+    /// With overflow checks and debug assertions, and without a second build of every dependency
+    /// beside the tests' own: what the tests run.
+    Dev,
+    /// What is installed, shown and measured.
+    Release,
+}
+
+impl Profile {
+    /// Where the programs end up.
+    pub(crate) fn programs(self) -> PathBuf {
+        target().join(match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        })
+    }
+}
+
 /// Builds the BPF objects, the agent and the rig.
-pub(crate) fn build() -> Result<()> {
+pub(crate) fn build(profile: Profile) -> Result<()> {
     build_ebpf()?;
     say("building the agent");
-    run(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "ha-agent",
-        "--package",
-        "ha-tests",
-    ]))
+    let mut command = cargo();
+    command.args(["build", "--locked"]);
+    command.args(["--package", "ha-agent", "--package", "ha-tests"]);
+    if matches!(profile, Profile::Release) {
+        command.arg("--release");
+    }
+    run(&mut command)
 }
 
 /// Builds what it needs and runs a program of the rig with the given options.
@@ -90,8 +109,8 @@ pub(crate) fn rig(program: &str, args: &[String]) -> Result<ExitCode> {
     if !args.iter().any(|arg| arg == "--help" || arg == "-h") {
         setup::setup()?;
     }
-    build()?;
-    let program = target().join("release").join(program);
+    build(Profile::Release)?;
+    let program = Profile::Release.programs().join(program);
     let status = std::process::Command::new(&program)
         .args(args)
         .status()

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup::setup(),
         Verb::BuildEbpf => build::build_ebpf(),
-        Verb::Build => build::build(),
+        Verb::Build => build::build(build::Profile::Release),
         Verb::Demo(Passthrough { args }) => return exit(build::rig("ha-demo", &args)),
         Verb::Bench(Bench::Failover(Passthrough { args })) => {
             return exit(build::rig("ha-bench", &args));

@@ -9,7 +9,8 @@ use std::thread;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::workspace::{bpf, cargo, root, run, say, target};
+use crate::build::Profile;
+use crate::workspace::{bpf, cargo, root, run, say};
 use crate::{build, counters, setup};
 
 /// Options of `cargo xtask test`.
@@ -33,7 +34,7 @@ pub(crate) struct TidyArgs {
 /// Sets up, builds and runs the tests.
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
     setup::setup()?;
-    build::build()?;
+    build::build(Profile::Dev)?;
     if args.filter.is_none() {
         tidy(&TidyArgs { fix: false })?;
     }
@@ -42,7 +43,7 @@ pub(crate) fn test(args: &TestArgs) -> Result<()> {
     command
         .args(["test", "--locked", "--workspace", "--no-fail-fast"])
         .env("HA_BPF_DIR", bpf())
-        .env("HA_BIN_DIR", target().join("release"))
+        .env("HA_BIN_DIR", Profile::Dev.programs())
         .env("HA_TEST_ALL", if args.all { "1" } else { "0" });
     if let Some(filter) = &args.filter {
         command.args(["--", filter]);
