@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod conn;
 pub mod control;
 pub mod event;
+pub mod gauge;
 pub mod hash;
 pub mod maps;
 pub mod pair;
@@ -49,7 +50,7 @@ pub mod proto {
 #[cfg(feature = "user")]
 mod pod {
     //! Plain-old-data markers for the agent's side of the maps.
-    use crate::{conn, control, event, pair, rig, service};
+    use crate::{conn, control, event, gauge, pair, rig, service};
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {$(
@@ -80,6 +81,7 @@ mod pod {
         event::ConnEvent,
         event::CarpSeen,
         event::Evidence,
+        gauge::Gauge,
         rig::Flood,
         rig::PortCtl,
     );

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod clock;
 pub mod demo;
+pub mod gauge;
 pub mod packet;
 pub mod rig;
 pub mod sim;

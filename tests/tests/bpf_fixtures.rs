@@ -19,7 +19,9 @@ use anyhow::{Result, ensure};
 use bpf::lab::{Case, Lab, USUAL};
 use bpf::world::Place;
 use bpf::{agreement, cases, lengths};
+use clap::Parser as _;
 use ha_common::reason::Reason;
+use ha_tests::gauge;
 use ha_tests::rig::locate;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -53,6 +55,11 @@ fn main() -> ExitCode {
         trials.push(trial(format!("host::{name}"), Ok(Place::Host), test));
         trials.push(trial(format!("kernel::{name}"), kernel.clone(), test));
     }
+    trials.push(trial(
+        "kernel::the_bench_finds_every_packet_where_it_belongs".into(),
+        kernel.clone(),
+        |_| bench(),
+    ));
     trials.push(trial("kernel::agrees_with_the_host".into(), kernel, agrees));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -116,5 +123,15 @@ fn agrees(place: &Place) -> Result<()> {
         seen.extend(agreement::compare(place, seed)?);
     }
     ensure!(seen.len() > 15, "only {seen:?}");
+    Ok(())
+}
+
+/// Far too few packets to measure anything by, but each case checks what became of them.
+fn bench() -> Result<()> {
+    gauge::measure(&gauge::Options::parse_from([
+        "datapath",
+        "--runs=1",
+        "--packets=500",
+    ]))?;
     Ok(())
 }

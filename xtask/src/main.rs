@@ -61,6 +61,11 @@ enum Bench {
     /// Options are those of the benchmark itself: `cargo xtask bench failover --help`.
     #[command(disable_help_flag = true)]
     Failover(Passthrough),
+    /// What a packet costs, program alone, beside one hash lookup.
+    ///
+    /// Options are those of the benchmark itself: `cargo xtask bench datapath --help`.
+    #[command(disable_help_flag = true)]
+    Datapath(Passthrough),
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +82,9 @@ fn main() -> ExitCode {
         Verb::Demo(Passthrough { args }) => return exit(build::rig("ha-demo", &args)),
         Verb::Bench(Bench::Failover(Passthrough { args })) => {
             return exit(build::rig("ha-bench", &args));
+        }
+        Verb::Bench(Bench::Datapath(Passthrough { args })) => {
+            return exit(build::rig("ha-gauge", &args));
         }
         Verb::Test(args) => testing::test(&args),
         Verb::Tidy(args) => testing::tidy(&args),

@@ -20,6 +20,7 @@ use anyhow::Result;
 
 pub use figure::{Figure, Promise, Row, Summary};
 pub use options::{Case, Options};
+pub(crate) use report::AGENT;
 pub use report::Report;
 
 use crate::clock::now_ns;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::figure::{Figure, Row, Summary};
 
 /// Name under which this project's agent stands in [`Row::who`].
-pub(super) const AGENT: &str = "ha-agent";
+pub(crate) const AGENT: &str = "ha-agent";
 
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
@@ -72,6 +72,12 @@ impl Report {
     /// Notes that a case could not be measured to the end.
     pub fn fail(&mut self, case: &'static str, why: String) {
         self.failures.push((case, why));
+    }
+
+    /// The median of this project's time in a case, if it was measured.
+    pub(crate) fn median(&self, case: &str) -> Option<f64> {
+        let figure = self.figures.iter().find(|f| f.row.case == case)?;
+        Some(figure.summary()?.median)
     }
 
     /// Whether everything was measured and every promise kept.
@@ -177,7 +183,7 @@ impl Report {
 fn cells(figure: &Figure, summary: &Summary) -> Vec<Cell> {
     let row = &figure.row;
     let number = |value: f64| {
-        Cell::new(if row.unit == "ms" {
+        Cell::new(if matches!(row.unit, "ms" | "times") {
             format!("{value:.2}")
         } else {
             format!("{value:.0}")

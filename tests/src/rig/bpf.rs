@@ -11,7 +11,7 @@ use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
 use ha_common::event::{CarpSeen, ConnEvent, Evidence};
 use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
-use ha_common::reason::{COUNTERS, REASONS, Reason};
+use ha_common::reason::{COUNTERS, REASONS, Reason, Tally};
 use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 use ha_common::{LAYOUT_VERSION, maps};
 
@@ -23,6 +23,8 @@ pub const INGRESS: u32 = 1;
 pub struct Sizes {
     /// Entries of the connection table, two a connection.
     pub conns: u32,
+    /// Half-open connections.
+    pub embryos: u32,
     /// Bytes of the event ring, a power of two of at least a page.
     pub events: u32,
     /// Bytes of the ring of advertisements.
@@ -33,6 +35,7 @@ impl Default for Sizes {
     fn default() -> Self {
         Self {
             conns: 4096,
+            embryos: 1024,
             events: 1 << 16,
             carp: 1 << 16,
         }
@@ -46,7 +49,7 @@ pub struct Outcome {
     pub action: u32,
     /// The frame afterwards.
     pub frame: Vec<u8>,
-    /// Time a packet took on average.
+    /// How long it took.
     pub duration: Duration,
 }
 
@@ -95,7 +98,7 @@ impl DataPlane {
     pub fn load(object: &Path, sizes: Sizes) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(maps::CONNS4, sizes.conns)
-            .map_max_entries(maps::EMBRYO4, 1024)
+            .map_max_entries(maps::EMBRYO4, sizes.embryos)
             .map_max_entries(maps::EVENTS, sizes.events)
             .map_max_entries(maps::CARP, sizes.carp)
             .load_file(object)
@@ -142,12 +145,6 @@ impl DataPlane {
         self.test_run("ha_xdp", frame, headroom, 1)
     }
 
-    /// Runs the main program on a frame `repeat` times; all runs but the first see what the one
-    /// before left.
-    pub fn repeat(&self, frame: &[u8], repeat: u32) -> Result<Outcome> {
-        self.test_run("ha_xdp", frame, 0, repeat)
-    }
-
     /// Lets the janitor look at connections; returns how many it deleted.
     pub fn janitor(&self, keys: &[ConnKey4]) -> Result<u32> {
         let mut list = vec![0; 16];
@@ -162,11 +159,7 @@ impl DataPlane {
     }
 
     fn test_run(&self, name: &str, frame: &[u8], headroom: usize, repeat: u32) -> Result<Outcome> {
-        let program: &Xdp = self
-            .ebpf
-            .program(name)
-            .with_context(|| format!("no program {name}"))?
-            .try_into()?;
+        let program = self.program(name)?;
         let mut input = vec![0xff; headroom];
         input.extend(frame);
         // `struct xdp_md`: where the packet starts within the input, where it ends, and no interface.
@@ -240,6 +233,15 @@ impl DataPlane {
             .collect()
     }
 
+    /// A tally's value.
+    pub fn tally(&self, tally: Tally) -> Result<u64> {
+        Ok(self
+            .counters()?
+            .get(tally.index() as usize)
+            .copied()
+            .unwrap_or_default())
+    }
+
     /// The connection events since the last call.
     pub fn events(&mut self) -> Result<Vec<ConnEvent>> {
         drain(&mut self.events)
@@ -257,12 +259,16 @@ impl DataPlane {
 
     /// What the kernel says about a program.
     pub fn info(&self, name: &str) -> Result<ProgramInfo> {
-        let program: &Xdp = self
+        Ok(self.program(name)?.info()?)
+    }
+
+    /// One of the programs.
+    pub fn program(&self, name: &str) -> Result<&Xdp> {
+        Ok(self
             .ebpf
             .program(name)
             .with_context(|| format!("no program {name}"))?
-            .try_into()?;
-        Ok(program.info()?)
+            .try_into()?)
     }
 }
 

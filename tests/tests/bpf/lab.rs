@@ -83,6 +83,7 @@ pub(crate) type Case = (&'static str, Sizes, fn(&mut Lab) -> Result<()>);
 /// Sizes that are enough for most cases.
 pub(crate) const USUAL: Sizes = Sizes {
     conns: 256,
+    embryos: 1024,
     events: 1 << 14,
     carp: 1 << 14,
 };

@@ -431,12 +431,7 @@ impl World for Kernel {
     }
 
     fn tally(&self, tally: Tally) -> Result<u64> {
-        Ok(self
-            .plane()?
-            .counters()?
-            .get(tally.index() as usize)
-            .copied()
-            .unwrap_or_default())
+        self.plane()?.tally(tally)
     }
 
     fn events(&mut self) -> Result<Vec<ConnEvent>> {
