@@ -2,6 +2,7 @@
 //! `docs/configuration.md`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -257,9 +258,13 @@ pub enum Scheduler {
     Rr,
 }
 
-/// `virtual_services[].health`: a TCP connect.
+/// `virtual_services[].health`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
+    /// What is asked.
+    pub check: Check,
+    /// Port that is asked; none = the real server's.
+    pub port: Option<u16>,
     /// Time between checks.
     pub interval: Duration,
     /// How long a check may take.
@@ -268,6 +273,43 @@ pub struct Health {
     pub rise: u32,
     /// Failures in a row that take it down.
     pub fall: u32,
+}
+
+/// `virtual_services[].health.type`: what a check asks a real server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// To accept a connection.
+    Tcp,
+    /// For a page.
+    Http(HttpCheck),
+    /// For a page, over TLS.
+    Https(HttpCheck),
+    /// For an echo.
+    Icmp,
+    /// To take a datagram.
+    Udp(UdpCheck),
+}
+
+/// A page, and what makes it good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// Path and query.
+    pub path: String,
+    /// Name of the site; none = the real server's address.
+    pub host: Option<String>,
+    /// Statuses that are well.
+    pub status: Vec<RangeInclusive<u16>>,
+    /// What the first 64 KiB of the body must contain.
+    pub body: Option<String>,
+}
+
+/// A datagram, and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpCheck {
+    /// What is sent.
+    pub send: String,
+    /// What the answer must contain; none = no answer is needed.
+    pub expect: Option<String>,
 }
 
 /// `virtual_services[].real_servers[]`.

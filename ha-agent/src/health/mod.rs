@@ -1,20 +1,19 @@
 //! Health checks of real servers.
 //!
-//! Each checked server has a task that connects to it now and then; [`machine`] judges the results and
+//! Each checked server has a task that asks it now and then ([`check`]); [`machine`] judges the results and
 //! changes of the judgement are reported over a channel. Checks leave from the node's own address on
 //! the interface that leads to the server, never from a shared one, so that they work on a standby
 //! and the answers are told apart from clients' connections.
 
+mod check;
 pub mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{self, MissedTickBehavior};
@@ -43,9 +42,9 @@ pub struct Source {
 pub struct Target {
     /// Which real server of which service.
     pub key: RealKey,
-    /// Where to connect to.
+    /// Address and port of the real server.
     pub address: SocketAddrV4,
-    /// Where to connect from; none = as the kernel routes.
+    /// Where to ask from; none = as the kernel routes.
     pub source: Option<Source>,
     /// How often and how strictly.
     pub health: model::Health,
@@ -56,7 +55,7 @@ pub struct Target {
 pub struct Report {
     /// Which real server of which service.
     pub key: RealKey,
-    /// Where it was connected to.
+    /// Its address and port.
     pub address: SocketAddrV4,
     /// Whether it is up.
     pub up: bool,
@@ -158,12 +157,13 @@ impl HealthChecks {
     fn start(&mut self, target: Target, up: Arc<AtomicBool>) -> Running {
         let spread = target.health.interval.min(SPREAD_MAX).as_nanos();
         let delay = Duration::from_nanos(self.rng.below(u64::try_from(spread).unwrap_or(u64::MAX)));
-        let task = tokio::spawn(check(
+        let task = tokio::spawn(keep_checking(
             target.clone(),
             delay,
             Arc::clone(&up),
             Arc::clone(&self.permits),
             self.reports.clone(),
+            Rng::new(self.rng.next_u64()),
         ));
         Running { target, up, task }
     }
@@ -178,14 +178,17 @@ impl Drop for HealthChecks {
 }
 
 /// Checks one server until nobody listens any more.
-async fn check(
+async fn keep_checking(
     target: Target,
     delay: Duration,
     up: Arc<AtomicBool>,
     permits: Arc<Semaphore>,
     reports: mpsc::Sender<Report>,
+    mut nonces: Rng,
 ) {
     let health = &target.health;
+    let port = health.port.unwrap_or_else(|| target.address.port());
+    let asked = SocketAddr::from((*target.address.ip(), port));
     let mut judge = Judge::new(health.rise, health.fall, up.load(Ordering::Relaxed));
     let mut ticks = time::interval_at(time::Instant::now() + delay, health.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -195,7 +198,13 @@ async fn check(
             let Ok(_permit) = permits.acquire().await else {
                 return;
             };
-            time::timeout(health.timeout, connect(&target)).await
+            let once = check::check(
+                &health.check,
+                asked,
+                target.source.as_ref(),
+                nonces.next_u64(),
+            );
+            time::timeout(health.timeout, once).await
         };
         let failure = match result {
             Ok(Ok(())) => None,
@@ -224,16 +233,6 @@ async fn check(
     }
 }
 
-async fn connect(target: &Target) -> io::Result<()> {
-    let socket = TcpSocket::new_v4()?;
-    if let Some(source) = &target.source {
-        socket.bind_device(Some(source.device.as_bytes()))?;
-        socket.bind(SocketAddr::from((source.address, 0)))?;
-    }
-    socket.connect(SocketAddr::V4(target.address)).await?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +249,8 @@ mod tests {
             address,
             source: None,
             health: model::Health {
+                check: model::Check::Tcp,
+                port: None,
                 interval: Duration::from_millis(20),
                 timeout: Duration::from_secs(2),
                 rise: 2,
@@ -293,27 +294,6 @@ mod tests {
         checks.configure(Vec::new());
         let quiet = time::timeout(Duration::from_millis(100), reports.recv()).await;
         assert!(quiet.is_err(), "nobody is checked any more");
-    }
-
-    #[tokio::test]
-    async fn an_address_that_is_not_ours_fails_the_check() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
-            panic!("not IPv4");
-        };
-        let mut target = target(address);
-        target.source = Some(Source {
-            address: Ipv4Addr::new(192, 0, 2, 1),
-            device: "lo".to_owned(),
-        });
-        assert!(connect(&target).await.is_err());
-        target.source = Some(Source {
-            address: Ipv4Addr::new(127, 0, 0, 9),
-            device: "lo".to_owned(),
-        });
-        connect(&target).await.unwrap();
-        let (_, peer) = listener.accept().await.unwrap();
-        assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 9));
     }
 
     #[test]

@@ -5,7 +5,9 @@ use ha_common::conn::{ConnState, flags};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{Health, Protocol, RealServer, Scheduler as Choice, VirtualService};
+use crate::config::model::{
+    Check, Health, Protocol, RealServer, Scheduler as Choice, VirtualService,
+};
 use crate::datapath::failing::Failing;
 use crate::datapath::fake::{Fake, State};
 use crate::proto::rng::Rng;
@@ -20,6 +22,8 @@ pub(crate) fn service(port: u16, servers: &[(u8, u32)]) -> VirtualService {
         protocol: Protocol::Tcp,
         scheduler: Choice::Mh,
         health: Some(Health {
+            check: Check::Tcp,
+            port: None,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,

@@ -2,6 +2,7 @@
 //! their places, so that the rules between sections can be checked although some values are bad.
 
 pub(crate) mod ha;
+mod health;
 pub(crate) mod node;
 pub(crate) mod services;
 

@@ -3,19 +3,12 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::super::model::{Health, Protocol, RealServer, Scheduler, VirtualService};
+use super::super::model::{Protocol, RealServer, Scheduler, VirtualService};
 use super::super::tree::NodeId;
-use super::super::walk::{At, Field, Items, Section, Walk};
+use super::super::walk::{Field, Items, Walk};
 use super::super::{network, values};
+use super::health::{self, HealthDraft};
 
-/// Bounds of `health.interval` and `health.timeout`.
-const CHECK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(1));
-const INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
-const RISE_DEFAULT: u32 = 2;
-const FALL_DEFAULT: u32 = 3;
-/// Most checks in a row that `rise` and `fall` may ask for.
-const IN_A_ROW_MAX: u32 = 255;
 /// Greatest weight: Maglev tables have some thousand slots, finer shares have no effect.
 const WEIGHT_MAX: u32 = 65_535;
 
@@ -28,13 +21,6 @@ pub(crate) struct ServiceDraft {
     resteer: Field<bool>,
     health: Field<HealthDraft>,
     pub(crate) real_servers: Items<RealDraft>,
-}
-
-struct HealthDraft {
-    interval: Field<Duration>,
-    timeout: Field<Duration>,
-    rise: Field<u32>,
-    fall: Field<u32>,
 }
 
 pub(crate) struct RealDraft {
@@ -98,58 +84,11 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<ServiceDraft> {
             values::choice(v, "scheduler", SCHEDULERS)
         }),
         resteer: walk.value(s, "resteer", values::boolean),
-        health: health(walk, s),
+        health: health::read(walk, s),
         real_servers: walk.items(s, "real_servers", real_server),
     };
     service.check(walk);
     Some(service)
-}
-
-fn health(walk: &mut Walk<'_>, service: &Section<'_>) -> Field<HealthDraft> {
-    const KEYS: &[&str] = &["type", "interval", "timeout", "rise", "fall"];
-    const TYPES: &[(&str, Option<()>)] = &[
-        ("tcp", Some(())),
-        ("http", None),
-        ("https", None),
-        ("icmp", None),
-        ("udp", None),
-        ("dns", None),
-    ];
-    let at = match walk.map(service, "health") {
-        Field::Given(at) => at,
-        Field::Absent => return Field::Absent,
-        Field::Bad => return Field::Bad,
-    };
-    let Some(section) = walk.section(at.value, "`health`", KEYS) else {
-        return Field::Bad;
-    };
-    let s = &section;
-    walk.required(s, "type", "tcp", |v| values::choice(v, "type", TYPES));
-    let value = HealthDraft {
-        interval: walk.value(s, "interval", |v| values::duration(v, CHECK.0, CHECK.1)),
-        timeout: walk.value(s, "timeout", |v| values::duration(v, CHECK.0, CHECK.1)),
-        rise: walk.value(s, "rise", |v| values::number(v, 1, IN_A_ROW_MAX)),
-        fall: walk.value(s, "fall", |v| values::number(v, 1, IN_A_ROW_MAX)),
-    };
-    if let (Some(interval), Some(timeout)) = (
-        value.interval.or_default(INTERVAL_DEFAULT),
-        value.timeout.or_default(TIMEOUT_DEFAULT),
-    ) && timeout > interval
-    {
-        walk.error(
-            s.place("timeout"),
-            format!(
-                "a check may take {} but the next begins after {}",
-                values::pretty(timeout),
-                values::pretty(interval)
-            ),
-            "make the timeout at most as long as the interval",
-        );
-    }
-    Field::Given(At {
-        value,
-        span: at.span,
-    })
 }
 
 fn real_server(walk: &mut Walk<'_>, id: NodeId) -> Option<RealDraft> {
@@ -177,13 +116,14 @@ impl ServiceDraft {
                 "give at least one a weight above 0",
             );
         }
-        if self.protocol.value() == Some(&Protocol::Udp)
-            && let Some(health) = self.health.given()
+        if let (Some(protocol), Some(health)) =
+            (self.protocol.or_default(Protocol::Tcp), self.health.given())
+            && health.value.is_odd_for(protocol)
         {
             walk.warn(
                 health.span,
                 "the health check connects by TCP to the port of a UDP service",
-                "keep it only if the real servers listen there on TCP too",
+                "choose the type `udp` or `icmp`, or say at which `port` the real servers listen on TCP",
             );
         }
     }
@@ -192,12 +132,7 @@ impl ServiceDraft {
         let health = match self.health {
             Field::Absent => None,
             Field::Bad => return None,
-            Field::Given(at) => Some(Health {
-                interval: at.value.interval.or(|| INTERVAL_DEFAULT)?,
-                timeout: at.value.timeout.or(|| TIMEOUT_DEFAULT)?,
-                rise: at.value.rise.or(|| RISE_DEFAULT)?,
-                fall: at.value.fall.or(|| FALL_DEFAULT)?,
-            }),
+            Field::Given(at) => Some(at.value.build()?),
         };
         Some(VirtualService {
             name: self.name.or(String::new)?,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::config::model::{Check, HttpCheck, UdpCheck};
 
 #[test]
 fn structure() {
@@ -281,7 +282,6 @@ fn not_yet_supported() {
         assert_eq!(all.len(), 1, "{all:?}");
         assert!(all[0].contains("not yet supported"), "{all:?}");
     }
-    refuses("type: tcp", "type: http", "http", "not yet supported");
 }
 
 #[test]
@@ -383,6 +383,72 @@ fn health() {
         "health",
         "UDP service",
     );
+    refuses(
+        "type: tcp",
+        "type: tcp, path: /",
+        "path",
+        "means nothing to a check of type `tcp`",
+    );
+    refuses("type: tcp", "type: icmp, port: 80", "port", "means nothing");
+    refuses(
+        "type: tcp",
+        "type: http, path: x",
+        "x",
+        "not the path of a URL",
+    );
+    refuses(
+        "type: tcp",
+        "type: http, host: \"a:80\"",
+        "\"a:80\"",
+        "not a host name",
+    );
+    for bad in ["99", "600", "300-200", "ok", "200-", "200 OK"] {
+        refuses(
+            "type: tcp",
+            &format!("type: http, status: {bad}"),
+            bad,
+            "not a list of HTTP statuses",
+        );
+    }
+    refuses("type: tcp", "type: dns", "dns", "is not known");
+}
+
+#[test]
+fn health_of_every_type() {
+    let check = |text: &str| {
+        let text = with("type: tcp", text);
+        let loaded = parse(&text).unwrap();
+        loaded.config.virtual_services[0].health.clone().unwrap()
+    };
+    let http =
+        check("type: https, host: www.example, status: \"200-299, 404\", body: well, port: 8443");
+    assert_eq!(http.port, Some(8443));
+    assert_eq!(
+        http.check,
+        Check::Https(HttpCheck {
+            path: "/".to_owned(),
+            host: Some("www.example".to_owned()),
+            status: vec![200..=299, 404..=404],
+            body: Some("well".to_owned()),
+        })
+    );
+    assert_eq!(
+        check("type: http, path: /a?b").check,
+        Check::Http(HttpCheck {
+            path: "/a?b".to_owned(),
+            host: None,
+            status: vec![200..=399],
+            body: None,
+        })
+    );
+    assert_eq!(
+        check("type: udp, send: a, expect: b").check,
+        Check::Udp(UdpCheck {
+            send: "a".to_owned(),
+            expect: Some("b".to_owned()),
+        })
+    );
+    assert_eq!(check("type: icmp").check, Check::Icmp);
 }
 
 #[test]
