@@ -14,6 +14,7 @@ use ha_common::pair::{Digest, Pair, Peer};
 use ha_common::reason::COUNTERS;
 use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
 
+use super::milestones::{self, is_milestone};
 use super::pair::PairTables;
 use super::sys::{self, BatchError, Map, PerCpuCounters, Update};
 use super::{Cursor, Datapath, DatapathError, EXPIRE_MAX, Scan};
@@ -55,6 +56,10 @@ impl Bpf {
         janitor: OwnedFd,
         evidence: RingBuf<MapData>,
     ) -> Result<Self, DatapathError> {
+        let conns = typed(maps::CONNS4, &open)?;
+        sys::map_info(conns.as_fd())
+            .and_then(|info| milestones::place(&conns, info.max_entries))
+            .map_err(failed(maps::CONNS4, "update"))?;
         Ok(Self {
             config: typed(maps::CONFIG, &open)?,
             services: typed(maps::SERVICES4, &open)?,
@@ -67,7 +72,7 @@ impl Bpf {
             peers: typed(maps::PEERS, &open)?,
             digests: typed(maps::DIGESTS, &open)?,
             evidence: Mutex::new(evidence),
-            conns: typed(maps::CONNS4, &open)?,
+            conns,
             embryos: typed(maps::EMBRYO4, &open)?,
             counters: PerCpuCounters::new(open(maps::REASONS)?)
                 .map_err(failed(maps::REASONS, "check sizes"))?,
@@ -202,14 +207,23 @@ impl Datapath for Bpf {
     }
 
     fn scan_conns(&self, cursor: Cursor, max: usize) -> Result<Scan, DatapathError> {
-        let from = (cursor != Cursor::default()).then_some(cursor.0);
-        let batch = self
-            .conns
-            .lookup_batch(from, max)
-            .map_err(failed(maps::CONNS4, "scan"))?;
+        let mut next = (cursor != Cursor::default()).then_some(cursor.0);
+        let mut entries = Vec::new();
+        loop {
+            let batch = self
+                .conns
+                .lookup_batch(next, milestones::STRIDE)
+                .map_err(failed(maps::CONNS4, "scan"))?;
+            let connections = batch.entries.into_iter();
+            entries.extend(connections.filter(|(key, _)| !is_milestone(key)));
+            next = batch.next;
+            if next.is_none() || entries.len() >= max {
+                break;
+            }
+        }
         Ok(Scan {
-            entries: batch.entries,
-            next: batch.next.map(Cursor),
+            entries,
+            next: next.map(Cursor),
         })
     }
 

@@ -15,6 +15,7 @@ pub mod failing;
 pub mod fake;
 pub mod gate;
 pub mod load;
+mod milestones;
 pub mod pair;
 mod successor;
 pub mod sys;

@@ -4,6 +4,7 @@
 //! hold for long. What takes time is handed to the rest of the shell as [`Event`]s; what the rest
 //! knows comes back as [`Command`]s through a bounded queue.
 
+mod carrier;
 mod port;
 mod worker;
 
@@ -61,11 +62,12 @@ pub struct Link {
 /// What the rest of the agent tells the election.
 #[derive(Debug)]
 pub enum Command {
-    /// A link gained or lost its carrier.
+    /// A link became fit for use (there is a carrier and everything else that it needs) or ceased to
+    /// be. Of the carrier's end the thread hears from the kernel itself.
     Carrier {
         /// Index in the election's list of links.
         link: usize,
-        /// Whether there is a carrier.
+        /// Whether it is.
         up: bool,
     },
     /// The standby's table became complete, or ceased to be.

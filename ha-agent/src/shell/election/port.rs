@@ -26,6 +26,10 @@ pub struct Port {
     /// Answers of neighbours, of each family in which a gateway is watched.
     pub(super) replies: Vec<PacketSocket>,
     pub(super) probe: Option<GatewayProbe>,
+    /// Whether there is a carrier, by the kernel's last word.
+    carrier: bool,
+    /// Whether the interface is fit for use, by the last word of those who look after it.
+    fit: bool,
     /// When the partner was last heard by multicast.
     multicast_heard: Instant,
     /// How long it may not be.
@@ -62,12 +66,26 @@ impl Port {
             socket,
             replies,
             probe,
+            carrier: true,
+            fit: true,
             multicast_heard: clock::now(),
             // So that unicast is in place before the timeout ends.
             patience: timeout / 2,
             multicast_told: true,
             partner_mac: None,
         })
+    }
+
+    /// Takes the kernel's word on the carrier; whether the link works then.
+    pub(super) fn set_carrier(&mut self, up: bool) -> bool {
+        self.carrier = up;
+        self.carrier && self.fit
+    }
+
+    /// Takes the word of those who look after the interface; whether the link works then.
+    pub(super) fn set_fit(&mut self, fit: bool) -> bool {
+        self.fit = fit;
+        self.carrier && self.fit
     }
 
     /// Questions to the gateways.
@@ -100,6 +118,7 @@ impl Port {
     /// Takes the place of a port whose interface is gone.
     pub(super) fn succeed(&mut self, old: &Self) {
         self.multicast_told = old.multicast_told;
+        self.fit = old.fit;
     }
 
     /// This frame of the partner's was accepted.

@@ -13,6 +13,7 @@ use aya::maps::{MapData, RingBuf};
 use ha_common::event::CarpSeen;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::carrier::{Carriers, News};
 use super::port::Port;
 use super::{
     Addresses, Command, Event, Lateness, Link, Parts, Paused, Published, QUEUE, Request, RoleTerm,
@@ -35,6 +36,7 @@ const PUBLISH: Duration = Duration::from_millis(100);
 pub(super) struct Worker {
     election: Election,
     ports: Vec<Port>,
+    carriers: Carriers,
     gate: GateWord,
     ring: RingBuf<MapData>,
     announcements: Announcements,
@@ -75,6 +77,7 @@ impl Worker {
         Ok(Self {
             election: parts.election,
             ports,
+            carriers: Carriers::open()?,
             gate: parts.gate,
             ring: parts.ring,
             announcements: Announcements::default(),
@@ -109,6 +112,7 @@ impl Worker {
             self.sleep();
             // What arrived comes before what is due: a node that was frozen hears first that others
             // went on without it.
+            self.receive_carriers(&mut actions);
             self.receive_advertisements(&mut actions);
             self.receive_frames(&mut actions);
             self.receive_commands(&mut actions);
@@ -135,7 +139,7 @@ impl Worker {
         .into_iter()
         .flatten()
         .min();
-        let mut fds = vec![self.wake.as_fd(), self.ring.as_fd()];
+        let mut fds = vec![self.wake.as_fd(), self.ring.as_fd(), self.carriers.as_fd()];
         for port in &self.ports {
             if port.link.checked {
                 fds.push(port.socket.as_fd());
@@ -147,6 +151,32 @@ impl Worker {
             thread::sleep(Duration::from_millis(1));
         }
         self.wake.clear();
+    }
+
+    /// A link that is dead counts at once. That it is alive again is not enough: see [`Port`].
+    fn receive_carriers(&mut self, actions: &mut Vec<Action>) {
+        for news in self.carriers.news() {
+            for index in 0..self.ports.len() {
+                let Some(port) = self.ports.get_mut(index).filter(|port| port.link.checked) else {
+                    continue;
+                };
+                let up = match news {
+                    News::Carrier { ifindex, up } if ifindex == port.link.ifindex => {
+                        port.set_carrier(up)
+                    }
+                    News::Carrier { .. } => continue,
+                    // Those who look after the interfaces ask the kernel now and then.
+                    News::Lost => port.set_carrier(true),
+                };
+                self.link_works(index, up, actions);
+            }
+        }
+    }
+
+    fn link_works(&mut self, link: usize, up: bool, actions: &mut Vec<Action>) {
+        let input = Input::Carrier { link, up };
+        self.election.handle_input(clock::now(), input, actions);
+        self.perform(actions);
     }
 
     fn receive_advertisements(&mut self, actions: &mut Vec<Action>) {
@@ -235,7 +265,13 @@ impl Worker {
             };
             let mut answer = None;
             let input = match command {
-                Command::Carrier { link, up } => Input::Carrier { link, up },
+                Command::Carrier { link, up } => {
+                    let port = self.ports.get_mut(link);
+                    if let Some(up) = port.map(|port| port.set_fit(up)) {
+                        self.link_works(link, up, actions);
+                    }
+                    continue;
+                }
                 Command::Ready(ready) => Input::Ready(ready),
                 Command::TermReserved(term) => Input::TermReserved(term),
                 Command::Generation(generation) => Input::Generation(generation),
