@@ -96,6 +96,9 @@ pub enum EvidenceKind {
     CarpForeignVersion = 5,
     /// Somebody else claims an own or shared address. Detail: 1 if it is a shared one.
     DuplicateAddress = 6,
+    /// An advertisement without the trailer that is demanded; its HMAC-SHA1 is right, as far as XDP can
+    /// tell. Detail: `advbase` and `advskew`.
+    NoTrailer = 7,
 }
 
 impl EvidenceKind {
@@ -108,6 +111,7 @@ impl EvidenceKind {
         Self::VrrpSameVhid,
         Self::CarpForeignVersion,
         Self::DuplicateAddress,
+        Self::NoTrailer,
     ];
 
     /// The kind with this number.

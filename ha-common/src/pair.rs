@@ -115,6 +115,9 @@ impl Rate {
     /// Advertisements without trailer whose digest may be computed, a link. The fastest such peer
     /// sends 256 a second.
     pub const TRAILERLESS: Self = Self::per_second(1024, 256);
+    /// Advertisements without trailer that count for nothing, but whose digest is computed so that they
+    /// can be told of, a link.
+    pub const NAMED: Self = Self::per_second(16, 16);
     /// Records of evidence, a kind.
     pub const EVIDENCE: Self = Self::per_second(16, 16);
 

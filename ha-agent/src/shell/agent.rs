@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 
 use super::addresses::SharedOn;
+use super::conflicts::Picture;
 use super::guard::Guard;
 use super::history::HistoryFile;
 use super::netlink::Netlink;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub failures: Mutex<BTreeMap<SocketAddrV4, String>>,
     /// What is wrong.
     pub board: alarms::Board,
+    /// Who else has the shared addresses.
+    pub conflicts: watch::Sender<Picture>,
     /// What is known of this node's starts.
     pub history: Arc<HistoryFile>,
     /// The configuration file.

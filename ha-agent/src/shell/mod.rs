@@ -12,6 +12,7 @@ pub mod agent;
 pub mod alarms;
 pub mod announce;
 pub mod clock;
+pub mod conflicts;
 pub mod election;
 pub mod frame;
 pub mod gateway;

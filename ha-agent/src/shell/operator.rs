@@ -21,8 +21,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const ACCOUNT_AGE: Duration = Duration::from_millis(300);
 
 impl Shared {
-    /// Hands the active role over, and waits until the partner has it.
+    /// Hands the active role over, and waits until the partner has it. Refused while another host has a
+    /// shared address: a move makes neighbours ask anew, and they might believe that host.
     pub(super) async fn failover(&self) -> Reply<Done> {
+        self.undisputed().await?;
         let begin = clock::now();
         self.request(Command::Failover).await?;
         self.handed_over(begin, "handed over").await
@@ -30,6 +32,9 @@ impl Shared {
 
     /// Puts the node aside or takes it back, now and after every restart.
     pub(super) async fn maintenance(&self, on: bool, force: bool) -> Reply<Done> {
+        if on && !force {
+            self.undisputed().await?;
+        }
         let begin = clock::now();
         let role = self.election.published().election.role;
         if on && role == Role::Off {

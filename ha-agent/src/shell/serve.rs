@@ -20,7 +20,7 @@ use super::parts;
 use super::reexec::{self, Inheritance};
 use super::start::{self, Beginning, StartError, Started};
 use super::terms::TermStore;
-use super::{alarms, clock, guard};
+use super::{alarms, clock, conflicts, guard};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener, Refusal};
@@ -105,6 +105,7 @@ async fn serve(
     })
     .await?;
     let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
+    let conflicts = tokio::spawn(conflicts::watch(Arc::clone(&shared)));
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
         Arc::clone(&shared.services),
@@ -171,6 +172,7 @@ async fn serve(
     info!("agent stopping");
     notify(&[sd_notify::NotifyState::Stopping]);
     control.abort();
+    conflicts.abort();
     finish(&shared, addresses, threads).await;
     shared.history.stop();
     pins.remove()?;

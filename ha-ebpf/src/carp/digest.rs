@@ -2,7 +2,8 @@
 //! HMAC-SHA1 is right.
 //!
 //! The digest costs several times what a tag does, so it is computed only as often as the link's bucket
-//! allows. The partner needs no token: it has a trailer.
+//! allows. The partner needs no token: it has a trailer. Where nobody is believed without one, some are
+//! looked at all the same, to tell user space who they are.
 
 use core::mem::offset_of;
 
@@ -29,28 +30,38 @@ pub(super) fn refusal<P: Packet, T: Tables>(
         auth::PERMISSIVE => partner_epoch(tables) == 0,
         _ => false,
     };
-    if !believed {
-        return Some(Reason::CarpNoTrailer);
-    }
     let heard = tables.heard(link)?;
-    match Rate::TRAILERLESS.take(heard.get().trailerless, tables.coarse_ns()) {
+    let (rate, limited) = if believed {
+        (Rate::TRAILERLESS, Reason::CarpTrailerlessLimited)
+    } else {
+        (Rate::NAMED, Reason::CarpNoTrailer)
+    };
+    match rate.take(heard.get().trailerless, tables.coarse_ns()) {
         Some(left) => heard.update(|heard| heard.trailerless = left),
-        None => return Some(Reason::CarpTrailerlessLimited),
+        None => return Some(limited),
     }
     let digest = tables.digest(peer_index(link, ip.v6))?;
-    if digest.load::<{ offset_of!(Digest, usable) }, u32>() == 0 {
-        return None;
-    }
+    let usable = digest.load::<{ offset_of!(Digest, usable) }, u32>() != 0;
     let Some(carp) = packet.window::<HEADER_LEN>(ip.start()) else {
         return Some(Reason::CarpTruncated);
     };
     let speed = u32::from(carp.load::<{ field::ADVBASE }, u8>()) << 8
         | u32::from(carp.load::<{ field::ADVSKEW }, u8>());
-    if is_digest(&carp, digest) {
+    let wrong = usable && !is_digest(&carp, digest);
+    if believed && !wrong {
         return None;
     }
-    ip.show(packet, tables, EvidenceKind::BadDigest, speed);
-    Some(Reason::CarpBadDigest)
+    let kind = if wrong {
+        EvidenceKind::BadDigest
+    } else {
+        EvidenceKind::NoTrailer
+    };
+    ip.show(packet, tables, kind, speed);
+    Some(if believed {
+        Reason::CarpBadDigest
+    } else {
+        Reason::CarpNoTrailer
+    })
 }
 
 /// Whether the header's digest is that of the group for the header's counter.

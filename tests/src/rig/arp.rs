@@ -13,8 +13,6 @@ use nix::net::if_::if_nametoindex;
 use super::netns::Netns;
 use crate::clock::{now_ns, sleep_until};
 
-/// Where the sender's Ethernet address is in an ARP frame (RFC 826, after the Ethernet header).
-const SENDER: std::ops::Range<usize> = 22..28;
 /// How long answers may take.
 const PATIENCE: Duration = Duration::from_millis(60);
 
@@ -33,11 +31,11 @@ pub fn holders(
         let mut buffer = [0u8; 128];
         while now_ns() < end {
             while let Some(reply) = socket.receive(&mut buffer)? {
-                if frame::arp_reply_sender(reply) == Some(target)
-                    && let Some(sender) = reply.get(SENDER)
-                {
-                    found.insert(sender.try_into()?);
-                }
+                found.extend(
+                    frame::arp_reply(reply)
+                        .filter(|(sender, _)| *sender == target)
+                        .map(|(_, mac)| mac),
+                );
             }
             sleep_until(now_ns() + 1_000_000);
         }

@@ -258,6 +258,10 @@ fn trailerless(lab: &mut Lab) -> Result<()> {
     let bad = frame(foreigner, &bad);
     lab.know(0)?;
     lab.untouched(&good, Reason::CarpNoTrailer)?;
+    lab.shown(EvidenceKind::NoTrailer)?;
+    // It counts as little, but it is told apart: another group.
+    lab.untouched(&bad, Reason::CarpNoTrailer)?;
+    lab.shown(EvidenceKind::BadDigest)?;
     lab.world
         .set_pair(&partner::tables(auth::PERMISSIVE, &shared()))?;
     lab.untouched(&good, Reason::CarpDelivered)?;

@@ -13,9 +13,9 @@ use crate::shell::clock;
 use crate::status::model;
 
 /// How long an alarm about something that happened is shown after it last did.
-const SHOWN: Duration = Duration::from_mins(1);
+pub(in crate::shell) const SHOWN: Duration = Duration::from_mins(1);
 /// Alarms of one kind at a time: whoever floods the network with conflicts fills no more.
-const EACH: usize = 8;
+pub(in crate::shell) const EACH: usize = 8;
 
 /// An alarm that stands.
 #[derive(Debug)]
@@ -67,12 +67,23 @@ impl Board {
         }
     }
 
+    /// Ends what happened too long ago to be shown.
+    pub fn sweep(&self) {
+        let now = clock::now();
+        lock(&self.0).retain(|(kind, about), alarm| {
+            let stands = alarm.until.is_none_or(|until| now < until);
+            if !stands {
+                info!(alarm = kind.as_str(), about, "alarm over");
+            }
+            stands
+        });
+    }
+
     /// All that stand, as the status shows them.
     pub fn list(&self) -> Vec<model::Alarm> {
+        self.sweep();
         let now = clock::now();
-        let mut standing = lock(&self.0);
-        standing.retain(|_, alarm| alarm.until.is_none_or(|until| now < until));
-        standing
+        lock(&self.0)
             .iter()
             .map(|((kind, _), alarm)| model::Alarm {
                 name: kind.as_str().to_owned(),

@@ -5,6 +5,7 @@ mod board;
 mod tests;
 
 pub use board::Board;
+pub(in crate::shell) use board::{EACH, SHOWN};
 
 use super::{election, replication};
 use crate::control::Refusal as Words;
@@ -62,6 +63,26 @@ kinds! {
     VersionMismatch = "version_mismatch",
         "Somebody speaks another version of the pair's protocol, so this node does not hear it.",
         "run the same version of ha-agent on both nodes";
+    DuplicateAddress = "duplicate_address",
+        "A host that is neither of the nodes has one of this node's addresses or of the shared ones.",
+        "find the host by its Ethernet address (the switch knows the port), and take the address off it";
+    VrrpSameVhid = "vrrp_same_vhid",
+        "A VRRP router has this pair's virtual id as its router id; both have the same virtual Ethernet address.",
+        "change ha.virtual_id on both nodes, or the router's id";
+    CarpForeignVersion = "carp_foreign_version",
+        "Somebody uses this virtual id with another version of CARP.",
+        "change ha.virtual_id on both nodes, or the id of the others";
+    BadTag = "bad_tag",
+        "Advertisements in the partner's name have a wrong tag: forged, or signed with another key of the same id.",
+        "if the partner is not heard, copy node.key_file from one node to the other and reload; if it is, find \
+         the sender by its Ethernet address";
+    UnknownKey = "unknown_key",
+        "Advertisements in the partner's name are signed with a key that this node does not have.",
+        "copy node.key_file from one node to the other, and reload";
+    WrongSource = "wrong_source",
+        "Advertisements like the partner's come from an address that is not the partner's.",
+        "if it is the partner, set the partner address of the interface right; if it is another pair, change \
+         ha.virtual_id of one of them";
     UnverifiedPartner = "unverified_partner",
         "Somebody signs with the pair's key but does not answer this node.",
         "look for a link on which only one direction works; else recorded packets are being replayed: find \

@@ -83,6 +83,8 @@ pub enum Command {
         /// Its new sockets.
         port: Box<Port>,
     },
+    /// Somebody else claims a shared address: if this node holds them, it says so again.
+    Announce,
     /// The keys changed.
     Keys(ElectionKeys),
     /// An operator's wish, and whom to tell what became of it.

@@ -248,8 +248,8 @@ impl Worker {
                 let Ok(Some(received)) = socket.receive(buffer) else {
                     break;
                 };
-                let from = frame::arp_reply_sender(received)
-                    .map(IpAddr::V4)
+                let from = frame::arp_reply(received)
+                    .map(|(sender, _)| IpAddr::V4(sender))
                     .or_else(|| discovery::advertised(received).map(IpAddr::V6));
                 if from.is_some_and(|from| port.link.gateways.contains(&from)) {
                     probe.replied(clock::now());
@@ -277,6 +277,10 @@ impl Worker {
                 Command::Generation(generation) => Input::Generation(generation),
                 Command::Keys(keys) => {
                     self.election.set_keys(keys);
+                    continue;
+                }
+                Command::Announce => {
+                    self.announce_again();
                     continue;
                 }
                 Command::Rebound { index, port } => {
@@ -308,6 +312,11 @@ impl Worker {
             let old = std::mem::replace(known, port);
             known.succeed(&old);
         }
+        self.announce_again();
+    }
+
+    /// Begins a round of announcements, if this node holds the addresses.
+    fn announce_again(&mut self) {
         if self.addresses.borrow().held && self.announcements.start(clock::now()) {
             self.announce();
         }

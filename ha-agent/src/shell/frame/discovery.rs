@@ -23,19 +23,24 @@ const TARGET: usize = 8;
 /// An unsolicited advertisement to all nodes: `address` is at `mac` from now on, whatever was known.
 pub fn announcement(mac: Mac, address: Ipv6Addr, router: bool) -> Vec<u8> {
     let flags = FLAG_OVERRIDE | if router { FLAG_ROUTER } else { 0 };
-    let option = (TARGET_LINK_LAYER, mac);
+    let option = Some((TARGET_LINK_LAYER, mac));
     let to = (ALL_NODES_MAC, ALL_NODES);
     message((mac, address), to, (ADVERTISEMENT, flags), address, option)
 }
 
 /// Asks who has `target`, at its solicited-node group (RFC 4291 section 2.7.1).
 pub fn solicitation(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
-    let [.., a, b, c] = target.octets();
-    let low = u16::from_be_bytes([b, c]);
-    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), low);
-    let to = ([0x33, 0x33, 0xff, a, b, c], group);
-    let option = (SOURCE_LINK_LAYER, mac);
+    let option = Some((SOURCE_LINK_LAYER, mac));
+    let to = solicited_node(target);
     message((mac, source), to, (SOLICITATION, 0), target, option)
+}
+
+/// Asks whether anybody has `target`, as a host does before it uses an address (RFC 4862 section 5.4.2):
+/// from no address, and so without an option that tells one.
+pub fn probe(mac: Mac, target: Ipv6Addr) -> Vec<u8> {
+    let from = (mac, Ipv6Addr::UNSPECIFIED);
+    let to = solicited_node(target);
+    message(from, to, (SOLICITATION, 0), target, None)
 }
 
 /// Whose link-layer address a frame tells, if it is a neighbour advertisement that crossed no router.
@@ -51,21 +56,31 @@ pub fn advertised(frame: &[u8]) -> Option<Ipv6Addr> {
     ours.then(|| target.into())
 }
 
+/// The group of all hosts that may have `target`.
+fn solicited_node(target: Ipv6Addr) -> (Mac, Ipv6Addr) {
+    let [.., a, b, c] = target.octets();
+    let low = u16::from_be_bytes([b, c]);
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), low);
+    ([0x33, 0x33, 0xff, a, b, c], group)
+}
+
 fn message(
     from: (Mac, Ipv6Addr),
     to: (Mac, Ipv6Addr),
     (kind, flags): (u8, u8),
     target: Ipv6Addr,
-    (option, mac): (u8, Mac),
+    option: Option<(u8, Mac)>,
 ) -> Vec<u8> {
     let body = |checksum: u16| {
         let mut body = vec![kind, 0];
         body.extend(checksum.to_be_bytes());
         body.extend([flags, 0, 0, 0]);
         body.extend(target.octets());
-        // The length counts units of eight bytes.
-        body.extend([option, 1]);
-        body.extend(mac);
+        if let Some((option, mac)) = option {
+            // The length counts units of eight bytes.
+            body.extend([option, 1]);
+            body.extend(mac);
+        }
         body
     };
     let sum = checksum6(from.1, to.1, proto::ICMPV6, &body(0));
@@ -112,6 +127,18 @@ mod tests {
         assert_eq!(frame[78..80], [1, 1]);
         assert_eq!(checksum6(own, group, 58, &frame[54..]), 0);
         assert_eq!(advertised(&frame), None);
+    }
+
+    #[test]
+    fn probes_tell_nobody_anything() {
+        let frame = probe(MAC, SHARED);
+        assert_eq!(frame.len(), 14 + 40 + 24);
+        assert_eq!(frame[..6], [0x33, 0x33, 0xff, 0x12, 0x34, 0x56]);
+        assert_eq!(frame[22..38], [0; 16]);
+        assert_eq!(frame[54], 135);
+        assert_eq!(frame[62..], SHARED.octets());
+        let group: Ipv6Addr = "ff02::1:ff12:3456".parse().unwrap();
+        assert_eq!(checksum6(Ipv6Addr::UNSPECIFIED, group, 58, &frame[54..]), 0);
     }
 
     #[test]

@@ -66,18 +66,15 @@ pub fn arp_request(mac: Mac, source: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     arp(BROADCAST, ARP_REQUEST, (mac, source), ([0; 6], target))
 }
 
-/// Who an ARP reply comes from, if the frame is one.
-pub fn arp_reply_sender(frame: &[u8]) -> Option<Ipv4Addr> {
+/// Who an ARP reply comes from, if the frame is one: its address and Ethernet address.
+pub fn arp_reply(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
     let field = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
     if field(12)? != ETHERTYPE_ARP || field(20)? != ARP_REPLY {
         return None;
     }
-    Some(Ipv4Addr::new(
-        *frame.get(28)?,
-        *frame.get(29)?,
-        *frame.get(30)?,
-        *frame.get(31)?,
-    ))
+    let mac: Mac = *frame.get(22..)?.first_chunk()?;
+    let address: [u8; 4] = *frame.get(28..)?.first_chunk()?;
+    Some((address.into(), mac))
 }
 
 /// Source address and payload of a HELLO, if the frame is one: UDP to the HELLO port, unfragmented,
@@ -244,7 +241,7 @@ mod tests {
             let frame = hello(MAC, source, b"payload");
             for length in 0..frame.len() {
                 assert_eq!(parse_hello(&frame[..length]), None, "{length}");
-                assert_eq!(arp_reply_sender(&frame[..length]), None);
+                assert_eq!(arp_reply(&frame[..length]), None);
             }
         }
     }
@@ -265,9 +262,12 @@ mod tests {
     fn only_replies_count() {
         let gateway = Ipv4Addr::new(10, 0, 0, 254);
         let request = arp_request(MAC, gateway, Ipv4Addr::new(10, 0, 0, 11));
-        assert_eq!(arp_reply_sender(&request), None);
+        assert_eq!(arp_reply(&request), None);
         let mut reply = request;
         reply[21] = 2;
-        assert_eq!(arp_reply_sender(&reply), Some(gateway));
+        assert_eq!(arp_reply(&reply), Some((gateway, MAC)));
+        for length in 0..32 {
+            assert_eq!(arp_reply(&reply[..length]), None, "{length}");
+        }
     }
 }

@@ -31,7 +31,7 @@ use crate::shell::netlink::{Changes, Netlink};
 use crate::shell::parts::{self, Bound};
 use crate::shell::reexec::{Estate, Program};
 use crate::shell::terms::TermStore;
-use crate::shell::{alarms, clock, election, replication, sysctl};
+use crate::shell::{alarms, clock, conflicts, election, replication, sysctl};
 use crate::status::model::Replaced;
 pub use error::StartError;
 
@@ -348,6 +348,9 @@ async fn bring_up(
     let pair = parts::pair_tables(&config, &keys, machine.epoch(), &bound);
     map.set_pair(&pair)?;
     let keeper = Arc::new(keeper);
+    // Before the node may first be active. Nobody waits for answers: a service at an address that another
+    // host has, too, is better than none, and the alarm tells.
+    conflicts::probe(&bound);
     let (roles_to, roles_keeper) = (replication.clone(), Arc::clone(&keeper));
     let (election, thread) = election::spawn(election::Parts {
         election: machine,
@@ -420,6 +423,7 @@ async fn bring_up(
         ),
         failures: Mutex::new(failures),
         board: alarms::Board::default(),
+        conflicts: watch::Sender::default(),
         history,
         path,
         program: Program::own().map_err(StartError::Program)?,
