@@ -117,6 +117,9 @@ pub struct Connections {
     /// Matching ones to skip
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub offset: usize,
+    /// The whole table, in the order in which it is stored
+    #[arg(long, conflicts_with_all = ["limit", "offset"])]
+    pub all: bool,
 }
 
 /// On or off.

@@ -10,7 +10,7 @@ use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
 use crate::config;
 use crate::control::{Client, ClientError, Done, Reloaded, Request};
-use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
+use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, PAGE_MAX, Services, Status};
 use crate::status::render::{self, Style};
 
 /// Sends the command and shows the answer.
@@ -44,10 +44,15 @@ pub(super) fn command(args: &Args) -> Exit {
                 real: wanted.real,
                 limit: wanted.limit,
                 offset: wanted.offset,
+                from: None,
             };
-            ask.show(&Request::Connections(query), |page: &ConnectionPage| {
-                render::connections(page, style)
-            })
+            let show = |page: &ConnectionPage| render::connections(page, style);
+            if wanted.all {
+                let whole = whole_table(ask.client, query);
+                ask.answer(whole, show)
+            } else {
+                ask.show(&Request::Connections(query), show)
+            }
         }
         Verb::Counters { all } => ask.show(&Request::Counters, |counters: &Counters| {
             render::counters(counters, *all, style)
@@ -83,12 +88,39 @@ impl Ask<'_> {
         request: &Request,
         render: impl FnOnce(&T) -> String,
     ) -> Exit {
-        match self.client.request::<T>(request) {
+        let answer = self.client.request(request);
+        self.answer(answer, render)
+    }
+
+    fn answer<T: Serialize>(
+        &self,
+        answer: Result<T, ClientError>,
+        render: impl FnOnce(&T) -> String,
+    ) -> Exit {
+        match answer {
             Ok(answer) if self.args.json => print_json(&answer),
             Ok(answer) => print(&render(&answer)),
             Err(error) => explain(&error, self.args),
         }
     }
+}
+
+/// All pages as one. Connections that come and go meanwhile may be missed, none is listed twice.
+fn whole_table(
+    client: &mut Client,
+    mut query: ConnectionQuery,
+) -> Result<ConnectionPage, ClientError> {
+    let mut whole = query.page();
+    query.limit = PAGE_MAX;
+    query.from = Some(0);
+    while query.from.is_some() {
+        let page: ConnectionPage = client.request(&Request::Connections(query.clone()))?;
+        whole.total += page.total;
+        whole.matching += page.matching;
+        whole.connections.extend(page.connections);
+        query.from = page.next;
+    }
+    Ok(whole)
 }
 
 fn done(done: &Done) -> String {

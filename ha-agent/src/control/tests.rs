@@ -36,7 +36,16 @@ impl Handler for Memory {
             replicated: false,
             reconstructed: false,
         };
-        Ok(query.page(std::iter::repeat_n(one, 100_000)))
+        let mut page = query.page();
+        // A table of ten pieces.
+        for piece in query.from.unwrap_or_default()..10 {
+            query.add(&mut page, std::iter::repeat_n(one.clone(), 10_000));
+            if query.is_full(&page) {
+                page.next = Some(piece + 1).filter(|piece| *piece < 10);
+                break;
+            }
+        }
+        Ok(page)
     }
 
     async fn counters(&self) -> Reply<Counters> {
@@ -156,6 +165,27 @@ fn a_full_page_fits_an_answer() {
         .request(&Request::Connections(query))
         .unwrap();
     assert_eq!(page.connections.len(), crate::status::model::PAGE_MAX);
+}
+
+#[test]
+fn the_whole_table_is_read_page_by_page() {
+    let running = Running::start();
+    let mut client = running.client();
+    let mut query = ConnectionQuery {
+        limit: 25_000,
+        from: Some(0),
+        ..ConnectionQuery::default()
+    };
+    let mut pages = Vec::new();
+    while query.from.is_some() {
+        let page: ConnectionPage = client
+            .request(&Request::Connections(query.clone()))
+            .unwrap();
+        assert_eq!(page.total, page.connections.len() as u64);
+        query.from = page.next;
+        pages.push(page.connections.len());
+    }
+    assert_eq!(pages, [30_000, 30_000, 30_000, 10_000]);
 }
 
 #[test]

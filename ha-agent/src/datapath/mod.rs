@@ -66,9 +66,9 @@ pub enum DatapathError {
     },
 }
 
-/// Where a scan of the connection table stands.
+/// Where a scan of the connection table stands; 0 is its beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor(pub(crate) u32);
+pub struct Cursor(pub u32);
 
 /// A piece of the connection table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

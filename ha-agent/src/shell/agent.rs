@@ -205,31 +205,26 @@ impl Shared {
             })
             .collect();
         let now = clock::now().as_nanos();
-        let mut failed = None;
-        let mut cursor = Some(Cursor::default());
-        let pieces = std::iter::from_fn(|| {
-            let from = cursor.take()?;
-            match self.datapath.scan_conns(from, PIECE) {
-                Ok(scan) => {
-                    cursor = scan.next;
-                    Some(scan.entries)
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    None
-                }
+        let mut page = query.page();
+        let mut cursor = Some(Cursor(query.from.unwrap_or_default()));
+        while let Some(from) = cursor {
+            let scan = self.datapath.scan_conns(from, PIECE)?;
+            let connections = scan.entries.iter().filter_map(|(key, conn)| {
+                let listen = (
+                    Ipv4Addr::from(u32::from_be(key.dst)),
+                    u16::from_be(key.dport),
+                    key.proto,
+                );
+                Connection::from_entry(key, conn, names.get(&listen).cloned(), now)
+            });
+            query.add(&mut page, connections);
+            cursor = scan.next;
+            if query.is_full(&page) {
+                page.next = cursor.map(|cursor| cursor.0);
+                break;
             }
-        });
-        let connections = pieces.flatten().filter_map(|(key, conn)| {
-            let listen = (
-                Ipv4Addr::from(u32::from_be(key.dst)),
-                u16::from_be(key.dport),
-                key.proto,
-            );
-            Connection::from_entry(&key, &conn, names.get(&listen).cloned(), now)
-        });
-        let page = query.page(connections);
-        failed.map_or(Ok(page), Err)
+        }
+        Ok(page)
     }
 
     fn service_list(&self) -> Services {

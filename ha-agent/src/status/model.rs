@@ -266,6 +266,10 @@ pub struct ConnectionQuery {
     pub limit: usize,
     /// Matching ones to skip.
     pub offset: usize,
+    /// For who wants the whole table, page after page: where this page begins, 0 and then the `next`
+    /// of the page before. Each page is then read from there only; it ends a little beyond `limit`,
+    /// and `total` and `matching` are those of the part of the table it covers.
+    pub from: Option<u32>,
 }
 
 /// A page of the connection table.
@@ -279,6 +283,8 @@ pub struct ConnectionPage {
     pub matching: u64,
     /// Matching ones before this page.
     pub offset: usize,
+    /// Where the next page begins, if pages were asked for by `from`; null at the table's end.
+    pub next: Option<u32>,
     /// The page.
     pub connections: Vec<Connection>,
 }
@@ -356,17 +362,26 @@ impl ConnectionQuery {
             && self.real.is_none_or(|ip| ip == *connection.real.ip())
     }
 
-    /// The page asked for, out of all connections. Only the page is kept in memory.
-    pub fn page(&self, all: impl Iterator<Item = Connection>) -> ConnectionPage {
-        let limit = self.limit.min(PAGE_MAX);
-        let mut page = ConnectionPage {
+    /// A page with nothing on it yet.
+    pub const fn page(&self) -> ConnectionPage {
+        ConnectionPage {
             schema_version: SCHEMA_VERSION,
             total: 0,
             matching: 0,
             offset: self.offset,
+            next: None,
             connections: Vec::new(),
+        }
+    }
+
+    /// Puts these connections on the page if they are asked for. Only the page is kept in memory.
+    pub fn add(&self, page: &mut ConnectionPage, some: impl Iterator<Item = Connection>) {
+        let limit = if self.from.is_some() {
+            usize::MAX
+        } else {
+            self.limit.min(PAGE_MAX)
         };
-        for connection in all {
+        for connection in some {
             page.total += 1;
             if !self.matches(&connection) {
                 continue;
@@ -376,7 +391,11 @@ impl ConnectionQuery {
                 page.connections.push(connection);
             }
         }
-        page
+    }
+
+    /// Whether the page ends here, between two pieces of the table.
+    pub fn is_full(&self, page: &ConnectionPage) -> bool {
+        self.from.is_some() && page.connections.len() >= self.limit.clamp(1, PAGE_MAX)
     }
 }
 

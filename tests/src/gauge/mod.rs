@@ -10,6 +10,7 @@
 
 mod cases;
 mod instrument;
+mod million;
 mod reference;
 mod scene;
 
@@ -74,5 +75,13 @@ pub fn run(options: &Options) -> Result<bool> {
 pub fn measure(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     cases::measure(options, &mut report)?;
+    let only = &options.only;
+    if only.is_empty()
+        || only
+            .iter()
+            .any(|text| million::CASE.contains(text.as_str()))
+    {
+        million::measure(&mut report)?;
+    }
     Ok(report)
 }

@@ -181,13 +181,19 @@ fn entry(port: u16) -> Connection {
     Connection::from_entry(&key, &value, Some("web".to_owned()), 66_000_000_000).unwrap()
 }
 
+fn page(query: &ConnectionQuery, all: impl Iterator<Item = Connection>) -> ConnectionPage {
+    let mut page = query.page();
+    query.add(&mut page, all);
+    page
+}
+
 #[test]
 fn connections_are_read_from_the_table() {
-    let page = ConnectionQuery {
+    let query = ConnectionQuery {
         limit: 10,
         ..ConnectionQuery::default()
-    }
-    .page([entry(4000)].into_iter());
+    };
+    let page = page(&query, [entry(4000)].into_iter());
     let expected = "\
 SERVICE  PROTO  CLIENT          SHARED         REAL SERVER     STATE        AGE   IDLE  FROM
 web      tcp    192.0.2.1:4000  10.0.0.100:80  10.1.0.21:8080  established  1m5s  6.0s  partner
@@ -218,18 +224,19 @@ fn pages_and_filters() {
         client: Some(Ipv4Addr::new(192, 0, 2, 1)),
         state: Some("established".to_owned()),
         real: Some(Ipv4Addr::new(10, 1, 0, 21)),
+        from: None,
     };
-    let page = query.page((1000..1100).map(entry));
-    assert_eq!((page.total, page.matching), (100, 100));
-    assert_eq!(page.connections.len(), 5);
-    assert_eq!(page.connections[0].client.port(), 1095);
+    let found = page(&query, (1000..1100).map(entry));
+    assert_eq!((found.total, found.matching), (100, 100));
+    assert_eq!(found.connections.len(), 5);
+    assert_eq!(found.connections[0].client.port(), 1095);
     let none = ConnectionQuery {
         state: Some("closed".to_owned()),
         ..query
     };
-    let page = none.page((1000..1100).map(entry));
-    assert_eq!((page.total, page.matching), (100, 0));
-    assert!(connections(&page, Style::PLAIN).contains("none shown"));
+    let found = page(&none, (1000..1100).map(entry));
+    assert_eq!((found.total, found.matching), (100, 0));
+    assert!(connections(&found, Style::PLAIN).contains("none shown"));
 }
 
 #[test]
