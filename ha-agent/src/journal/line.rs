@@ -182,6 +182,8 @@ pub enum Happened {
     },
     /// [`Input::Ready`].
     Ready(bool),
+    /// [`Input::Disputed`].
+    Disputed(bool),
     /// [`Input::Generation`].
     Generation(u64),
     /// [`Input::TermReserved`].
@@ -219,6 +221,7 @@ impl From<Input<'_>> for Happened {
             Input::Gateway { link, reachable } => Self::Gateway { link, reachable },
             Input::Multicast { link, heard } => Self::Multicast { link, heard },
             Input::Ready(ready) => Self::Ready(ready),
+            Input::Disputed(disputed) => Self::Disputed(disputed),
             Input::Generation(generation) => Self::Generation(generation),
             Input::TermReserved(term) => Self::TermReserved(term),
             Input::Command(command) => Self::Command(command),
@@ -266,6 +269,7 @@ impl Happened {
                 heard: *heard,
             },
             Self::Ready(ready) => Input::Ready(*ready),
+            Self::Disputed(disputed) => Input::Disputed(*disputed),
             Self::Generation(generation) => Input::Generation(*generation),
             Self::TermReserved(term) => Input::TermReserved(*term),
             Self::Command(command) => Input::Command(*command),

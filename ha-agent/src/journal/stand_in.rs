@@ -83,6 +83,7 @@ impl StandIn {
             | Happened::Gateway { .. }
             | Happened::Multicast { .. }
             | Happened::Ready(_)
+            | Happened::Disputed(_)
             | Happened::Generation(_)
             | Happened::TermReserved(_)
             | Happened::Command(_) => {}

@@ -368,6 +368,7 @@ fn any_input() -> impl Strategy<Value = Happened> {
         any::<(usize, bool)>().prop_map(|(link, reachable)| Happened::Gateway { link, reachable }),
         any::<(usize, bool)>().prop_map(|(link, heard)| Happened::Multicast { link, heard }),
         any::<bool>().prop_map(Happened::Ready),
+        any::<bool>().prop_map(Happened::Disputed),
         any::<u64>().prop_map(Happened::Generation),
         any::<u64>().prop_map(Happened::TermReserved),
         Just(Happened::Command(Command::Maintenance(true))),

@@ -48,6 +48,7 @@ fn of_input(happened: &Happened) -> String {
         | Happened::Gateway { .. }
         | Happened::Multicast { .. }
         | Happened::Ready(_)
+        | Happened::Disputed(_)
         | Happened::Generation(_)
         | Happened::TermReserved(_)
         | Happened::Command(_) => String::new(),

@@ -214,6 +214,8 @@ pub enum Input<'a> {
     },
     /// Whether the connection table is equal to the partner's.
     Ready(bool),
+    /// Whether a stranger has a shared address. Assumed not until reported.
+    Disputed(bool),
     /// The configuration changed.
     Generation(u64),
     /// Terms below this one are reserved on disk.

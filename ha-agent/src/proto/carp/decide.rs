@@ -201,6 +201,7 @@ impl Election {
     /// Whether and why the partner, a standby that hears this node, should be active instead.
     fn fitter(&mut self, partner: &Partner) -> Option<RoleReason> {
         let (mut mine, mut theirs) = self.standings(partner);
+        theirs.preferred &= !self.disputed;
         if theirs.ready {
             self.ready_epoch = Some(partner.body.epoch);
         }

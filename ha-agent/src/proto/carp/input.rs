@@ -44,6 +44,7 @@ impl Election {
                     self.hello_soon();
                 }
             }
+            Input::Disputed(disputed) => self.disputed = disputed,
             Input::Generation(generation) => {
                 self.config.generation = generation;
                 self.hello_soon();

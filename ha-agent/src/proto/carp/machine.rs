@@ -118,6 +118,8 @@ pub struct Election {
     pub(super) ready_epoch: Option<u64>,
     /// Since when the preferred partner has been fit.
     pub(super) preferred_since: Option<Instant>,
+    /// A stranger has a shared address: no move is made that could wait.
+    pub(super) disputed: bool,
     /// Since when both have been active and this one has known it.
     pub(super) conflict_since: Option<Instant>,
     pub(super) isolated: bool,
@@ -225,6 +227,7 @@ impl Election {
             undecided_since: None,
             ready_epoch: None,
             preferred_since: None,
+            disputed: false,
             conflict_since: None,
             isolated: false,
             peers: Peers::new(epoch, config.links.len()),

@@ -4,7 +4,8 @@
 //! second and becomes alarms. Whoever claims a shared address is answered by a new announcement
 //! if this node holds the addresses. And so that a host that has a shared address and says nothing is found,
 //! too, all addresses are probed: at start, when the node becomes active, before it hands over on
-//! request, and every half minute. The answers come by way of XDP like everything else.
+//! request, and every half minute. While a stranger has a shared address, the role is not given back to a
+//! preferred node. The answers come by way of XDP like everything else.
 //!
 //! Nothing here delays a takeover, and the election thread only ever gets a message that fits its queue.
 
@@ -22,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::warn;
 
 use super::agent::{Shared, lock};
-use super::alarms::Kind;
+use super::alarms::{Kind, SHOWN};
 use super::frame::Mac;
 use super::{clock, election, parts};
 use crate::control::{Refusal, Reply};
@@ -65,6 +66,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         defence: Defence::default(),
         rounds: Rounds::after_first(clock::now()),
         partners: BTreeMap::new(),
+        disputed: false,
         unreadable: false,
     };
     let mut tick = interval(POLL);
@@ -82,6 +84,8 @@ struct Watch {
     rounds: Rounds,
     /// The partner's Ethernet addresses, by interface and address: it may rightly claim what is shared.
     partners: BTreeMap<(u32, IpAddr), Mac>,
+    /// What the election was told.
+    disputed: bool,
     /// The ring could not be read, and that was logged.
     unreadable: bool,
 }
@@ -170,7 +174,7 @@ impl Watch {
         )
     }
 
-    fn publish(&self, looked: Instant, strange: &[Evidence]) {
+    fn publish(&mut self, looked: Instant, strange: &[Evidence]) {
         let rivals = strange.iter().filter(|claim| is_about_shared(claim));
         let rivals: Vec<(IpAddr, Rival)> = rivals
             .map(|claim| {
@@ -185,7 +189,16 @@ impl Watch {
         self.shared.conflicts.send_modify(|picture| {
             picture.looked = looked;
             picture.rivals.extend(rivals);
+            // As long as the alarm stands.
+            picture
+                .rivals
+                .retain(|_, rival| looked < rival.seen + SHOWN);
         });
+        let disputed = !self.shared.conflicts.borrow().rivals.is_empty();
+        let command = election::Command::Disputed(disputed);
+        if disputed != self.disputed && self.shared.election.send(command) {
+            self.disputed = disputed;
+        }
     }
 }
 

@@ -83,6 +83,8 @@ pub enum Command {
         /// Its new sockets.
         port: Box<Port>,
     },
+    /// Whether a stranger has a shared address.
+    Disputed(bool),
     /// Somebody else claims a shared address: if this node holds them, it says so again.
     Announce,
     /// The keys changed.

@@ -274,6 +274,7 @@ impl Worker {
                 }
                 Command::Ready(ready) => Input::Ready(ready),
                 Command::TermReserved(term) => Input::TermReserved(term),
+                Command::Disputed(disputed) => Input::Disputed(disputed),
                 Command::Generation(generation) => Input::Generation(generation),
                 Command::Keys(keys) => {
                     self.election.set_keys(keys);

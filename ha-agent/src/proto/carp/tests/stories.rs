@@ -278,6 +278,35 @@ fn the_preferred_node_waits_until_it_has_been_fit_for_long() {
     assert_eq!(pair.reasons(1).last(), Some(&RoleReason::PartnerPreferred));
 }
 
+/// A preferred node can wait; one that is needed cannot.
+#[test]
+fn the_role_is_not_given_back_while_a_stranger_has_a_shared_address() {
+    let preferred = |node| ElectionConfig {
+        preferred: crate::config::model::Preferred::First,
+        ..config(node)
+    };
+    let mut pair = Pair::with(preferred);
+    pair.run(ms(1000));
+    pair.power_off(0);
+    pair.run(ms(1000));
+    pair.start(0, preferred(0), 2000);
+    pair.input(1, Input::Disputed(true));
+    pair.run(ms(1000));
+    pair.input(0, Input::Ready(true));
+    pair.run(HOLD_DOWN * 4);
+    assert!(pair.settled(1));
+    pair.input(1, Input::Disputed(false));
+    pair.run(HOLD_DOWN * 8 / 9);
+    assert!(pair.settled(1), "the hold-down begins anew");
+    pair.run(HOLD_DOWN);
+    assert!(pair.settled(0));
+    pair.input(0, Input::Disputed(true));
+    pair.input(1, Input::Ready(true));
+    pair.power_off(0);
+    pair.run(ms(1000));
+    assert!(pair.open(1));
+}
+
 #[test]
 fn initial_wait_counts_only_for_a_node_that_is_alone() {
     let patient = |node| ElectionConfig {
