@@ -1,18 +1,23 @@
 //! Connection-table entries (`ha_conns4`) and half-open connections (`ha_embryo4`).
 //!
+//! Every structure is generic over the address, so that each family has its own map with keys no
+//! larger than it needs, and one logic for all.
+//!
 //! A NAT connection is two entries in one map. The *forward* entry (client to shared address) owns
 //! the connection: it holds the TCP state and is the one that is counted and replicated. The
 //! *reverse* entry (real server to client) is derived from it. Either is enough to rewrite a packet
-//! of its direction, and either names the other's key through [`Conn4::partner_key`].
+//! of its direction, and either names the other's key through [`Conn::partner_key`].
 
-/// An IPv4 5-tuple as it stands in the packet (network byte order).
+use crate::service::Addr6;
+
+/// A 5-tuple as it stands in the packet (network byte order).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnKey4 {
+pub struct ConnKey<A> {
     /// Source address.
-    pub src: u32,
+    pub src: A,
     /// Destination address.
-    pub dst: u32,
+    pub dst: A,
     /// Source port.
     pub sport: u16,
     /// Destination port.
@@ -20,6 +25,11 @@ pub struct ConnKey4 {
     /// IP protocol number, zero-extended so that the key has no padding.
     pub proto: u32,
 }
+
+/// An IPv4 5-tuple.
+pub type ConnKey4 = ConnKey<u32>;
+/// An IPv6 5-tuple.
+pub type ConnKey6 = ConnKey<Addr6>;
 
 /// State of a connection, as far as one balancer between the two ends can know it.
 ///
@@ -64,7 +74,7 @@ impl ConnState {
     }
 }
 
-/// Bits of [`Conn4::flags`].
+/// Bits of [`Conn::flags`].
 pub mod flags {
     /// This is the reverse entry (real server to client).
     pub const REVERSE: u8 = 1 << 0;
@@ -78,19 +88,20 @@ pub mod flags {
     pub const HOP_KNOWN: u8 = 1 << 4;
 }
 
-/// One direction of an IPv4 NAT connection.
+/// One direction of a connection.
 ///
-/// What every packet reads comes first. 64 bytes: one cache line of value.
+/// What every packet reads comes first. 64 bytes for IPv4: one cache line of value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Conn4 {
+pub struct Conn<A> {
     /// Address written into the packet: the real server's (forward) or the shared one (reverse).
-    pub to_addr: u32,
+    pub to_addr: A,
     /// Port written into the packet.
     pub to_port: u16,
     /// What the address and port change adds to the TCP or UDP checksum (RFC 1624, folded).
     pub l4_delta: u16,
-    /// What the address change adds to the IPv4 header checksum. The TTL decrement is not in it.
+    /// What the address change adds to the IPv4 header checksum; IPv6 has none. The TTL decrement is
+    /// not in it.
     pub l3_delta: u16,
     /// Real-server id: index into `ha_reals`, local to this node, 0 = none.
     pub real: u16,
@@ -110,20 +121,29 @@ pub struct Conn4 {
     pub hop_mac: [u8; 6],
     /// This node's MAC on `hop_ifindex` (reverse entries only).
     pub hop_src: [u8; 6],
-    /// Zero.
-    pub pad: u32,
+    /// Source address written into the packet besides; zero if the source stays.
+    pub from_addr: A,
     /// When this direction last moved, coarse `CLOCK_MONOTONIC` nanoseconds, at least 1 s apart.
     pub last_seen_ns: u64,
     /// When the entry was made, coarse `CLOCK_MONOTONIC` nanoseconds.
     pub created_ns: u64,
+    /// Source port written into the packet besides.
+    pub from_port: u16,
     /// Space for later layouts; zero.
-    pub reserved: u64,
+    pub reserved: [u16; 3],
 }
 
-const _: () = assert!(size_of::<ConnKey4>() == 16);
-const _: () = assert!(size_of::<Conn4>() == 64);
+/// One direction of an IPv4 connection.
+pub type Conn4 = Conn<u32>;
+/// One direction of an IPv6 connection.
+pub type Conn6 = Conn<Addr6>;
 
-impl Conn4 {
+const _: () = assert!(size_of::<ConnKey4>() == 16);
+const _: () = assert!(size_of::<ConnKey6>() == 40);
+const _: () = assert!(size_of::<Conn4>() == 64);
+const _: () = assert!(size_of::<Conn6>() == 88);
+
+impl<A: Copy> Conn<A> {
     /// Whether this is the reverse entry.
     #[inline(always)]
     pub const fn is_reverse(&self) -> bool {
@@ -135,9 +155,9 @@ impl Conn4 {
     /// Forward `(client, vip)` rewrites to the real server, whose answers are `(real, client)`;
     /// reverse `(real, client)` rewrites to the shared address, whose requests are `(client, vip)`.
     #[inline(always)]
-    pub const fn partner_key(&self, own: &ConnKey4) -> ConnKey4 {
+    pub const fn partner_key(&self, own: &ConnKey<A>) -> ConnKey<A> {
         if self.is_reverse() {
-            ConnKey4 {
+            ConnKey {
                 src: own.dst,
                 dst: self.to_addr,
                 sport: own.dport,
@@ -145,7 +165,7 @@ impl Conn4 {
                 proto: own.proto,
             }
         } else {
-            ConnKey4 {
+            ConnKey {
                 src: self.to_addr,
                 dst: own.src,
                 sport: self.to_port,
@@ -159,9 +179,9 @@ impl Conn4 {
 /// Client end of a half-open connection: what its SYN and the server's SYN-ACK have in common.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct EmbryoKey4 {
+pub struct EmbryoKey<A> {
     /// Client address, network order.
-    pub client: u32,
+    pub client: A,
     /// Client port, network order.
     pub port: u16,
     /// Zero.
@@ -171,11 +191,11 @@ pub struct EmbryoKey4 {
 /// A half-open connection: SYN seen, handshake not complete. Never replicated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Embryo4 {
+pub struct Embryo<A> {
     /// Shared address and port the SYN was sent to.
-    pub vip: u32,
+    pub vip: A,
     /// Real server it was forwarded to.
-    pub real_addr: u32,
+    pub real_addr: A,
     /// Shared port.
     pub vport: u16,
     /// Real server's port.
@@ -202,11 +222,22 @@ pub struct Embryo4 {
     pub last_seen_ns: u64,
 }
 
-impl Embryo4 {
+impl<A> Embryo<A> {
     /// How long a half-open connection is believed after its last packet: servers give up repeating
     /// their answer after about as long (Linux `tcp_synack_retries`, 63 s by default).
     pub const LIFETIME_NS: u64 = 64_000_000_000;
 }
 
+/// Client end of a half-open IPv4 connection.
+pub type EmbryoKey4 = EmbryoKey<u32>;
+/// Client end of a half-open IPv6 connection.
+pub type EmbryoKey6 = EmbryoKey<Addr6>;
+/// A half-open IPv4 connection.
+pub type Embryo4 = Embryo<u32>;
+/// A half-open IPv6 connection.
+pub type Embryo6 = Embryo<Addr6>;
+
 const _: () = assert!(size_of::<EmbryoKey4>() == 8);
+const _: () = assert!(size_of::<EmbryoKey6>() == 20);
+const _: () = assert!(size_of::<Embryo6>() == 72);
 const _: () = assert!(size_of::<Embryo4>() == 48);

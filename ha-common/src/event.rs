@@ -1,6 +1,7 @@
 //! Records the data plane hands to the agent through ring buffers.
 
-use crate::conn::ConnKey4;
+use crate::conn::ConnKey;
+use crate::service::Addr6;
 
 /// What happened to a connection.
 #[repr(u8)]
@@ -30,16 +31,18 @@ impl EventKind {
 /// has to look the entry up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConnEvent {
+pub struct ConnEvent<A> {
     /// Precise `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,
     /// Key of the forward entry.
-    pub key: ConnKey4,
+    pub key: ConnKey<A>,
     /// Real server, network order.
-    pub real_addr: u32,
+    pub real_addr: A,
+    /// [`crate::conn::Conn::from_addr`] of the forward entry.
+    pub from_addr: A,
     /// Real server's port, network order.
     pub real_port: u16,
-    /// [`crate::conn::Conn4::version`] after the change.
+    /// [`crate::conn::Conn::version`] after the change.
     pub version: u16,
     /// An [`EventKind`].
     pub kind: u8,
@@ -48,12 +51,21 @@ pub struct ConnEvent {
     /// [`crate::conn::flags`] of the forward entry.
     pub flags: u8,
     /// Zero.
-    pub pad: u8,
+    pub pad8: u8,
     /// Service id on this node.
     pub service: u16,
     /// Real-server id on this node.
     pub real: u16,
+    /// [`crate::conn::Conn::from_port`] of the forward entry.
+    pub from_port: u16,
+    /// Zero.
+    pub pad: u16,
 }
+
+/// A change of an IPv4 connection.
+pub type ConnEvent4 = ConnEvent<u32>;
+/// A change of an IPv6 connection; the reader tells the two by the record's length.
+pub type ConnEvent6 = ConnEvent<Addr6>;
 
 /// Bytes of an advertisement kept in [`CarpSeen`]: the longest header (60) plus CARP (36), trailer
 /// (92) and room for a longer trailer of a later version.
@@ -146,5 +158,6 @@ pub struct Evidence {
 }
 
 const _: () = assert!(size_of::<Evidence>() == 48);
-const _: () = assert!(size_of::<ConnEvent>() == 40);
+const _: () = assert!(size_of::<ConnEvent4>() == 48);
+const _: () = assert!(size_of::<ConnEvent6>() == 96);
 const _: () = assert!(size_of::<CarpSeen>() == 256);

@@ -1,6 +1,7 @@
 //! The hash that maps a client to a Maglev slot. Both nodes must compute the same value.
 
-use crate::conn::ConnKey4;
+use crate::conn::ConnKey;
+use crate::service::Address;
 
 /// Mixes a client's 5-tuple with a service's seed.
 ///
@@ -9,9 +10,9 @@ use crate::conn::ConnKey4;
 /// of packet and configuration: after a failover the partner reaches the same real server for a
 /// connection it never heard of.
 #[inline(always)]
-pub const fn flow(seed: u64, key: &ConnKey4) -> u32 {
-    let addresses = ((key.src as u64) << 32) | key.dst as u64;
-    let ports = ((key.sport as u64) << 48) | ((key.dport as u64) << 32) | key.proto as u64;
+pub fn flow<A: Address>(seed: u64, key: &ConnKey<A>) -> u32 {
+    let addresses = key.src.digest().rotate_left(32) ^ key.dst.digest();
+    let ports = (u64::from(key.sport) << 48) | (u64::from(key.dport) << 32) | u64::from(key.proto);
     let mixed = finalise(finalise(addresses ^ seed) ^ ports ^ seed.rotate_left(32));
     (mixed >> 32) as u32
 }
@@ -24,7 +25,7 @@ pub const fn reduce(hash: u32, len: u32) -> u32 {
 }
 
 #[inline(always)]
-const fn finalise(mut value: u64) -> u64 {
+pub(crate) const fn finalise(mut value: u64) -> u64 {
     value ^= value >> 33;
     value = value.wrapping_mul(0xff51_afd7_ed55_8ccd);
     value ^= value >> 33;
@@ -36,6 +37,7 @@ const fn finalise(mut value: u64) -> u64 {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::conn::ConnKey4;
     use std::vec;
 
     #[test]

@@ -1,16 +1,23 @@
 //! Virtual services, real servers and addresses, as the data plane sees them.
 
+use crate::{checksum, hash};
+
 /// Where a virtual service listens. Network byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceKey4 {
+pub struct ServiceKey<A> {
     /// Shared address.
-    pub addr: u32,
+    pub addr: A,
     /// Port.
     pub port: u16,
     /// IP protocol number.
     pub proto: u16,
 }
+
+/// Where an IPv4 service listens.
+pub type ServiceKey4 = ServiceKey<u32>;
+/// Where an IPv6 service listens.
+pub type ServiceKey6 = ServiceKey<Addr6>;
 
 /// How a virtual service chooses a real server for a new connection.
 #[repr(u8)]
@@ -99,9 +106,7 @@ impl RealState {
 /// Local to the node: ids, interfaces and MACs mean nothing to the partner and are never replicated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Real4 {
-    /// Address, network order.
-    pub addr: u32,
+pub struct Real {
     /// Port, network order.
     pub port: u16,
     /// Grows each time the id is given to another real server.
@@ -118,17 +123,27 @@ pub struct Real4 {
     pub hop_known: u8,
     /// Service id this real server belongs to.
     pub service: u16,
-    /// Zero.
-    pub pad: u32,
+    /// Address, of the family of its service; an IPv4 address is the first word.
+    pub addr: Addr6,
+    /// Zero; no element crosses a cache line.
+    pub pad: [u32; 6],
+}
+
+impl Real {
+    /// Its address.
+    #[inline(always)]
+    pub fn addr<A: Address>(&self) -> A {
+        A::narrow(self.addr)
+    }
 }
 
 /// Value of `ha_return4`: which service a packet *from* `(real server, port, protocol)` belongs to
 /// when no connection entry says so (a server that speaks first after a failover).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReturnPath4 {
+pub struct ReturnPath<A> {
     /// Shared address to translate to, network order.
-    pub vip: u32,
+    pub vip: A,
     /// Shared port, network order.
     pub vport: u16,
     /// Real-server id.
@@ -141,7 +156,81 @@ pub struct ReturnPath4 {
     pub ambiguous: u32,
 }
 
-/// Key of `ha_addrs6`: an IPv6 address, network order.
+/// Value of `ha_return4`.
+pub type ReturnPath4 = ReturnPath<u32>;
+/// Value of `ha_return6`.
+pub type ReturnPath6 = ReturnPath<Addr6>;
+
+/// An IP address in map keys and values: a `u32` or an [`Addr6`], in network byte order.
+pub trait Address: Copy + PartialEq + Default {
+    /// What replacing `self` by `new` adds to a one's-complement sum.
+    fn delta(self, new: Self) -> u32;
+    /// The address as 64 bits for [`crate::hash`]; an IPv4 address keeps all of its bits.
+    fn digest(self) -> u64;
+    /// Whether the IP header has a checksum of its own.
+    const HEADER_CHECKSUM: bool;
+    /// The address in a field for either family: an IPv4 address is the first word.
+    fn wide(self) -> Addr6;
+    /// The address in such a field.
+    fn narrow(wide: Addr6) -> Self;
+}
+
+impl Address for u32 {
+    #[inline(always)]
+    fn delta(self, new: Self) -> u32 {
+        checksum::delta32(self, new)
+    }
+
+    #[inline(always)]
+    fn digest(self) -> u64 {
+        u64::from(self)
+    }
+
+    const HEADER_CHECKSUM: bool = true;
+
+    #[inline(always)]
+    fn wide(self) -> Addr6 {
+        Addr6 {
+            words: [self, 0, 0, 0],
+        }
+    }
+
+    #[inline(always)]
+    fn narrow(wide: Addr6) -> Self {
+        let [first, ..] = wide.words;
+        first
+    }
+}
+
+impl Address for Addr6 {
+    #[inline(always)]
+    fn delta(self, new: Self) -> u32 {
+        let words = self.words.into_iter().zip(new.words);
+        words.map(|(old, new)| checksum::delta32(old, new)).sum()
+    }
+
+    #[inline(always)]
+    fn digest(self) -> u64 {
+        let [a, b, c, d] = self.words;
+        let high = (u64::from(a) << 32) | u64::from(b);
+        let low = (u64::from(c) << 32) | u64::from(d);
+        hash::finalise(high) ^ low
+    }
+
+    const HEADER_CHECKSUM: bool = false;
+
+    #[inline(always)]
+    fn wide(self) -> Addr6 {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(wide: Addr6) -> Self {
+        wide
+    }
+}
+
+/// An IPv6 address, network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Addr6 {
@@ -180,7 +269,9 @@ pub mod addr_kind {
 
 const _: () = assert!(size_of::<ServiceKey4>() == 8);
 const _: () = assert!(size_of::<Service>() == 32);
-const _: () = assert!(size_of::<Real4>() == 32);
+const _: () = assert!(size_of::<Real>() == 64);
 const _: () = assert!(size_of::<ReturnPath4>() == 16);
+const _: () = assert!(size_of::<ReturnPath6>() == 28);
+const _: () = assert!(size_of::<ServiceKey6>() == 20);
 const _: () = assert!(size_of::<Addr6>() == 16);
 const _: () = assert!(size_of::<LocalAddr>() == 4);

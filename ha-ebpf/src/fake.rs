@@ -10,14 +10,14 @@ use std::rc::Rc;
 use ha_common::LAYOUT_VERSION;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent, Evidence, EvidenceKind};
+use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent4, Evidence, EvidenceKind};
 use ha_common::maps;
 use ha_common::pair::{Digest, Heard, LINKS, PEERS, Pair, Peer};
 use ha_common::reason::{COUNTERS, Reason, Tally};
-use ha_common::service::{Addr6, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, Real, ReturnPath4, Service, ServiceKey4};
 
 use crate::packet::{Hop, Packet, Window};
-use crate::tables::{InsertError, Shared, Tables};
+use crate::tables::{Flows, InsertError, Shared, Tables};
 
 /// A frame in memory.
 #[derive(Clone, Debug, Default)]
@@ -194,7 +194,7 @@ pub struct FakeTables {
     /// `ha_return4`.
     pub return_paths: Table<ServiceKey4, ReturnPath4>,
     /// `ha_reals`.
-    pub reals: Table<u16, Real4>,
+    pub reals: Table<u16, Real>,
     /// `ha_slots`.
     pub slots: Table<u32, u32>,
     /// `ha_turns` of the one CPU.
@@ -208,7 +208,7 @@ pub struct FakeTables {
     /// Whether `ha_embryo4` takes new entries.
     pub embryos_full: Cell<bool>,
     /// `ha_events`.
-    pub events: RefCell<Vec<ConnEvent>>,
+    pub events: RefCell<Vec<ConnEvent4>>,
     /// Events that `ha_events` can hold.
     pub events_max: Cell<usize>,
     /// `ha_carp`.
@@ -327,15 +327,7 @@ impl Tables for &FakeTables {
         self.buckets.element(kind, true)
     }
 
-    fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
-        self.services.share(key)
-    }
-
-    fn return_path(self, key: &ServiceKey4) -> Option<Shared<ReturnPath4>> {
-        self.return_paths.share(key)
-    }
-
-    fn real(self, id: u16) -> Option<Shared<Real4>> {
+    fn real(self, id: u16) -> Option<Shared<Real>> {
         self.reals.element(id, u32::from(id) < maps::REALS_ENTRIES)
     }
 
@@ -347,6 +339,51 @@ impl Tables for &FakeTables {
         let now = self.turns.get(&service).unwrap_or_default();
         self.turns.put(service, now.wrapping_add(1));
         now.checked_rem(members).unwrap_or_default()
+    }
+
+    fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool {
+        let mut adverts = self.adverts.borrow_mut();
+        if adverts.len() >= self.adverts_max.get() {
+            return false;
+        }
+        let mut seen = CarpSeen {
+            at_ns: 0,
+            ifindex: 0,
+            len: 0,
+            source_mac: [0; 6],
+            pad: [0; 4],
+            packet: [0; CARP_SEEN_BYTES],
+        };
+        let keep = fill(&mut seen);
+        if keep {
+            adverts.push(seen);
+        }
+        keep
+    }
+
+    fn evidence(self, evidence: &Evidence) -> bool {
+        let mut records = self.evidence.borrow_mut();
+        if records.len() >= self.evidence_max.get() {
+            return false;
+        }
+        records.push(*evidence);
+        true
+    }
+
+    fn count(self, index: u32) {
+        if let Some(counter) = self.counters.borrow_mut().get_mut(index as usize) {
+            *counter += 1;
+        }
+    }
+}
+
+impl Flows<u32> for &FakeTables {
+    fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
+        self.services.share(key)
+    }
+
+    fn return_path(self, key: &ServiceKey4) -> Option<Shared<ReturnPath4>> {
+        self.return_paths.share(key)
     }
 
     fn conn(self, key: &ConnKey4) -> Option<Shared<Conn4>> {
@@ -388,47 +425,12 @@ impl Tables for &FakeTables {
         self.embryos.remove(key);
     }
 
-    fn event(self, event: &ConnEvent) -> bool {
+    fn event(self, event: &ConnEvent4) -> bool {
         let mut events = self.events.borrow_mut();
         if events.len() >= self.events_max.get() {
             return false;
         }
         events.push(*event);
         true
-    }
-
-    fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool {
-        let mut adverts = self.adverts.borrow_mut();
-        if adverts.len() >= self.adverts_max.get() {
-            return false;
-        }
-        let mut seen = CarpSeen {
-            at_ns: 0,
-            ifindex: 0,
-            len: 0,
-            source_mac: [0; 6],
-            pad: [0; 4],
-            packet: [0; CARP_SEEN_BYTES],
-        };
-        let keep = fill(&mut seen);
-        if keep {
-            adverts.push(seen);
-        }
-        keep
-    }
-
-    fn evidence(self, evidence: &Evidence) -> bool {
-        let mut records = self.evidence.borrow_mut();
-        if records.len() >= self.evidence_max.get() {
-            return false;
-        }
-        records.push(*evidence);
-        true
-    }
-
-    fn count(self, index: u32) {
-        if let Some(counter) = self.counters.borrow_mut().get_mut(index as usize) {
-            *counter += 1;
-        }
     }
 }

@@ -9,7 +9,7 @@ use ha_common::reason::Tally;
 
 use crate::conntrack::entry::remove;
 use crate::packet::Packet;
-use crate::tables::{Shared, Tables, tally};
+use crate::tables::{Flows, Shared, tally};
 
 /// Bytes before the first key: a frame must be longer than an Ethernet header.
 pub const HEADER_LEN: usize = 16;
@@ -21,7 +21,7 @@ const KEY_LEN: usize = size_of::<ConnKey4>();
 /// Deletes the connections among the listed keys that have been idle for too long, both directions
 /// together, and returns how many there were. Maps of another layout are left alone.
 #[inline(always)]
-pub fn sweep<P: Packet, T: Tables>(packet: &mut P, tables: T) -> u32 {
+pub fn sweep<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T) -> u32 {
     let Some(config) = tables.config() else {
         return 0;
     };
@@ -49,7 +49,7 @@ pub fn sweep<P: Packet, T: Tables>(packet: &mut P, tables: T) -> u32 {
 
 /// Deletes one connection if it is idle; returns how many were deleted.
 #[inline(never)]
-fn expire<T: Tables>(tables: T, config: &Config, key: &ConnKey4, now: u64) -> u32 {
+fn expire<T: Flows<u32>>(tables: T, config: &Config, key: &ConnKey4, now: u64) -> u32 {
     let Some(entry) = tables.conn(key) else {
         return 0;
     };

@@ -14,13 +14,13 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::XdpContext;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent, Evidence, EvidenceKind};
+use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent4, Evidence, EvidenceKind};
 use ha_common::pair::{Digest, Heard, Pair, Peer};
-use ha_common::service::{Addr6, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, Real, ReturnPath4, Service, ServiceKey4};
 
 use crate::maps;
 use crate::packet::{Hop, Mac, Packet, Window};
-use crate::tables::{InsertError, Shared, Tables};
+use crate::tables::{Flows, InsertError, Shared, Tables};
 
 /// `AF_INET`, Linux `include/linux/socket.h`.
 const AF_INET: u8 = 2;
@@ -211,17 +211,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
-        shared(maps::SERVICES4.get_ptr_mut(key))
-    }
-
-    #[inline(always)]
-    fn return_path(self, key: &ServiceKey4) -> Option<Shared<ReturnPath4>> {
-        shared(maps::RETURN4.get_ptr_mut(key))
-    }
-
-    #[inline(always)]
-    fn real(self, id: u16) -> Option<Shared<Real4>> {
+    fn real(self, id: u16) -> Option<Shared<Real>> {
         shared(maps::REALS.get_ptr_mut(u32::from(id)))
     }
 
@@ -241,6 +231,54 @@ impl Tables for Maps {
         // SAFETY: the same.
         unsafe { *turn = now.wrapping_add(1) };
         now.checked_rem(members).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool {
+        let Some(mut entry) = maps::CARP.reserve_untyped::<CarpSeen>(0) else {
+            return false;
+        };
+        let seen = entry.as_mut_ptr();
+        // SAFETY: the record was reserved for one value of this type.
+        unsafe { seen.write_bytes(0, 1) };
+        // SAFETY: initialised by the line above: integers and byte arrays only.
+        let keep = fill(unsafe { &mut *seen });
+        if keep {
+            entry.submit(0);
+        } else {
+            entry.discard(0);
+        }
+        keep
+    }
+
+    #[inline(always)]
+    fn evidence(self, evidence: &Evidence) -> bool {
+        let Some(mut entry) = maps::EVIDENCE.reserve_untyped::<Evidence>(0) else {
+            return false;
+        };
+        entry.write(*evidence);
+        entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+        true
+    }
+
+    #[inline(always)]
+    fn count(self, index: u32) {
+        if let Some(counter) = maps::REASONS.get_ptr_mut(index) {
+            // SAFETY: this CPU's element of a per-CPU array map.
+            unsafe { *counter += 1 };
+        }
+    }
+}
+
+impl Flows<u32> for Maps {
+    #[inline(always)]
+    fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
+        shared(maps::SERVICES4.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn return_path(self, key: &ServiceKey4) -> Option<Shared<ReturnPath4>> {
+        shared(maps::RETURN4.get_ptr_mut(key))
     }
 
     #[inline(always)]
@@ -279,48 +317,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn event(self, event: &ConnEvent) -> bool {
-        let Some(mut entry) = maps::EVENTS.reserve_untyped::<ConnEvent>(0) else {
+    fn event(self, event: &ConnEvent4) -> bool {
+        let Some(mut entry) = maps::EVENTS.reserve_untyped::<ConnEvent4>(0) else {
             return false;
         };
         entry.write(*event);
         entry.submit(0);
         true
-    }
-
-    #[inline(always)]
-    fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool {
-        let Some(mut entry) = maps::CARP.reserve_untyped::<CarpSeen>(0) else {
-            return false;
-        };
-        let seen = entry.as_mut_ptr();
-        // SAFETY: the record was reserved for one value of this type.
-        unsafe { seen.write_bytes(0, 1) };
-        // SAFETY: initialised by the line above: integers and byte arrays only.
-        let keep = fill(unsafe { &mut *seen });
-        if keep {
-            entry.submit(0);
-        } else {
-            entry.discard(0);
-        }
-        keep
-    }
-
-    #[inline(always)]
-    fn evidence(self, evidence: &Evidence) -> bool {
-        let Some(mut entry) = maps::EVIDENCE.reserve_untyped::<Evidence>(0) else {
-            return false;
-        };
-        entry.write(*evidence);
-        entry.submit(u64::from(BPF_RB_NO_WAKEUP));
-        true
-    }
-
-    #[inline(always)]
-    fn count(self, index: u32) {
-        if let Some(counter) = maps::REASONS.get_ptr_mut(index) {
-            // SAFETY: this CPU's element of a per-CPU array map.
-            unsafe { *counter += 1 };
-        }
     }
 }

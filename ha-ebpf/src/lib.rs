@@ -25,6 +25,7 @@ pub mod conntrack;
 pub mod evidence;
 #[cfg(not(target_arch = "bpf"))]
 pub mod fake;
+pub mod family;
 pub mod janitor;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;
@@ -43,14 +44,15 @@ use ha_common::reason::Reason;
 use ha_common::service::addr_kind;
 
 use crate::carp::Datagram;
+use crate::family::Family as _;
 use crate::packet::Packet;
 use crate::parse::ethernet::{self, ethertype};
-use crate::parse::{ipv4, ipv6, transport};
-use crate::tables::{Tables, gate_open};
+use crate::parse::{ipv4, ipv6};
+use crate::tables::{Flows, Tables, gate_open};
 
 /// Judges one frame, changes it accordingly, and says why.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Reason {
+pub fn process<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T) -> Reason {
     let link = match ethernet::parse(packet) {
         Ok(link) => link,
         Err(reason) => return reason,
@@ -65,8 +67,8 @@ pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Reason {
 
 /// Judges an IPv4 packet.
 #[inline(always)]
-fn ipv4<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
-    match transport::parse(packet, l3) {
+fn ipv4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> Reason {
+    match u32::parse(packet, l3) {
         Some(flow) => conntrack::handle(packet, tables, &flow),
         None => special(packet, tables, l3),
     }

@@ -8,7 +8,7 @@ use ha_common::control::{Config, Gate};
 use ha_common::maps as size;
 use ha_common::pair::{self, Digest, Heard, Pair, Peer};
 use ha_common::reason::COUNTERS;
-use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 
 /// Lets user space map the array into its memory.
 const MMAP: usize = BPF_F_MMAPABLE as usize;
@@ -29,7 +29,7 @@ pub static SERVICES4: HashMap<ServiceKey4, Service, { size::SERVICES_ENTRIES as 
 
 /// Real servers by id.
 #[btf_map(name = "ha_reals")]
-pub static REALS: Array<Real4, { size::REALS_ENTRIES as usize }> = Array::new();
+pub static REALS: Array<Real, { size::REALS_ENTRIES as usize }> = Array::new();
 
 /// Maglev tables and member lists.
 #[btf_map(name = "ha_slots")]

@@ -1,10 +1,12 @@
 //! Network address translation of a packet, and its way out.
 
 use ha_common::checksum;
-use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::conn::{Conn, ConnKey};
 use ha_common::proto;
 use ha_common::reason::Reason;
+use ha_common::service::Address;
 
+use crate::family::Family;
 use crate::packet::{Hop, Packet};
 use crate::parse::transport::{self, Flow};
 use crate::parse::{ethernet, ipv4};
@@ -20,46 +22,46 @@ pub enum Direction {
 
 /// What is written into a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Translation {
+pub struct Translation<A> {
     /// The new address, network order.
-    pub addr: u32,
+    pub addr: A,
     /// The new port, network order.
     pub port: u16,
-    /// What that adds to the IPv4 header checksum.
+    /// What that adds to the IPv4 header checksum; nothing for IPv6, which has none.
     pub l3_delta: u16,
     /// What that adds to the TCP or UDP checksum.
     pub l4_delta: u16,
 }
 
-impl Translation {
+impl<A: Address> Translation<A> {
     /// The translation from one address and port to another.
     #[inline(always)]
-    pub const fn new(from: (u32, u16), to: (u32, u16)) -> Self {
-        let addresses = checksum::delta32(from.0, to.0);
+    pub fn new(from: (A, u16), to: (A, u16)) -> Self {
+        let addresses = checksum::fold(from.0.delta(to.0));
         Self {
             addr: to.0,
             port: to.1,
-            l3_delta: checksum::fold(addresses),
-            l4_delta: checksum::fold(addresses + checksum::delta16(from.1, to.1)),
+            l3_delta: if A::HEADER_CHECKSUM { addresses } else { 0 },
+            l4_delta: checksum::fold(u32::from(addresses) + checksum::delta16(from.1, to.1)),
         }
     }
 
     /// From the shared address a client's packet was sent to, to a real server.
     #[inline(always)]
-    pub const fn forward(key: &ConnKey4, real: (u32, u16)) -> Self {
+    pub fn forward(key: &ConnKey<A>, real: (A, u16)) -> Self {
         Self::new((key.dst, key.dport), real)
     }
 
     /// From the real server a packet comes from, to the shared address.
     #[inline(always)]
-    pub const fn reverse(key: &ConnKey4, shared: (u32, u16)) -> Self {
+    pub fn reverse(key: &ConnKey<A>, shared: (A, u16)) -> Self {
         Self::new((key.src, key.sport), shared)
     }
 }
 
-impl From<&Conn4> for Translation {
+impl<A: Address> From<&Conn<A>> for Translation<A> {
     #[inline(always)]
-    fn from(conn: &Conn4) -> Self {
+    fn from(conn: &Conn<A>) -> Self {
         Self {
             addr: conn.to_addr,
             port: conn.to_port,
@@ -71,11 +73,11 @@ impl From<&Conn4> for Translation {
 
 /// Translates the packet and sends it to `hop`; if that is unknown, leaves the way to the kernel.
 #[inline(always)]
-pub fn send<P: Packet>(
+pub fn send<A: Family, P: Packet>(
     packet: &mut P,
-    flow: &Flow,
+    flow: &Flow<A>,
     direction: Direction,
-    translation: &Translation,
+    translation: &Translation<A>,
     hop: &Hop,
 ) -> Reason {
     if hop.is_known() {
@@ -87,14 +89,14 @@ pub fn send<P: Packet>(
 
 /// Translates the packet and sends it to `hop`, which is asked for when it is needed.
 #[inline(always)]
-pub fn send_to<P: Packet>(
+pub fn send_to<A: Family, P: Packet>(
     packet: &mut P,
-    flow: &Flow,
+    flow: &Flow<A>,
     direction: Direction,
-    translation: &Translation,
+    translation: &Translation<A>,
     hop: impl FnOnce() -> Hop,
 ) -> Reason {
-    if !translate(packet, flow, direction, translation, 1) {
+    if !A::translate(packet, flow, direction, translation, 1) {
         return Reason::Truncated;
     }
     let hop = hop();
@@ -119,13 +121,13 @@ pub fn send_to<P: Packet>(
 /// Translates the packet and passes it on: the kernel finds route and neighbour. It also decrements
 /// the time to live of what it forwards, so that is left alone here.
 #[inline(always)]
-fn leave_to_kernel<P: Packet>(
+fn leave_to_kernel<A: Family, P: Packet>(
     packet: &mut P,
-    flow: &Flow,
+    flow: &Flow<A>,
     direction: Direction,
-    translation: &Translation,
+    translation: &Translation<A>,
 ) -> Reason {
-    if !translate(packet, flow, direction, translation, 0) {
+    if !A::translate(packet, flow, direction, translation, 0) {
         return Reason::Truncated;
     }
     match direction {
@@ -134,13 +136,14 @@ fn leave_to_kernel<P: Packet>(
     }
 }
 
-/// Rewrites address, port, time to live and checksums. `false` if the frame is too short.
+/// Rewrites address, port, time to live and checksums of an IPv4 packet. `false` if the frame is too
+/// short.
 #[inline(always)]
-fn translate<P: Packet>(
+pub(crate) fn translate4<P: Packet>(
     packet: &mut P,
-    flow: &Flow,
+    flow: &Flow<u32>,
     direction: Direction,
-    translation: &Translation,
+    translation: &Translation<u32>,
     hops: u8,
 ) -> bool {
     let Some(mut ip) = packet.window::<{ transport::UDP_END }>(flow.l3) else {

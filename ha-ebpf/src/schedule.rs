@@ -1,20 +1,21 @@
 //! Choosing a real server for a new connection.
 
-use ha_common::conn::{ConnKey4, flags};
+use ha_common::conn::{ConnKey, flags};
 use ha_common::hash;
 use ha_common::reason::Reason;
-use ha_common::service::{Real4, RealState, Scheduler, Service};
+use ha_common::service::{RealState, Scheduler, Service};
 
-use crate::tables::Tables;
+use crate::family::Family;
+use crate::tables::Flows;
 
 /// How many candidates are looked at: the first choice and four more.
 const CANDIDATES: u32 = 5;
 
 /// A real server that was chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Target {
+pub struct Target<A> {
     /// Its address, network order.
-    pub addr: u32,
+    pub addr: A,
     /// Its port, network order.
     pub port: u16,
     /// Its id.
@@ -40,12 +41,12 @@ pub enum Choice {
 ///
 /// Returns why there is none.
 #[inline(never)]
-pub fn choose<T: Tables>(
+pub fn choose<A: Family, T: Flows<A>>(
     tables: T,
     service: &Service,
-    key: &ConnKey4,
+    key: &ConnKey<A>,
     choice: Choice,
-    target: &mut Target,
+    target: &mut Target<A>,
 ) -> Option<Reason> {
     let round_robin =
         choice == Choice::Scheduled && Scheduler::from_u8(service.scheduler) == Some(Scheduler::Rr);
@@ -69,10 +70,10 @@ pub fn choose<T: Tables>(
         {
             let real = real.get();
             if RealState::from_u8(real.state) == RealState::Up {
-                if free(tables, key, &real) {
+                if free(tables, key, (real.addr(), real.port)) {
                     let by_hash = !round_robin && attempt == 0;
                     *target = Target {
-                        addr: real.addr,
+                        addr: real.addr(),
                         port: real.port,
                         real: id as u16,
                         generation: real.generation,
@@ -91,8 +92,8 @@ pub fn choose<T: Tables>(
 
 /// The key of the real server's packets to the client.
 #[inline(always)]
-pub const fn reverse_key(key: &ConnKey4, real: (u32, u16)) -> ConnKey4 {
-    ConnKey4 {
+pub const fn reverse_key<A: Copy>(key: &ConnKey<A>, real: (A, u16)) -> ConnKey<A> {
+    ConnKey {
         src: real.0,
         dst: key.src,
         sport: real.1,
@@ -103,8 +104,8 @@ pub const fn reverse_key(key: &ConnKey4, real: (u32, u16)) -> ConnKey4 {
 
 /// Whether no other flow of this client address and port goes to the real server.
 #[inline(always)]
-fn free<T: Tables>(tables: T, key: &ConnKey4, real: &Real4) -> bool {
-    match tables.conn(&reverse_key(key, (real.addr, real.port))) {
+fn free<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, real: (A, u16)) -> bool {
+    match tables.conn(&reverse_key(key, real)) {
         None => true,
         Some(taken) => {
             let taken = taken.get();

@@ -3,12 +3,12 @@
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
-use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
+use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey};
 use ha_common::control::{Config, Gate};
 use ha_common::event::{CarpSeen, ConnEvent, Evidence, EvidenceKind};
 use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
 use ha_common::reason::Tally;
-use ha_common::service::{Addr6, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, Real, ReturnPath, Service, ServiceKey};
 
 use crate::packet::Field;
 
@@ -38,30 +38,12 @@ pub trait Tables: Copy {
     fn heard(self, link: u32) -> Option<Shared<Heard>>;
     /// The token bucket of a kind of evidence.
     fn bucket(self, kind: EvidenceKind) -> Option<Shared<u64>>;
-    /// The virtual service that listens there.
-    fn service(self, key: &ServiceKey4) -> Option<Shared<Service>>;
-    /// The service to which packets from that real server and port belong.
-    fn return_path(self, key: &ServiceKey4) -> Option<Shared<ReturnPath4>>;
     /// A real server by id.
-    fn real(self, id: u16) -> Option<Shared<Real4>>;
+    fn real(self, id: u16) -> Option<Shared<Real>>;
     /// An element of a Maglev table or member list.
     fn slot(self, index: u32) -> Option<u32>;
     /// Whose turn it is in round robin, of `members` > 0.
     fn turn(self, service: u16, members: u32) -> u32;
-    /// An established connection.
-    fn conn(self, key: &ConnKey4) -> Option<Shared<Conn4>>;
-    /// Adds an established connection's direction; never replaces one.
-    fn add_conn(self, key: &ConnKey4, value: &Conn4) -> Result<(), InsertError>;
-    /// Deletes a direction; `false` if it was not there.
-    fn remove_conn(self, key: &ConnKey4) -> bool;
-    /// A half-open connection.
-    fn embryo(self, key: &EmbryoKey4) -> Option<Shared<Embryo4>>;
-    /// Adds or replaces a half-open connection; `false` if there was no room.
-    fn put_embryo(self, key: &EmbryoKey4, value: &Embryo4) -> bool;
-    /// Forgets a half-open connection.
-    fn remove_embryo(self, key: &EmbryoKey4);
-    /// Hands a connection event to the agent; `false` if the ring is full.
-    fn event(self, event: &ConnEvent) -> bool;
     /// Hands an advertisement to the agent. `fill` completes a record that is all zero and says
     /// whether it is to be kept. `false` if the ring is full or `fill` declined.
     fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool;
@@ -69,6 +51,28 @@ pub trait Tables: Copy {
     fn evidence(self, evidence: &Evidence) -> bool;
     /// Adds one to a counter.
     fn count(self, index: u32);
+}
+
+/// What the data plane remembers of one address family.
+pub trait Flows<A>: Tables {
+    /// The virtual service that listens there.
+    fn service(self, key: &ServiceKey<A>) -> Option<Shared<Service>>;
+    /// The service to which packets from that real server and port belong.
+    fn return_path(self, key: &ServiceKey<A>) -> Option<Shared<ReturnPath<A>>>;
+    /// An established connection.
+    fn conn(self, key: &ConnKey<A>) -> Option<Shared<Conn<A>>>;
+    /// Adds an established connection's direction; never replaces one.
+    fn add_conn(self, key: &ConnKey<A>, value: &Conn<A>) -> Result<(), InsertError>;
+    /// Deletes a direction; `false` if it was not there.
+    fn remove_conn(self, key: &ConnKey<A>) -> bool;
+    /// A half-open connection.
+    fn embryo(self, key: &EmbryoKey<A>) -> Option<Shared<Embryo<A>>>;
+    /// Adds or replaces a half-open connection; `false` if there was no room.
+    fn put_embryo(self, key: &EmbryoKey<A>, value: &Embryo<A>) -> bool;
+    /// Forgets a half-open connection.
+    fn remove_embryo(self, key: &EmbryoKey<A>);
+    /// Hands a connection event to the agent; `false` if the ring is full.
+    fn event(self, event: &ConnEvent<A>) -> bool;
 }
 
 /// Why an entry was not added.

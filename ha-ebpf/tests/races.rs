@@ -22,7 +22,7 @@ const FIRST: First = First {
     state: ConnState::Established,
 };
 
-fn target(addr: u32) -> Target {
+fn target(addr: u32) -> Target<u32> {
     Target {
         addr,
         port: 80,

@@ -28,7 +28,7 @@ use ha_agent::shell::netlink::Netlink;
 use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
 use ha_common::control::Gate;
 use ha_common::reason::Tally;
-use ha_common::service::{Real4, Service, ServiceKey4};
+use ha_common::service::{Address as _, Real, Service, ServiceKey4};
 use ha_common::{LAYOUT_VERSION, maps};
 use ha_tests::rig::netns::Netns;
 use ha_tests::rig::process::Process;
@@ -164,10 +164,10 @@ fn hold(dir: &Path) -> Result<()> {
         .put_conns(&connection(1, ConnState::Established, 1))?;
     loaded.datapath.put_real(
         5,
-        &Real4 {
+        &Real {
             generation: 9,
             state: 1,
-            ..Real4::default()
+            ..Real::default()
         },
     )?;
     loaded.gate.open_always();
@@ -226,10 +226,10 @@ fn operations() -> Result<()> {
     datapath.remove_service(&service_key)?;
     datapath.remove_service(&service_key)?;
     assert!(datapath.services()?.is_empty());
-    let real = Real4 {
-        addr: 7,
+    let real = Real {
+        addr: 7.wide(),
         generation: 2,
-        ..Real4::default()
+        ..Real::default()
     };
     datapath.put_real(4095, &real)?;
     let reals = datapath.reals()?;

@@ -17,7 +17,7 @@ use ha_agent::services::{RealKey, ServiceTable, service_key};
 use ha_agent::shell::clock;
 use ha_agent::shell::neighbours::Neighbours;
 use ha_agent::shell::netlink::{Change, Changes, Netlink, Route};
-use ha_common::service::Real4;
+use ha_common::service::Real;
 use ha_tests::rig::Run;
 use ha_tests::rig::netns::Netns;
 use tokio::time::{sleep, timeout};
@@ -283,7 +283,7 @@ fn neighbours() -> Result<()> {
         };
 
         let known =
-            |last: u8| move |real: &Real4| real.hop_known == 1 && real.mac == [2, 0, 0, 0, 0, last];
+            |last: u8| move |real: &Real| real.hop_known == 1 && real.mac == [2, 0, 0, 0, 0, last];
         until(&mut neighbours, &mut changes, &value, known(0x21)).await?;
         assert_eq!(
             (value().ifindex, value().src_mac),
@@ -312,8 +312,8 @@ fn neighbours() -> Result<()> {
 async fn until(
     neighbours: &mut Neighbours,
     changes: &mut Changes,
-    value: &impl Fn() -> Real4,
-    wanted: impl Fn(&Real4) -> bool,
+    value: &impl Fn() -> Real,
+    wanted: impl Fn(&Real) -> bool,
 ) -> Result<()> {
     let end: Instant = clock::now() + PATIENCE;
     while !wanted(&value()) {

@@ -12,7 +12,7 @@ use ha_common::event::Evidence;
 use ha_common::maps;
 use ha_common::pair::{Digest, Pair, Peer};
 use ha_common::reason::COUNTERS;
-use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 
 use super::milestones::{self, is_milestone};
 use super::pair::PairTables;
@@ -34,7 +34,7 @@ pub(crate) const JANITOR: &str = "ha_janitor";
 pub struct Bpf {
     config: Map<u32, Config>,
     services: Map<ServiceKey4, Service>,
-    reals: Map<u32, Real4>,
+    reals: Map<u32, Real>,
     slots: Map<u32, u32>,
     return_paths: Map<ServiceKey4, ReturnPath4>,
     addrs: Map<u32, LocalAddr>,
@@ -111,13 +111,13 @@ impl Datapath for Bpf {
         remove(maps::SERVICES4, &self.services, key)
     }
 
-    fn reals(&self) -> Result<Vec<Real4>, DatapathError> {
+    fn reals(&self) -> Result<Vec<Real>, DatapathError> {
         let mut entries = all(maps::REALS, &self.reals)?;
         entries.sort_unstable_by_key(|(id, _)| *id);
         Ok(entries.into_iter().map(|(_, real)| real).collect())
     }
 
-    fn put_real(&self, id: u16, real: &Real4) -> Result<(), DatapathError> {
+    fn put_real(&self, id: u16, real: &Real) -> Result<(), DatapathError> {
         put(maps::REALS, &self.reals, &u32::from(id), real)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::control::Config;
 use ha_common::event::Evidence;
-use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 
 use super::pair::PairTables;
 use super::{Cursor, Datapath, DatapathError, Scan};
@@ -64,8 +64,8 @@ delegate! {
     fn services(&self) -> Vec<(ServiceKey4, Service)>;
     fn put_service(&self, key: &ServiceKey4, service: &Service) -> ();
     fn remove_service(&self, key: &ServiceKey4) -> ();
-    fn reals(&self) -> Vec<Real4>;
-    fn put_real(&self, id: u16, real: &Real4) -> ();
+    fn reals(&self) -> Vec<Real>;
+    fn put_real(&self, id: u16, real: &Real) -> ();
     fn put_slots(&self, offset: u32, ids: &[u32]) -> ();
     fn return_paths(&self) -> Vec<(ServiceKey4, ReturnPath4)>;
     fn put_return_path(&self, from: &ServiceKey4, path: &ReturnPath4) -> ();

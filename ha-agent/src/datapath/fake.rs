@@ -8,7 +8,7 @@ use ha_common::control::Config;
 use ha_common::event::Evidence;
 use ha_common::maps;
 use ha_common::reason::{COUNTERS, Tally};
-use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 
 use super::pair::PairTables;
 use super::{Cursor, Datapath, DatapathError, Scan, idle_timeout_ns};
@@ -31,7 +31,7 @@ pub struct State {
     /// `ha_services4`.
     pub services: BTreeMap<ServiceKey4, Service>,
     /// `ha_reals`.
-    pub reals: Vec<Real4>,
+    pub reals: Vec<Real>,
     /// `ha_slots`.
     pub slots: Vec<u32>,
     /// `ha_return4`.
@@ -61,7 +61,7 @@ impl Fake {
             state: Mutex::new(State {
                 config: Config::default(),
                 services: BTreeMap::new(),
-                reals: vec![Real4::default(); maps::REALS_ENTRIES as usize],
+                reals: vec![Real::default(); maps::REALS_ENTRIES as usize],
                 slots: vec![0; maps::SLOTS_ENTRIES as usize],
                 return_paths: BTreeMap::new(),
                 addrs: BTreeMap::new(),
@@ -146,11 +146,11 @@ impl Datapath for Fake {
         Ok(())
     }
 
-    fn reals(&self) -> Result<Vec<Real4>, DatapathError> {
+    fn reals(&self) -> Result<Vec<Real>, DatapathError> {
         Ok(self.state().reals.clone())
     }
 
-    fn put_real(&self, id: u16, real: &Real4) -> Result<(), DatapathError> {
+    fn put_real(&self, id: u16, real: &Real) -> Result<(), DatapathError> {
         match self.state().reals.get_mut(usize::from(id)) {
             Some(slot) => {
                 *slot = *real;

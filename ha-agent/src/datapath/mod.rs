@@ -30,7 +30,7 @@ use ha_common::conn::{Conn4, ConnKey4, ConnState};
 use ha_common::control::Config;
 use ha_common::event::Evidence;
 use ha_common::proto;
-use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 
 /// Most keys [`Datapath::expire`] hands to the kernel in one run of the janitor program.
 pub const EXPIRE_MAX: usize = 64;
@@ -95,9 +95,9 @@ pub trait Datapath: Send + Sync {
     fn remove_service(&self, key: &ServiceKey4) -> Result<(), DatapathError>;
 
     /// All real servers, indexed by id, unused ones included.
-    fn reals(&self) -> Result<Vec<Real4>, DatapathError>;
+    fn reals(&self) -> Result<Vec<Real>, DatapathError>;
     /// Stores a real server.
-    fn put_real(&self, id: u16, real: &Real4) -> Result<(), DatapathError>;
+    fn put_real(&self, id: u16, real: &Real) -> Result<(), DatapathError>;
 
     /// Stores real-server ids from `offset` on.
     fn put_slots(&self, offset: u32, ids: &[u32]) -> Result<(), DatapathError>;

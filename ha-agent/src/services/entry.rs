@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ha_common::service::{Real4, RealState, Scheduler, Service, service_flags};
+use ha_common::service::{Address as _, Real, RealState, Scheduler, Service, service_flags};
 
 use super::ids::Id;
 use super::maglev::{self, Member};
@@ -146,9 +146,9 @@ impl Server {
         now.since(since) >= LINGER
     }
 
-    pub(super) fn value(&self, at: (u32, u16), service: u16, hop: Option<&Hop>) -> Real4 {
-        Real4 {
-            addr: at.0,
+    pub(super) fn value(&self, at: (u32, u16), service: u16, hop: Option<&Hop>) -> Real {
+        Real {
+            addr: at.0.wide(),
             port: at.1,
             generation: self.id.generation,
             ifindex: hop.map_or(0, |hop| hop.ifindex),
@@ -157,7 +157,7 @@ impl Server {
             state: self.state() as u8,
             hop_known: u8::from(hop.is_some()),
             service,
-            pad: 0,
+            pad: [0; 6],
         }
     }
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::service::{
-    LocalAddr, Real4, RealState, ReturnPath4, Scheduler, ServiceKey4, addr_kind,
+    LocalAddr, Real, RealState, ReturnPath4, Scheduler, ServiceKey4, addr_kind,
 };
 use ha_common::{maps, proto};
 
@@ -165,7 +165,7 @@ impl ServiceTable {
                     mac: real.mac,
                     src_mac: real.src_mac,
                 };
-                table.hops.insert(real.addr, hop);
+                table.hops.insert(real.addr(), hop);
             }
             let used = RealState::from_u8(real.state) != RealState::Unused;
             let owner = keys
@@ -173,7 +173,7 @@ impl ServiceTable {
                 .filter(|_| used)
                 .map(|service| RealKey {
                     service: *service,
-                    addr: real.addr,
+                    addr: real.addr(),
                     port: real.port,
                 });
             if table.real_ids.adopt(id, real.generation, owner)
@@ -449,13 +449,13 @@ impl ServiceTable {
         };
         // Numbers that are free now: whatever still names them is not to be followed.
         for (id, real) in self.applied.reals() {
-            if *real != Real4::default() {
+            if *real != Real::default() {
                 let generation = self.real_ids.generation(id);
                 desired.reals.insert(
                     id,
-                    Real4 {
+                    Real {
                         generation,
-                        ..Real4::default()
+                        ..Real::default()
                     },
                 );
             }

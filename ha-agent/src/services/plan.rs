@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use ha_common::maps;
-use ha_common::service::{LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 
 use crate::datapath::{Datapath, DatapathError};
 
@@ -29,7 +29,7 @@ pub(super) struct Wish {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Desired {
     pub(super) addrs: BTreeMap<u32, LocalAddr>,
-    pub(super) reals: BTreeMap<u16, Real4>,
+    pub(super) reals: BTreeMap<u16, Real>,
     pub(super) return_paths: BTreeMap<ServiceKey4, ReturnPath4>,
     pub(super) services: BTreeMap<ServiceKey4, Wish>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Desired {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Applied {
     addrs: BTreeMap<u32, LocalAddr>,
-    reals: BTreeMap<u16, Real4>,
+    reals: BTreeMap<u16, Real>,
     return_paths: BTreeMap<ServiceKey4, ReturnPath4>,
     services: BTreeMap<ServiceKey4, (Service, Slots)>,
     /// A packet in hand may still use slots that nothing refers to any more.
@@ -52,7 +52,7 @@ type Slots = Option<Vec<u32>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     PutAddr(u32, LocalAddr),
-    PutReal(u16, Real4),
+    PutReal(u16, Real),
     PutReturnPath(ServiceKey4, ReturnPath4),
     Settle,
     PutSlots(u32, Vec<u32>),
@@ -88,7 +88,7 @@ impl Applied {
     }
 
     /// The real servers, as they are.
-    pub(super) fn reals(&self) -> impl Iterator<Item = (u16, &Real4)> {
+    pub(super) fn reals(&self) -> impl Iterator<Item = (u16, &Real)> {
         self.reals.iter().map(|(id, real)| (*id, real))
     }
 

@@ -56,7 +56,7 @@ fn real(port: u16, host: u8) -> RealKey {
 fn hosts(ids: &[u32], state: &State) -> Vec<u8> {
     let mut hosts: Vec<u8> = ids
         .iter()
-        .map(|&id| state.reals[id as usize].addr.to_ne_bytes()[3])
+        .map(|&id| state.reals[id as usize].addr::<u32>().to_ne_bytes()[3])
         .collect();
     hosts.sort_unstable();
     hosts.dedup();
@@ -177,7 +177,7 @@ fn both_nodes_choose_the_same_server() {
         let slots = state.table(&key(80)).unwrap().to_vec();
         slots
             .iter()
-            .map(|&id| state.reals[id as usize].addr)
+            .map(|&id| state.reals[id as usize].addr())
             .collect()
     };
     assert_eq!(addresses(&here), addresses(&there));
@@ -397,7 +397,7 @@ fn a_server_that_only_the_partner_knows_drains() {
         let state = fake.state();
         let value = state.reals[usize::from(forward.1.real)];
         assert_eq!(
-            (value.addr, value.state),
+            (value.addr::<u32>(), value.state),
             (net(server(77)), RealState::Draining as u8)
         );
         assert_eq!(hosts(state.table(&key(80)).unwrap(), &state), [21]);
@@ -584,7 +584,7 @@ proptest! {
         for key in state.services.keys() {
             let addresses = |state: &State| -> Vec<u32> {
                 let slots = state.table(key).unwrap();
-                slots.iter().map(|&id| state.reals[id as usize].addr).collect()
+                slots.iter().map(|&id| state.reals[id as usize].addr()).collect()
             };
             prop_assert_eq!(addresses(&state), addresses(&expected));
         }

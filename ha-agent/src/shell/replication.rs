@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use ha_common::conn::ConnKey4;
-use ha_common::event::{ConnEvent, EventKind};
+use ha_common::event::{ConnEvent4, EventKind};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock;
@@ -459,12 +459,12 @@ impl Worker {
 
 /// Reads a record of the event ring.
 fn parse_event(record: &[u8]) -> Option<(Change, Instant)> {
-    if record.len() < size_of::<ConnEvent>() {
+    if record.len() < size_of::<ConnEvent4>() {
         return None;
     }
     // SAFETY: the record is at least as long as the type, which consists of integers only, so any
     // bytes are a valid value; the read does not need alignment.
-    let event: ConnEvent = unsafe { record.as_ptr().cast::<ConnEvent>().read_unaligned() };
+    let event: ConnEvent4 = unsafe { record.as_ptr().cast::<ConnEvent4>().read_unaligned() };
     let change = match EventKind::from_u8(event.kind)? {
         EventKind::Add | EventKind::State => Change::Put(Record {
             key: event.key,

@@ -78,7 +78,7 @@ mod programs {
     #[xdp]
     fn ha_lookup(ctx: XdpContext) -> u32 {
         let mut frame = Frame::new(&ctx);
-        let Some(flow) = transport::parse(&mut frame, ethernet::LEN) else {
+        let Some(flow) = transport::parse4(&mut frame, ethernet::LEN) else {
             return XDP_ABORTED;
         };
         match FLOWS.get_ptr(flow.key) {

@@ -1,17 +1,18 @@
 //! Packets to a shared address that belong to no established connection.
 
-use ha_common::conn::{ConnState, Embryo4, EmbryoKey4, flags};
+use ha_common::conn::{ConnState, Embryo, EmbryoKey, flags};
 use ha_common::reason::{Reason, Tally};
-use ha_common::service::{RealState, Service, ServiceKey4, service_flags};
+use ha_common::service::{Address, RealState, Service, ServiceKey, service_flags};
 
 use super::entry::{Created, First, create};
 use super::real_hop;
+use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse::ethernet;
 use crate::parse::transport::{Flow, flag};
 use crate::rewrite::{Direction, Translation, send, send_to};
 use crate::schedule::{Choice, Target, choose};
-use crate::tables::{Shared, Tables, gate_open, tally};
+use crate::tables::{Flows, Shared, Tables, gate_open, tally};
 
 /// How far beyond the server's first byte a client may acknowledge and still complete the handshake:
 /// what a server may send before it, with TCP Fast Open.
@@ -19,12 +20,16 @@ const HANDSHAKE_WINDOW: u32 = 1 << 16;
 
 /// Judges a packet to a shared address.
 #[inline(never)]
-pub(super) fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, flow: &Flow) -> Reason {
+pub(super) fn handle<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    flow: &Flow<A>,
+) -> Reason {
     let now = tables.coarse_ns();
     if !gate_open(tables, now) {
         return Reason::GateClosed;
     }
-    let Some(service) = tables.service(&ServiceKey4 {
+    let Some(service) = tables.service(&ServiceKey {
         addr: flow.key.dst,
         port: flow.key.dport,
         proto: flow.key.proto as u16,
@@ -59,10 +64,10 @@ pub(super) fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, flow: &Flo
 
 /// A connection request: a new half-open connection, or one of which the request is repeated.
 #[inline(never)]
-fn request<P: Packet, T: Tables>(
+fn request<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
+    flow: &Flow<A>,
     service: &Service,
     now: u64,
 ) -> Reason {
@@ -97,7 +102,7 @@ fn request<P: Packet, T: Tables>(
     let hop = ethernet::way_back(packet);
     let kept = tables.put_embryo(
         &key,
-        &Embryo4 {
+        &Embryo {
             vip: flow.key.dst,
             real_addr: target.addr,
             vport: flow.key.dport,
@@ -125,11 +130,11 @@ fn request<P: Packet, T: Tables>(
 /// It completes the handshake if it acknowledges what the server sent, which a sender that does not
 /// receive cannot know. Else it is forwarded and changes nothing: the real server judges it.
 #[inline(never)]
-fn half_open<P: Packet, T: Tables>(
+fn half_open<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
-    embryo: Shared<Embryo4>,
+    flow: &Flow<A>,
+    embryo: Shared<Embryo<A>>,
 ) -> Option<Reason> {
     let embryo = embryo.get();
     let real = tables.real(embryo.real)?.get();
@@ -182,10 +187,10 @@ fn half_open<P: Packet, T: Tables>(
 /// A packet that makes a connection by itself: a first datagram, or a segment of a connection that
 /// the other node knew.
 #[inline(never)]
-fn open<P: Packet, T: Tables>(
+fn open<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
+    flow: &Flow<A>,
     service: &Service,
     choice: Choice,
 ) -> Reason {
@@ -218,10 +223,10 @@ fn open<P: Packet, T: Tables>(
 
 /// Forwards by hash and remembers nothing.
 #[inline(never)]
-fn stateless<P: Packet, T: Tables>(
+fn stateless<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
+    flow: &Flow<A>,
     service: &Service,
 ) -> Reason {
     let mut target = Target::default();
@@ -233,11 +238,11 @@ fn stateless<P: Packet, T: Tables>(
 
 /// Translates a packet and sends it to a real server.
 #[inline(never)]
-fn forward_to<P: Packet, T: Tables>(
+fn forward_to<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
-    target: &Target,
+    flow: &Flow<A>,
+    target: &Target<A>,
 ) -> Reason {
     let Some(real) = tables.real(target.real) else {
         return Reason::NoRealServer;
@@ -248,13 +253,13 @@ fn forward_to<P: Packet, T: Tables>(
             real_hop(real)
         });
     }
-    let hop = packet.route(flow.key.src, target.addr);
+    let hop = target.addr.route(packet, flow.key.src);
     send(packet, flow, Direction::Forward, &translation, &hop)
 }
 
 /// The real server of the entry that another CPU made for this flow.
 #[inline(always)]
-fn winner<T: Tables>(tables: T, flow: &Flow, loser: Target) -> Target {
+fn winner<A: Family, T: Flows<A>>(tables: T, flow: &Flow<A>, loser: Target<A>) -> Target<A> {
     match tables.conn(&flow.key) {
         Some(entry) => {
             let entry = entry.get();
@@ -272,8 +277,8 @@ fn winner<T: Tables>(tables: T, flow: &Flow, loser: Target) -> Target {
 
 /// Key of the half-open connection of a packet from a client.
 #[inline(always)]
-const fn embryo_key(flow: &Flow) -> EmbryoKey4 {
-    EmbryoKey4 {
+const fn embryo_key<A: Copy>(flow: &Flow<A>) -> EmbryoKey<A> {
+    EmbryoKey {
         client: flow.key.src,
         port: flow.key.sport,
         pad: 0,
@@ -282,15 +287,15 @@ const fn embryo_key(flow: &Flow) -> EmbryoKey4 {
 
 /// Whether a half-open connection is that of this packet from a client, and still believed.
 #[inline(always)]
-fn is_of(embryo: Shared<Embryo4>, flow: &Flow, now: u64) -> bool {
+fn is_of<A: Address>(embryo: Shared<Embryo<A>>, flow: &Flow<A>, now: u64) -> bool {
     let embryo = embryo.get();
     embryo.vip == flow.key.dst && embryo.vport == flow.key.dport && is_fresh(&embryo, now)
 }
 
 /// Whether a half-open connection is still believed.
 #[inline(always)]
-pub(super) const fn is_fresh(embryo: &Embryo4, now: u64) -> bool {
-    now.saturating_sub(embryo.last_seen_ns) < Embryo4::LIFETIME_NS
+pub(super) const fn is_fresh<A>(embryo: &Embryo<A>, now: u64) -> bool {
+    now.saturating_sub(embryo.last_seen_ns) < Embryo::<A>::LIFETIME_NS
 }
 
 /// Whether a real server still takes packets of a handshake that began with it.
@@ -307,7 +312,7 @@ fn usable<T: Tables>(tables: T, id: u16, generation: u16) -> bool {
 }
 
 #[inline(always)]
-const fn target_of(embryo: &Embryo4) -> Target {
+const fn target_of<A: Copy>(embryo: &Embryo<A>) -> Target<A> {
     Target {
         addr: embryo.real_addr,
         port: embryo.real_port,

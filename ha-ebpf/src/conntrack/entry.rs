@@ -1,13 +1,15 @@
 //! Pairs of entries: made, announced and removed together.
 
-use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+use ha_common::conn::{Conn, ConnKey, ConnState, flags};
 use ha_common::event::{ConnEvent, EventKind};
 use ha_common::reason::Tally;
+use ha_common::service::Address;
 
+use crate::family::Family;
 use crate::packet::Hop;
 use crate::rewrite::Translation;
 use crate::schedule::{Target, reverse_key};
-use crate::tables::{InsertError, Shared, Tables, tally};
+use crate::tables::{Flows, InsertError, Shared, tally};
 
 /// How a connection enters the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +39,10 @@ pub enum Created {
 /// the forward entry has made the connection, so two CPUs that see packets of one flow at the same
 /// time agree on one of them.
 #[inline(never)]
-pub fn create<T: Tables>(
+pub fn create<A: Family, T: Flows<A>>(
     tables: T,
-    key: &ConnKey4,
-    target: &Target,
+    key: &ConnKey<A>,
+    target: &Target<A>,
     first: &First,
     way_back: &Hop,
 ) -> Created {
@@ -81,7 +83,7 @@ pub fn create<T: Tables>(
 
 /// Whether the connection of this client goes to that real server.
 #[inline(always)]
-pub fn leads_to<T: Tables>(tables: T, key: &ConnKey4, target: &Target) -> bool {
+pub fn leads_to<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, target: &Target<A>) -> bool {
     tables.conn(key).is_some_and(|entry| {
         let entry = entry.get();
         entry.to_addr == target.addr && entry.to_port == target.port
@@ -90,7 +92,7 @@ pub fn leads_to<T: Tables>(tables: T, key: &ConnKey4, target: &Target) -> bool {
 
 /// Whether the entry at `key` belongs to the same connection as the one at `other`.
 #[inline(always)]
-pub fn is_half_of<T: Tables>(tables: T, key: &ConnKey4, other: &ConnKey4) -> bool {
+pub fn is_half_of<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, other: &ConnKey<A>) -> bool {
     tables
         .conn(key)
         .is_some_and(|entry| entry.get().partner_key(key) == *other)
@@ -98,8 +100,8 @@ pub fn is_half_of<T: Tables>(tables: T, key: &ConnKey4, other: &ConnKey4) -> boo
 
 /// An entry without its translation.
 #[inline(always)]
-fn fresh(target: &Target, first: &First, way_back: &Hop, now: u64) -> Conn4 {
-    Conn4 {
+fn fresh<A: Address>(target: &Target<A>, first: &First, way_back: &Hop, now: u64) -> Conn<A> {
+    Conn {
         real: target.real,
         real_generation: target.generation,
         flags: if way_back.is_known() {
@@ -114,12 +116,12 @@ fn fresh(target: &Target, first: &First, way_back: &Hop, now: u64) -> Conn4 {
         hop_src: way_back.src.bytes(),
         last_seen_ns: now,
         created_ns: now,
-        ..Conn4::default()
+        ..Conn::default()
     }
 }
 
 #[inline(always)]
-fn translate(entry: &mut Conn4, from: (u32, u16), to: (u32, u16)) {
+fn translate<A: Address>(entry: &mut Conn<A>, from: (A, u16), to: (A, u16)) {
     let translation = Translation::new(from, to);
     entry.to_addr = translation.addr;
     entry.to_port = translation.port;
@@ -129,7 +131,7 @@ fn translate(entry: &mut Conn4, from: (u32, u16), to: (u32, u16)) {
 
 /// Deletes both entries of a connection, given either.
 #[inline(never)]
-pub fn remove<T: Tables>(tables: T, key: &ConnKey4, entry: Shared<Conn4>) -> bool {
+pub fn remove<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, entry: Shared<Conn<A>>) -> bool {
     let partner_key = entry.get().partner_key(key);
     if let Some(partner) = tables.conn(&partner_key)
         && partner.get().partner_key(&partner_key) == *key
@@ -140,7 +142,7 @@ pub fn remove<T: Tables>(tables: T, key: &ConnKey4, entry: Shared<Conn4>) -> boo
 }
 
 #[inline(always)]
-fn remove_one<T: Tables>(tables: T, key: &ConnKey4, entry: Shared<Conn4>) -> bool {
+fn remove_one<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, entry: Shared<Conn<A>>) -> bool {
     let conn = entry.get();
     let removed = tables.remove_conn(key);
     if removed && !conn.is_reverse() {
@@ -151,7 +153,12 @@ fn remove_one<T: Tables>(tables: T, key: &ConnKey4, entry: Shared<Conn4>) -> boo
 
 /// Tells the agent of a change of a connection, given its forward entry, if it wants to know.
 #[inline(always)]
-pub fn announce<T: Tables>(tables: T, key: &ConnKey4, forward: &Conn4, kind: EventKind) {
+pub fn announce<A: Family, T: Flows<A>>(
+    tables: T,
+    key: &ConnKey<A>,
+    forward: &Conn<A>,
+    kind: EventKind,
+) {
     if tables
         .config()
         .is_none_or(|config| config.get().emit_events == 0)
@@ -167,9 +174,12 @@ pub fn announce<T: Tables>(tables: T, key: &ConnKey4, forward: &Conn4, kind: Eve
         kind: kind as u8,
         state: forward.state,
         flags: forward.flags,
-        pad: 0,
+        pad8: 0,
         service: forward.service,
         real: forward.real,
+        from_addr: forward.from_addr,
+        from_port: forward.from_port,
+        pad: 0,
     });
     if !told {
         tally(tables, Tally::EventLost);

@@ -8,30 +8,35 @@ pub mod entry;
 pub mod server;
 pub mod state;
 
-use ha_common::conn::{Conn4, ConnState, flags};
+use ha_common::conn::{Conn, ConnState, flags};
 use ha_common::event::EventKind;
 use ha_common::reason::Reason;
-use ha_common::service::{Real4, RealState, addr_kind};
+use ha_common::service::{Real, RealState, addr_kind};
 
+use crate::family::Family;
 use crate::packet::{Hop, Mac, Packet};
 use crate::parse::ethernet;
 use crate::parse::transport::Flow;
 use crate::rewrite::{Direction, Translation, send, send_to};
-use crate::tables::{Shared, Tables, gate_open, handing_over};
+use crate::tables::{Flows, Shared, gate_open, handing_over};
 
 /// How far `last_seen_ns` may lag behind: a dirty cache line a second, not a packet.
 const STAMP_NS: u64 = 1_000_000_000;
 
 /// Judges a TCP or UDP packet.
 #[inline(always)]
-pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, flow: &Flow) -> Reason {
+pub fn handle<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    flow: &Flow<A>,
+) -> Reason {
     if let Some(entry) = tables.conn(&flow.key) {
         if let Some(reason) = established(packet, tables, flow, entry) {
             return reason;
         }
         entry::remove(tables, &flow.key, entry);
     }
-    match tables.addr_kind(flow.key.dst) {
+    match flow.key.dst.kind(tables) {
         addr_kind::SHARED => client::handle(packet, tables, flow),
         addr_kind::NONE => server::handle(packet, tables, flow),
         _ => Reason::NotOurs,
@@ -40,11 +45,11 @@ pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, flow: &Flow) -> R
 
 /// A packet with an entry. `None` if the entry is not to be used any more.
 #[inline(always)]
-fn established<P: Packet, T: Tables>(
+fn established<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
-    entry: Shared<Conn4>,
+    flow: &Flow<A>,
+    entry: Shared<Conn<A>>,
 ) -> Option<Reason> {
     let now = tables.coarse_ns();
     // What begins a connection anew is no part of a hand-over.
@@ -115,13 +120,13 @@ fn established<P: Packet, T: Tables>(
 /// established, the request goes to its real server, whose answer (RFC 9293 section 3.10.7.4) makes
 /// the client reset a connection it no longer knows; unless that real server is gone.
 #[inline(always)]
-fn restarts(conn: &Conn4, real: RealState) -> bool {
+fn restarts<A>(conn: &Conn<A>, real: RealState) -> bool {
     conn.state != ConnState::Established as u8 || real == RealState::Down
 }
 
 /// The hop that an entry remembers.
 #[inline(always)]
-fn known_hop(entry: Shared<Conn4>) -> Hop {
+fn known_hop<A: Copy>(entry: Shared<Conn<A>>) -> Hop {
     let conn = entry.get();
     Hop {
         ifindex: conn.hop_ifindex,
@@ -132,7 +137,7 @@ fn known_hop(entry: Shared<Conn4>) -> Hop {
 
 /// The way to a real server, as the agent found it.
 #[inline(always)]
-fn real_hop(real: Shared<Real4>) -> Hop {
+fn real_hop(real: Shared<Real>) -> Hop {
     let real = real.get();
     Hop {
         ifindex: real.ifindex,
@@ -143,17 +148,25 @@ fn real_hop(real: Shared<Real4>) -> Hop {
 
 /// Sends a client's packet by the kernel's route.
 #[inline(never)]
-fn find_real<P: Packet>(packet: &mut P, flow: &Flow, entry: Shared<Conn4>) -> Reason {
+fn find_real<A: Family, P: Packet>(
+    packet: &mut P,
+    flow: &Flow<A>,
+    entry: Shared<Conn<A>>,
+) -> Reason {
     let translation = Translation::from(&entry.get());
-    let hop = packet.route(flow.key.src, translation.addr);
+    let hop = translation.addr.route(packet, flow.key.src);
     send(packet, flow, Direction::Forward, &translation, &hop)
 }
 
 /// Sends a real server's packet by the kernel's route, and remembers it.
 #[inline(never)]
-fn find_client<P: Packet>(packet: &mut P, flow: &Flow, entry: Shared<Conn4>) -> Reason {
+fn find_client<A: Family, P: Packet>(
+    packet: &mut P,
+    flow: &Flow<A>,
+    entry: Shared<Conn<A>>,
+) -> Reason {
     let translation = Translation::from(&entry.get());
-    let hop = packet.route(translation.addr, flow.key.dst);
+    let hop = flow.key.dst.route(packet, translation.addr);
     if hop.is_known() {
         remember(entry, &hop);
     }
@@ -162,11 +175,11 @@ fn find_client<P: Packet>(packet: &mut P, flow: &Flow, entry: Shared<Conn4>) -> 
 
 /// Remembers from where the client's packets come now, in both directions' entries.
 #[inline(never)]
-fn learn<P: Packet, T: Tables>(
+fn learn<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
-    entry: Shared<Conn4>,
+    flow: &Flow<A>,
+    entry: Shared<Conn<A>>,
 ) -> bool {
     let hop = ethernet::way_back(packet);
     remember(entry, &hop);
@@ -181,7 +194,7 @@ fn learn<P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn remember(entry: Shared<Conn4>, hop: &Hop) {
+fn remember<A: Copy>(entry: Shared<Conn<A>>, hop: &Hop) {
     entry.update(|entry| {
         entry.hop_ifindex = hop.ifindex;
         hop.mac.write(&mut entry.hop_mac);
@@ -192,7 +205,12 @@ fn remember(entry: Shared<Conn4>, hop: &Hop) {
 
 /// Brings the connection's state up to date after a FIN or RST.
 #[inline(never)]
-fn advance<T: Tables>(tables: T, flow: &Flow, entry: Shared<Conn4>, direction: Direction) -> bool {
+fn advance<A: Family, T: Flows<A>>(
+    tables: T,
+    flow: &Flow<A>,
+    entry: Shared<Conn<A>>,
+    direction: Direction,
+) -> bool {
     let (key, forward) = match direction {
         Direction::Forward => (flow.key, entry),
         Direction::Reverse => {

@@ -1,22 +1,27 @@
 //! Packets that belong to no established connection and go to none of this node's addresses: answers
 //! within a handshake, packets of a connection that the other node knew, and what only passes through.
 
-use ha_common::conn::{ConnKey4, ConnState, Embryo4, EmbryoKey4, flags};
+use ha_common::conn::{ConnKey, ConnState, Embryo, EmbryoKey, flags};
 use ha_common::reason::{Reason, Tally};
-use ha_common::service::{RealState, ReturnPath4, ServiceKey4, service_flags};
+use ha_common::service::{Address, RealState, ReturnPath, ServiceKey, service_flags};
 
 use super::client::{is_fresh, table_full};
 use super::entry::{Created, First, create, leads_to};
+use crate::family::Family;
 use crate::packet::{Hop, Mac, Packet};
 use crate::parse::transport::{Flow, flag};
 use crate::rewrite::{Direction, Translation, send};
 use crate::schedule::Target;
-use crate::tables::{Shared, Tables, gate_open, tally};
+use crate::tables::{Flows, Shared, gate_open, tally};
 
 /// Judges a packet to an address that is not this node's.
 #[inline(never)]
-pub(super) fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, flow: &Flow) -> Reason {
-    let Some(path) = tables.return_path(&ServiceKey4 {
+pub(super) fn handle<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    flow: &Flow<A>,
+) -> Reason {
+    let Some(path) = tables.return_path(&ServiceKey {
         addr: flow.key.src,
         port: flow.key.sport,
         proto: flow.key.proto as u16,
@@ -50,11 +55,11 @@ pub(super) fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, flow: &Flo
 
 /// A real server's packet within a handshake.
 #[inline(always)]
-fn answer<P: Packet, T: Tables>(
+fn answer<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
-    embryo: Shared<Embryo4>,
+    flow: &Flow<A>,
+    embryo: Shared<Embryo<A>>,
     now: u64,
 ) -> Reason {
     let half_open = embryo.get();
@@ -78,11 +83,11 @@ fn answer<P: Packet, T: Tables>(
 /// A real server's packet that no entry explains. It is attributed by the port it comes from, and
 /// never leaves untranslated.
 #[inline(never)]
-fn orphan<P: Packet, T: Tables>(
+fn orphan<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow,
-    path: &ReturnPath4,
+    flow: &Flow<A>,
+    path: &ReturnPath<A>,
     now: u64,
 ) -> Reason {
     if path.ambiguous != 0 {
@@ -114,7 +119,11 @@ fn orphan<P: Packet, T: Tables>(
 
 /// Why a packet of a real server may not be attributed by its port alone, if so.
 #[inline(always)]
-fn refusal<T: Tables>(tables: T, flow: &Flow, path: &ReturnPath4) -> Option<Reason> {
+fn refusal<A: Family, T: Flows<A>>(
+    tables: T,
+    flow: &Flow<A>,
+    path: &ReturnPath<A>,
+) -> Option<Reason> {
     let Some(real) = tables.real(path.real) else {
         return Some(Reason::UnknownConnection);
     };
@@ -127,7 +136,7 @@ fn refusal<T: Tables>(tables: T, flow: &Flow, path: &ReturnPath4) -> Option<Reas
         RealState::Down => return Some(Reason::RealServerDown),
         RealState::Up | RealState::Draining => {}
     }
-    let service = tables.service(&ServiceKey4 {
+    let service = tables.service(&ServiceKey {
         addr: path.vip,
         port: path.vport,
         proto: flow.key.proto as u16,
@@ -138,8 +147,13 @@ fn refusal<T: Tables>(tables: T, flow: &Flow, path: &ReturnPath4) -> Option<Reas
 /// Makes the entries of a connection of which the real server speaks first. `false` if the client
 /// has since begun another connection with the same ports.
 #[inline(never)]
-fn rebuild<T: Tables>(tables: T, flow: &Flow, path: &ReturnPath4, target: &Target) -> bool {
-    let key = ConnKey4 {
+fn rebuild<A: Family, T: Flows<A>>(
+    tables: T,
+    flow: &Flow<A>,
+    path: &ReturnPath<A>,
+    target: &Target<A>,
+) -> bool {
+    let key = ConnKey {
         src: flow.key.dst,
         dst: path.vip,
         sport: flow.key.dport,
@@ -162,8 +176,13 @@ fn rebuild<T: Tables>(tables: T, flow: &Flow, path: &ReturnPath4, target: &Targe
 /// The half-open connection of which this is the answer, the request having gone through the other
 /// node, or having been forgotten under a flood.
 #[inline(always)]
-fn embryo_of(flow: &Flow, shared: (u32, u16), target: &Target, now: u64) -> Embryo4 {
-    Embryo4 {
+fn embryo_of<A: Address>(
+    flow: &Flow<A>,
+    shared: (A, u16),
+    target: &Target<A>,
+    now: u64,
+) -> Embryo<A> {
+    Embryo {
         vip: shared.0,
         real_addr: target.addr,
         vport: shared.1,
@@ -174,17 +193,22 @@ fn embryo_of(flow: &Flow, shared: (u32, u16), target: &Target, now: u64) -> Embr
         answered: 1,
         server_isn: flow.sequence,
         last_seen_ns: now,
-        ..Embryo4::default()
+        ..Embryo::default()
     }
 }
 
 /// Translates a packet and sends it to the client.
 #[inline(always)]
-fn return_to<P: Packet>(packet: &mut P, flow: &Flow, shared: (u32, u16), hop: &Hop) -> Reason {
+fn return_to<A: Family, P: Packet>(
+    packet: &mut P,
+    flow: &Flow<A>,
+    shared: (A, u16),
+    hop: &Hop,
+) -> Reason {
     let route = if hop.is_known() {
         *hop
     } else {
-        packet.route(shared.0, flow.key.dst)
+        flow.key.dst.route(packet, shared.0)
     };
     let translation = Translation::reverse(&flow.key, shared);
     send(packet, flow, Direction::Reverse, &translation, &route)
@@ -192,8 +216,8 @@ fn return_to<P: Packet>(packet: &mut P, flow: &Flow, shared: (u32, u16), hop: &H
 
 /// Key of the half-open connection of a packet to a client.
 #[inline(always)]
-const fn embryo_key(flow: &Flow) -> EmbryoKey4 {
-    EmbryoKey4 {
+const fn embryo_key<A: Copy>(flow: &Flow<A>) -> EmbryoKey<A> {
+    EmbryoKey {
         client: flow.key.dst,
         port: flow.key.dport,
         pad: 0,

@@ -1,6 +1,6 @@
 //! TCP (RFC 9293) and UDP (RFC 768) behind an IPv4 header without options.
 
-use ha_common::conn::ConnKey4;
+use ha_common::conn::ConnKey;
 use ha_common::proto;
 
 use super::ipv4;
@@ -39,10 +39,10 @@ pub mod flag {
 
 /// A packet that belongs to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
+pub struct Flow<A> {
     /// Its 5-tuple.
-    pub key: ConnKey4,
-    /// Where the IPv4 header starts.
+    pub key: ConnKey<A>,
+    /// Where the IP header starts.
     pub l3: usize,
     /// TCP sequence number; 0 for UDP.
     pub sequence: u32,
@@ -57,7 +57,7 @@ pub struct Flow {
 /// Reads a TCP or UDP packet in an IPv4 packet that is whole, without options, sound and complete up
 /// to the end of the TCP or UDP header. `None` for every other packet.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &mut P, l3: usize) -> Option<Flow> {
+pub fn parse4<P: Packet>(packet: &mut P, l3: usize) -> Option<Flow<u32>> {
     let frame_len = packet.frame_len();
     let ip = packet.window::<UDP_END>(l3)?;
     let total_len = usize::from(u16::from_be(ip.load::<{ ipv4::TOTAL_LEN }, _>()));
@@ -69,7 +69,7 @@ pub fn parse<P: Packet>(packet: &mut P, l3: usize) -> Option<Flow> {
         return None;
     }
     let mut flow = Flow {
-        key: ConnKey4 {
+        key: ConnKey {
             src: ip.load::<{ ipv4::SRC }, _>(),
             dst: ip.load::<{ ipv4::DST }, _>(),
             sport: ip.load::<SPORT, _>(),
@@ -95,7 +95,7 @@ pub fn parse<P: Packet>(packet: &mut P, l3: usize) -> Option<Flow> {
     Some(flow)
 }
 
-impl Flow {
+impl<A> Flow<A> {
     /// Whether this is TCP.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {

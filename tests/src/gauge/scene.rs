@@ -13,7 +13,8 @@ use ha_common::gauge::vary;
 use ha_common::pair::auth;
 use ha_common::reason::Reason;
 use ha_common::service::{
-    LocalAddr, Real4, RealState, ReturnPath4, Scheduler, Service, ServiceKey4, addr_kind,
+    Address as _, LocalAddr, Real, RealState, ReturnPath4, Scheduler, Service, ServiceKey4,
+    addr_kind,
 };
 
 use super::instrument::{Instrument, Traffic};
@@ -62,8 +63,8 @@ impl Scene {
         for (id, service, real, proto) in [(1, WEB, REAL, 6), (2, NAMES, RESOLVER, 17)] {
             plane.reals.set(
                 id.into(),
-                Real4 {
-                    addr: net(*real.ip()),
+                Real {
+                    addr: net(*real.ip()).wide(),
                     port: real.port().to_be(),
                     ifindex: INGRESS,
                     mac: REAL_MAC,
@@ -71,7 +72,7 @@ impl Scene {
                     state: RealState::Up as u8,
                     hop_known: 1,
                     service: id,
-                    ..Real4::default()
+                    ..Real::default()
                 },
                 0,
             )?;

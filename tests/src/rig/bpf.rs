@@ -9,10 +9,10 @@ use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent, Evidence};
+use ha_common::event::{CarpSeen, ConnEvent4, Evidence};
 use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
 use ha_common::reason::{COUNTERS, REASONS, Reason, Tally};
-use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 use ha_common::{LAYOUT_VERSION, maps};
 
 /// Interface that frames of a test run seem to come in on: the loopback's, which is 1 everywhere.
@@ -75,7 +75,7 @@ pub struct DataPlane {
     /// `ha_digests`.
     pub digests: Array<MapData, Digest>,
     /// `ha_reals`.
-    pub reals: Array<MapData, Real4>,
+    pub reals: Array<MapData, Real>,
     /// `ha_slots`.
     pub slots: Array<MapData, u32>,
     /// `ha_gate`.
@@ -204,7 +204,7 @@ impl DataPlane {
             self.buckets.set(kind, 0, 0)?;
         }
         for id in 0..64 {
-            self.reals.set(id, Real4::default(), 0)?;
+            self.reals.set(id, Real::default(), 0)?;
             self.slots.set(id, 0, 0)?;
         }
         self.gate.set(0, Gate::default(), 0)?;
@@ -243,7 +243,7 @@ impl DataPlane {
     }
 
     /// The connection events since the last call.
-    pub fn events(&mut self) -> Result<Vec<ConnEvent>> {
+    pub fn events(&mut self) -> Result<Vec<ConnEvent4>> {
         drain(&mut self.events)
     }
 

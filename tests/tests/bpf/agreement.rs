@@ -60,7 +60,7 @@ fn table(lab: &Lab) -> Result<Vec<(ConnKey4, Conn4)>> {
     Ok(conns)
 }
 
-fn events(lab: &mut Lab) -> Result<Vec<ha_common::event::ConnEvent>> {
+fn events(lab: &mut Lab) -> Result<Vec<ha_common::event::ConnEvent4>> {
     let mut events = lab.world.events()?;
     for event in &mut events {
         event.at_ns = 0;

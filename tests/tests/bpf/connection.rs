@@ -5,7 +5,7 @@ use ha_common::conn::{ConnState, flags};
 use ha_common::event::EventKind;
 use ha_common::proto;
 use ha_common::reason::{Reason, Tally};
-use ha_common::service::RealState;
+use ha_common::service::{Address as _, RealState};
 use ha_tests::clock::now_ns;
 use ha_tests::packet::flag;
 use ha_tests::rig::bpf::INGRESS;
@@ -189,7 +189,7 @@ fn reused_id(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, WEB)?;
     lab.change_real(id::ONE, |real| {
         real.generation += 1;
-        real.addr = super::lab::net(*TWO.ip());
+        real.addr = super::lab::net(*TWO.ip()).wide();
     })?;
     // The id now is another real server, and the Maglev table says so too.
     let data = from_client(CLIENT, WEB, flag::ACK);

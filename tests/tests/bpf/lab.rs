@@ -8,11 +8,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context as _, Result, ensure};
 use ha_common::conn::{Conn4, ConnKey4, ConnState, Embryo4, EmbryoKey4, flags};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{ConnEvent, EventKind, Evidence, EvidenceKind};
+use ha_common::event::{ConnEvent4, EventKind, Evidence, EvidenceKind};
 use ha_common::proto;
 use ha_common::reason::{Reason, Tally, Verdict};
 use ha_common::service::{
-    Addr6, Real4, RealState, ReturnPath4, Scheduler, Service, ServiceKey4, addr_kind, service_flags,
+    Addr6, Address as _, Real, RealState, ReturnPath4, Scheduler, Service, ServiceKey4, addr_kind,
+    service_flags,
 };
 use ha_tests::packet::{Frame, Mac, flag, verify};
 use ha_tests::rig::bpf::{INGRESS, Sizes};
@@ -239,7 +240,7 @@ impl Lab {
     }
 
     /// Changes a real server.
-    pub(crate) fn change_real(&mut self, id: u16, change: impl FnOnce(&mut Real4)) -> Result<()> {
+    pub(crate) fn change_real(&mut self, id: u16, change: impl FnOnce(&mut Real)) -> Result<()> {
         let address = match id {
             id::ONE | id::TWIN_ONE => ONE,
             id::TWO | id::TWIN_TWO => TWO,
@@ -341,7 +342,7 @@ impl Lab {
     }
 
     /// The only event since the last call.
-    pub(crate) fn event(&mut self) -> Result<ConnEvent> {
+    pub(crate) fn event(&mut self) -> Result<ConnEvent4> {
         let events = self.world.events()?;
         let [event] = events.as_slice() else {
             anyhow::bail!("{} events: {events:?}", events.len());
@@ -350,7 +351,7 @@ impl Lab {
     }
 
     /// Asserts that there was exactly one event, of this kind and state.
-    pub(crate) fn announced(&mut self, kind: EventKind, state: ConnState) -> Result<ConnEvent> {
+    pub(crate) fn announced(&mut self, kind: EventKind, state: ConnState) -> Result<ConnEvent4> {
         let event = self.event()?;
         ensure!(
             event.kind == kind as u8 && event.state == state as u8,
@@ -401,10 +402,10 @@ pub(crate) fn embryo_key(client: SocketAddrV4) -> EmbryoKey4 {
     }
 }
 
-fn real(address: SocketAddrV4, service: u16) -> Real4 {
+fn real(address: SocketAddrV4, service: u16) -> Real {
     let back = address != TWO;
-    Real4 {
-        addr: net(*address.ip()),
+    Real {
+        addr: net(*address.ip()).wide(),
         port: address.port().to_be(),
         generation: GENERATION,
         ifindex: if back { BACK } else { INGRESS },
@@ -413,7 +414,7 @@ fn real(address: SocketAddrV4, service: u16) -> Real4 {
         state: RealState::Up as u8,
         hop_known: 1,
         service,
-        pad: 0,
+        pad: [0; 6],
     }
 }
 

@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use ha_agent::datapath::pair::PairTables;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent, Evidence};
+use ha_common::event::{CarpSeen, ConnEvent4, Evidence};
 use ha_common::pair::Heard;
 use ha_common::reason::{Reason, Tally, Verdict};
-use ha_common::service::{Addr6, LocalAddr, Real4, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 use ha_ebpf::fake::{FakePacket, FakeTables};
 use ha_ebpf::packet::Packet as _;
 use ha_tests::clock::now_ns;
@@ -51,7 +51,7 @@ pub(crate) trait World {
     fn set_addr(&mut self, addr: u32, kind: u32) -> Result<()>;
     fn set_service(&mut self, key: ServiceKey4, service: Service) -> Result<()>;
     fn set_return_path(&mut self, key: ServiceKey4, path: ReturnPath4) -> Result<()>;
-    fn set_real(&mut self, id: u16, real: Real4) -> Result<()>;
+    fn set_real(&mut self, id: u16, real: Real) -> Result<()>;
     fn set_slot(&mut self, index: u32, id: u32) -> Result<()>;
     fn set_conn(&mut self, key: ConnKey4, conn: Conn4) -> Result<()>;
     fn remove_conn(&mut self, key: ConnKey4) -> Result<()>;
@@ -60,7 +60,7 @@ pub(crate) trait World {
     fn embryo(&self, key: EmbryoKey4) -> Result<Option<Embryo4>>;
     fn tally(&self, tally: Tally) -> Result<u64>;
     /// Events since the last call.
-    fn events(&mut self) -> Result<Vec<ConnEvent>>;
+    fn events(&mut self) -> Result<Vec<ConnEvent4>>;
     /// Advertisements since the last call.
     fn adverts(&mut self) -> Result<Vec<CarpSeen>>;
 }
@@ -108,7 +108,7 @@ impl Host {
         let records = |bytes: u32, size: usize| (bytes as usize - 1) / (size + 8);
         tables
             .events_max
-            .set(records(sizes.events, size_of::<ConnEvent>()));
+            .set(records(sizes.events, size_of::<ConnEvent4>()));
         tables
             .adverts_max
             .set(records(sizes.carp, size_of::<CarpSeen>()));
@@ -209,7 +209,7 @@ impl World for Host {
         Ok(())
     }
 
-    fn set_real(&mut self, id: u16, real: Real4) -> Result<()> {
+    fn set_real(&mut self, id: u16, real: Real) -> Result<()> {
         self.tables.reals.put(id, real);
         Ok(())
     }
@@ -248,7 +248,7 @@ impl World for Host {
         Ok(self.tables.tally(tally))
     }
 
-    fn events(&mut self) -> Result<Vec<ConnEvent>> {
+    fn events(&mut self) -> Result<Vec<ConnEvent4>> {
         Ok(self.tables.events.take())
     }
 
@@ -396,7 +396,7 @@ impl World for Kernel {
         Ok(self.plane_mut()?.return_paths.insert(key, path, 0)?)
     }
 
-    fn set_real(&mut self, id: u16, real: Real4) -> Result<()> {
+    fn set_real(&mut self, id: u16, real: Real) -> Result<()> {
         Ok(self.plane_mut()?.reals.set(u32::from(id), real, 0)?)
     }
 
@@ -434,7 +434,7 @@ impl World for Kernel {
         self.plane()?.tally(tally)
     }
 
-    fn events(&mut self) -> Result<Vec<ConnEvent>> {
+    fn events(&mut self) -> Result<Vec<ConnEvent4>> {
         self.plane_mut()?.events()
     }
 
