@@ -90,8 +90,10 @@ pub mod trailer {
     pub const PREFERRED: usize = 43;
     /// Health of up to 16 links, two bits each from bit 0: carrier, gateway; 4 bytes.
     pub const HEALTH: usize = 44;
-    /// Links on which the partner is heard, one bit each, 4 bytes.
-    pub const HEARD: usize = 48;
+    /// Links that work, but failed not long ago, one bit each, 2 bytes.
+    pub const RECENT: usize = 48;
+    /// Links on which the partner is heard, one bit each, 2 bytes.
+    pub const HEARD: usize = 50;
     /// Configuration generation, 8 bytes.
     pub const GENERATION: usize = 52;
     /// Epoch of the newest packet accepted from the partner, 8 bytes; 0 = none.

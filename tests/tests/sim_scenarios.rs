@@ -530,6 +530,7 @@ fn bad_weather_moves_nothing() {
         weather: Weather {
             loss: 100_000,
             repeated: 50_000,
+            unread: 0,
             delay: 1_000_000,
             jitter: 5_000_000,
         },
@@ -591,4 +592,25 @@ fn the_shortest_times_bear_late_timers() {
     let counters = agent.map(|agent| agent.election.snapshot().counters);
     let lapsed = counters.and_then(|counters| counters.get("lease_lapsed").copied());
     assert_eq!(lapsed, Some(0));
+}
+
+/// The kernel closes the gate of a frozen node for an advertisement that its agent never gets, and the partner
+/// is gone again when the agent runs: it must not believe its lease.
+#[test]
+fn a_kernel_that_knows_more_than_its_agent_strands_nobody() {
+    let mut params = Params::quiet(7);
+    params.weather.unread = 1_000_000;
+    let mut world = pair_with(0, params);
+    let term = world.host(0).kernel.term;
+    world.inject(Fault::Freeze(0));
+    world.until(ms(1000), "replaced", |world| world.is_open(1));
+    world.run(ms(150));
+    assert!(
+        world.host(0).kernel.overtaken > term,
+        "heard, but not by the agent"
+    );
+    world.inject(Fault::PowerOff(1));
+    world.inject(Fault::Thaw(0));
+    world.until(ms(1000), "it goes on", |world| world.is_open(0));
+    assert!(world.host(0).kernel.term > term + 1, "in a term above both");
 }

@@ -90,6 +90,7 @@ fn is_busy(total: &Summary) {
     assert!(total.promotions > total.runs, "{total:?}");
     assert!(total.hand_overs > 0, "{total:?}");
     assert!(total.excused_overlaps > 0, "{total:?}");
+    assert!(total.overtaken > 0, "{total:?}");
     assert!(total.equal_tables > total.runs, "{total:?}");
     assert!(total.most_changes <= MOST_CHANGES, "{total:?}");
 }

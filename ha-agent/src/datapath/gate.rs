@@ -91,6 +91,11 @@ impl GateWord {
         self.words().term.store(term, Ordering::SeqCst);
     }
 
+    /// Highest term in which XDP has heard the partner as active while this node's was lower.
+    pub fn overtaken(&self) -> u64 {
+        self.words().overtaken.load(Ordering::SeqCst)
+    }
+
     /// Opens the gate until `until`, or shortens the time that it stays open. It stays closed if
     /// the partner was heard as active in a higher term than this node's.
     pub fn open_until(&self, until: Instant) {

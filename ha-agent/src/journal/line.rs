@@ -188,6 +188,8 @@ pub enum Happened {
     Generation(u64),
     /// [`Input::TermReserved`].
     TermReserved(u64),
+    /// [`Input::Overtaken`].
+    Overtaken(u64),
     /// [`Input::Command`].
     Command(Command),
 }
@@ -224,6 +226,7 @@ impl From<Input<'_>> for Happened {
             Input::Disputed(disputed) => Self::Disputed(disputed),
             Input::Generation(generation) => Self::Generation(generation),
             Input::TermReserved(term) => Self::TermReserved(term),
+            Input::Overtaken(term) => Self::Overtaken(term),
             Input::Command(command) => Self::Command(command),
         }
     }
@@ -272,6 +275,7 @@ impl Happened {
             Self::Disputed(disputed) => Input::Disputed(*disputed),
             Self::Generation(generation) => Input::Generation(*generation),
             Self::TermReserved(term) => Input::TermReserved(*term),
+            Self::Overtaken(term) => Input::Overtaken(*term),
             Self::Command(command) => Input::Command(*command),
         })
     }

@@ -86,6 +86,7 @@ impl StandIn {
             | Happened::Disputed(_)
             | Happened::Generation(_)
             | Happened::TermReserved(_)
+            | Happened::Overtaken(_)
             | Happened::Command(_) => {}
         }
     }

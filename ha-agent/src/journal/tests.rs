@@ -371,6 +371,7 @@ fn any_input() -> impl Strategy<Value = Happened> {
         any::<bool>().prop_map(Happened::Disputed),
         any::<u64>().prop_map(Happened::Generation),
         any::<u64>().prop_map(Happened::TermReserved),
+        any::<u64>().prop_map(Happened::Overtaken),
         Just(Happened::Command(Command::Maintenance(true))),
         Just(Happened::Command(Command::Stop)),
     ]

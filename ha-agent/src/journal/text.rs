@@ -51,6 +51,7 @@ fn of_input(happened: &Happened) -> String {
         | Happened::Disputed(_)
         | Happened::Generation(_)
         | Happened::TermReserved(_)
+        | Happened::Overtaken(_)
         | Happened::Command(_) => String::new(),
     }
 }

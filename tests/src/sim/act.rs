@@ -20,6 +20,10 @@ const RECORDED: usize = 200;
 
 impl World {
     pub(super) fn perform(&mut self, node: usize, effects: Vec<Effect>) {
+        let host = self.host_mut(node);
+        if let Some(agent) = &host.agent {
+            host.kernel.partner = agent.election.partner_epoch();
+        }
         for effect in effects {
             match effect {
                 Effect::Election(action) => self.perform_election(node, action),
@@ -78,8 +82,16 @@ impl World {
                 }
             }
             Action::RoleChanged {
-                from, to, reason, ..
-            } => self.role_changed(node, from, to, reason),
+                from,
+                to,
+                reason,
+                term,
+            } => {
+                if to == Role::Active {
+                    self.host_mut(node).kernel.term = term;
+                }
+                self.role_changed(node, from, to, reason);
+            }
             Action::Stopped => {
                 let timeout = self.params.timeout_ns();
                 self.end_agent(node);

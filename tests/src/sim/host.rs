@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ha_agent::journal::{Begin, Happened, Line, Resume, Setup};
 use ha_agent::keys::{PairKey, PairKeys};
+use ha_agent::proto::carp::trailer::{Body, WireRole};
 use ha_agent::proto::carp::{self, Election, Parked, REEXEC_LEASE, Role};
 use ha_agent::proto::rng::Rng;
 use ha_agent::proto::sync::{self, Change, Record, Salt, Sync, SyncConfig, SyncSnapshot};
 use ha_agent::proto::time::Instant;
+use ha_common::carp::HEADER_LEN;
 use ha_common::conn::ConnKey4;
 
 use super::clock::Clock;
@@ -41,6 +43,8 @@ pub enum Waiting {
     Command(carp::Command),
     /// The disk.
     TermReserved(u64),
+    /// The gate word.
+    Overtaken(u64),
 }
 
 /// How an agent starts.
@@ -56,6 +60,42 @@ pub struct Start {
     pub parked: Option<Parked>,
 }
 
+/// What XDP does with advertisements, agent or none.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    /// Term in which the gate was opened.
+    pub term: u64,
+    /// Highest term above it in which the partner was heard as active.
+    pub overtaken: u64,
+    /// The partner's epoch.
+    pub partner: u64,
+    /// Epoch and sequence last heard, by link.
+    heard: BTreeMap<usize, (u64, u64)>,
+}
+
+impl Kernel {
+    /// An advertisement arrives. Whether the agent gets it.
+    pub fn admits(&mut self, packet: &Packet) -> bool {
+        let trailer = packet.payload.get(HEADER_LEN..).unwrap_or_default();
+        let Ok(body) = Body::peek(trailer) else {
+            return true;
+        };
+        if body.epoch != self.partner {
+            return true;
+        }
+        let newest = (body.epoch, body.sequence);
+        let last = self.heard.entry(packet.link).or_default();
+        if last.0 == newest.0 && last.1 >= newest.1 {
+            return false;
+        }
+        *last = newest;
+        if body.role == WireRole::Active && body.term > self.term {
+            self.overtaken = self.overtaken.max(body.term);
+        }
+        true
+    }
+}
+
 /// A running agent: the two machines and how they are joined.
 #[derive(Debug)]
 pub struct Agent {
@@ -69,6 +109,8 @@ pub struct Agent {
     rng: Rng,
     /// It has acted for the first time.
     pub begun: bool,
+    /// What the gate word said when it was looked at last.
+    pub overtaken: u64,
     /// Timers called in a row without time passing.
     hurry: u32,
 }
@@ -137,6 +179,7 @@ impl Agent {
             sync: SyncBox(sync),
             rng,
             begun: false,
+            overtaken: 0,
             hurry: 0,
         }
     }
@@ -186,6 +229,9 @@ impl Agent {
             }
             Waiting::Command(command) => {
                 self.elect(now, carp::Input::Command(*command), &mut effects);
+            }
+            Waiting::Overtaken(term) => {
+                self.elect(now, carp::Input::Overtaken(*term), &mut effects);
             }
             Waiting::TermReserved(up_to) => {
                 self.elect(now, carp::Input::TermReserved(*up_to), &mut effects);
@@ -315,6 +361,8 @@ pub struct Host {
     pub inbox: VecDeque<Waiting>,
     /// The gate word.
     pub gate: Option<Instant>,
+    /// What the data plane has heard and been told.
+    pub kernel: Kernel,
     /// The shared addresses are there.
     pub claimed: bool,
     /// The data plane's map.
@@ -351,6 +399,7 @@ impl Host {
             attends_since: 0,
             inbox: VecDeque::new(),
             gate: None,
+            kernel: Kernel::default(),
             claimed: false,
             table: Table::new(),
             reserved: 0,
@@ -367,7 +416,9 @@ impl Host {
 
     /// Whether the gate is open at a true time.
     pub fn is_open(&self, now: u64) -> bool {
-        !self.paused && self.gate.is_some_and(|until| self.clock.show(now) < until)
+        let overtaken = self.kernel.overtaken > self.kernel.term;
+        let leased = self.gate.is_some_and(|until| self.clock.show(now) < until);
+        leased && !overtaken && !self.paused
     }
 
     /// The agent is gone.

@@ -26,6 +26,8 @@ pub struct Weather {
     pub loss: u64,
     /// Packets that arrive twice in a million; the second time up to two timeouts later.
     pub repeated: u64,
+    /// Advertisements in a million that reach a kernel but not its agent.
+    pub unread: u64,
     /// Least delay in nanoseconds.
     pub delay: u64,
     /// Random delay on top, which reorders.
@@ -105,6 +107,7 @@ impl Params {
             weather: Weather {
                 loss: 0,
                 repeated: 0,
+                unread: 0,
                 delay: 50_000,
                 jitter: 50_000,
             },
@@ -163,6 +166,7 @@ impl Params {
             weather: Weather {
                 loss: pick(&mut rng, &[0, 0, 0, 0, 10_000, 50_000, 200_000]),
                 repeated: pick(&mut rng, &[0, 0, 20_000]),
+                unread: unread(seed),
                 delay: nanos / 10_000 + 1,
                 jitter: nanos / pick(&mut rng, &[10_000, 1000, 100, 40]),
             },
@@ -248,6 +252,12 @@ fn addresses(spec: LinkSpec, link: usize, host: u8) -> Vec<IpAddr> {
         1 => vec![v4, v6],
         _ => vec![v6],
     }
+}
+
+/// How many advertisements get lost inside a node, drawn apart from the rest.
+fn unread(seed: u64) -> u64 {
+    let mut rng = Rng::new(seed ^ 0x756e_7265_6164);
+    pick(&mut rng, &[0, 0, 50_000, 500_000])
 }
 
 /// One of several values.

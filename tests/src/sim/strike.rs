@@ -1,7 +1,7 @@
 //! Faults as they happen to the world, and the checks after every step.
 
 use super::faults::Fault;
-use super::host::{Agent, Start, Table, Waiting};
+use super::host::{Agent, Kernel, Start, Table, Waiting};
 use super::journal::Entry;
 use super::network::Wire;
 use super::watch::Who;
@@ -22,6 +22,7 @@ impl World {
                 self.end_agent(node);
                 let host = self.host_mut(node);
                 host.gate = None;
+                host.kernel = Kernel::default();
                 host.claimed = false;
                 host.paused = false;
                 host.parked = None;
@@ -126,6 +127,9 @@ impl World {
         let params = self.params.clone();
         let host = self.host_mut(node);
         host.lives += 1;
+        if host.parked.is_none() {
+            host.kernel = Kernel::default();
+        }
         let start = Start {
             life: host.lives,
             unclean: host.unclean,

@@ -17,6 +17,8 @@ pub struct Summary {
     pub promotions: u64,
     /// Gates handed over to the partner.
     pub hand_overs: u64,
+    /// Advertisements in a higher term that the kernel had to close for.
+    pub overtaken: u64,
     /// Two gates open in total mutual deafness.
     pub excused_overlaps: u64,
     /// Expectations met, by what was expected.
@@ -39,6 +41,7 @@ impl std::ops::AddAssign for Summary {
         }
         self.promotions += other.promotions;
         self.hand_overs += other.hand_overs;
+        self.overtaken += other.overtaken;
         self.excused_overlaps += other.excused_overlaps;
         for (what, count) in other.met {
             *self.met.entry(what).or_default() += count;

@@ -346,6 +346,7 @@ impl World {
     /// Calls a node's timers.
     fn wake(&mut self, node: usize) {
         let truth = self.now;
+        self.tell_overtaken(node);
         let host = self.host_mut(node);
         host.wakes = None;
         let now = host.clock.show(truth);
@@ -372,8 +373,31 @@ impl World {
             }
         };
         let at = Instant::from_nanos(at.as_nanos() - early);
-        if !self.host(to).paused {
-            self.offer(to, Waiting::Packet(packet, at));
+        if self.host(to).paused {
+            return;
+        }
+        if packet.kind == Kind::Advert {
+            // The ring may be full: the gate is closed all the same.
+            let admitted = self.host_mut(to).kernel.admits(&packet);
+            if !admitted || self.rng.below(1_000_000) < self.params.weather.unread {
+                return;
+            }
+        }
+        self.offer(to, Waiting::Packet(packet, at));
+        self.tell_overtaken(to);
+    }
+
+    /// The agent looks at the gate word whenever it runs.
+    fn tell_overtaken(&mut self, node: usize) {
+        let host = self.host_mut(node);
+        let term = host.kernel.overtaken;
+        let attends = host.attends();
+        let Some(agent) = host.agent.as_mut().filter(|_| attends) else {
+            return;
+        };
+        if term > std::mem::replace(&mut agent.overtaken, term) {
+            self.summary.overtaken += 1;
+            self.hand(node, &Waiting::Overtaken(term));
         }
     }
 

@@ -123,6 +123,7 @@ impl Script {
                 ready: false,
                 preferred: 0,
                 health: 0b1111,
+                recent: 0,
                 heard: 0b11,
                 generation: 1,
                 echo_epoch: 0,
@@ -409,6 +410,12 @@ impl Script {
 
     pub(crate) fn count(&self, name: &str) -> u64 {
         self.snapshot().counters[name]
+    }
+
+    /// What the machine said last.
+    pub(crate) fn told(&self) -> Body {
+        let hello = self.sent.iter().rev().find(|packet| !packet.advert);
+        Body::peek(&hello.unwrap().payload).unwrap()
     }
 
     pub(crate) fn has_alarm(&self, alarm: Alarm) -> bool {

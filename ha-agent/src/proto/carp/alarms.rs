@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Action, Alarm, Evidence};
-use super::machine::{Election, Link};
+use super::link::Link;
+use super::machine::Election;
 use super::trailer::Body;
 use crate::proto::time::Instant;
 
@@ -172,6 +173,22 @@ impl Election {
         }
         self.alarm_about_links(Alarm::OneWayHearing, one_way, out);
         self.alarm_about_links(Alarm::LinkSilent, silent, out);
+    }
+
+    /// Whether the active partner's advertisements arrive in one family only: clients of the other one
+    /// may be cut off, and nothing else would show it.
+    pub(super) fn judge_families(&mut self, out: &mut Vec<Action>) {
+        let silent = |link: &Link| link.silent_family(self.now, self.timing.timeout);
+        let words: Vec<String> = self
+            .links
+            .iter()
+            .filter_map(|link| Some(format!("{}: no {}", link.config.name, silent(link)?)))
+            .collect();
+        if words.is_empty() {
+            return self.clear(Alarm::FamilySilent, out);
+        }
+        let evidence = self.about_links(|link| silent(link).is_some(), words.join("; "));
+        self.raise(Alarm::FamilySilent, evidence, out);
     }
 
     fn alarm_about_links(&mut self, alarm: Alarm, any: bool, out: &mut Vec<Action>) {

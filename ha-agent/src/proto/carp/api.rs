@@ -143,6 +143,8 @@ pub enum Alarm {
     OneWayHearing,
     /// On a link neither node hears the other, though both have a carrier and are heard elsewhere.
     LinkSilent,
+    /// On a link the partner's advertisements arrive over one of IPv4 and IPv6 only.
+    FamilySilent,
 }
 
 /// What an alarm rests on.
@@ -220,6 +222,9 @@ pub enum Input<'a> {
     Generation(u64),
     /// Terms below this one are reserved on disk.
     TermReserved(u64),
+    /// The data plane has heard the partner as active in this term, and keeps the gate closed in all
+    /// lower ones.
+    Overtaken(u64),
     /// The operator wants something.
     Command(Command),
 }

@@ -19,6 +19,8 @@ pub enum Counter {
     Stalled,
     /// Lease ended while active.
     LeaseLapsed,
+    /// Active, and the data plane had heard the partner as active in a higher term.
+    Overtaken,
     /// The partner was found active too.
     BothActive,
     /// Accepted, but its CARP digest is wrong.
@@ -63,7 +65,7 @@ pub enum Counter {
 
 impl Counter {
     /// All of them, in order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AdvertSent,
         Self::HelloSent,
         Self::AdvertAccepted,
@@ -71,6 +73,7 @@ impl Counter {
         Self::ForeignAccepted,
         Self::Stalled,
         Self::LeaseLapsed,
+        Self::Overtaken,
         Self::BothActive,
         Self::DigestDiffers,
         Self::NotExpected,
@@ -103,6 +106,7 @@ impl Counter {
             Self::ForeignAccepted => "foreign_accepted",
             Self::Stalled => "stalled",
             Self::LeaseLapsed => "lease_lapsed",
+            Self::Overtaken => "overtaken",
             Self::BothActive => "both_active",
             Self::DigestDiffers => "digest_differs",
             Self::NotExpected => "dropped_not_expected",

@@ -2,7 +2,8 @@
 
 use super::api::{Action, Alarm, Role, RoleReason};
 use super::counters::Counter;
-use super::machine::{Election, Link, RELEASE_COPIES};
+use super::link::{Link, Soundness};
+use super::machine::{Election, RELEASE_COPIES};
 use super::order::Standing;
 use super::peer::Partner;
 use super::receive::mode_number;
@@ -18,6 +19,7 @@ impl Election {
         }
         self.judge_isolation(out);
         self.judge_hearing(out);
+        self.judge_families(out);
         self.forget_hearsay(out);
         self.judge_strangers(out);
         match self.role {
@@ -178,8 +180,11 @@ impl Election {
             self.clear(Alarm::BothActive, out);
             self.announce(out);
         }
-        if partner.body.term > self.term {
-            self.term = partner.body.term;
+        let (overtaken, told) = self.overtaken;
+        // What the data plane heard is newer than anything but an answer to what was sent since.
+        let is_over = overtaken > self.term && partner.echo_sent.is_some_and(|sent| sent >= told);
+        if partner.body.term > self.term || is_over {
+            self.term = self.term.max(partner.body.term);
             self.begin_term(Role::Active, RoleReason::TermOvertaken, out);
         }
         if partner.body.role.is_passive() {
@@ -216,7 +221,8 @@ impl Election {
             self.preferred_since = None;
             return None;
         }
-        let fit = theirs.preferred && theirs.ready && theirs.failed <= mine.failed;
+        let sound = theirs.failed <= mine.failed && theirs.recent == 0;
+        let fit = theirs.preferred && theirs.ready && sound;
         if !fit {
             self.preferred_since = None;
             return theirs.beats(&mine).then_some(RoleReason::PartnerFitter);
@@ -241,7 +247,7 @@ impl Election {
                     .gateway
                     .failed_since()
                     .is_some_and(|at| self.now < at + self.timing.gateway_hold)
-                && gateway_reached(&partner.body, link.bit)
+                && Soundness::told(&partner.body, link.bit).gateway
         };
         self.links.iter().filter(fresh).count() as u32
     }
@@ -369,10 +375,9 @@ impl Election {
                 self.listen_for(self.timing.timeout);
             }
         } else if let Some(partner) = partner {
-            let reached = self
-                .links
-                .iter()
-                .any(|link| link.config.has_gateway && gateway_reached(&partner.body, link.bit));
+            let reached = self.links.iter().any(|link| {
+                link.config.has_gateway && Soundness::told(&partner.body, link.bit).gateway
+            });
             self.isolated |= reached && self.now < partner.heard + self.timing.isolation;
         }
         if self.isolated {
@@ -423,6 +428,7 @@ impl Election {
             conflict: same_mode && !came_first,
             ready: self.says_ready() && generation,
             failed: 0,
+            recent: 0,
             active: self.role == Role::Active,
             preferred: self.is_preferred(),
             first: self.config.mode == Mode::First,
@@ -431,18 +437,20 @@ impl Election {
             conflict: same_mode && came_first,
             ready: self.partner_ready(body),
             failed: 0,
+            recent: 0,
             active: body.role == WireRole::Active,
             preferred: body.preferred == body.mode,
             first: body.mode == mode_number(Mode::First),
         };
+        let hold = self.own_hold();
         for link in self.links.iter().filter(|link| link.config.is_production()) {
-            let their_carrier = body.health >> (2 * link.bit) & 1 != 0;
-            let their_gateway = gateway_reached(body, link.bit);
-            let (carrier, gateway) = link.counts(self.role, self.now, self.timing.hold_down);
-            let my_fault = !carrier || !gateway && their_gateway;
-            let their_fault = !their_carrier || !their_gateway && gateway;
-            mine.failed += u32::from(my_fault);
-            theirs.failed += u32::from(their_fault);
+            let here = link.soundness(self.now, hold);
+            let there = Soundness::told(body, link.bit);
+            for (standing, own, other) in [(&mut mine, here, there), (&mut theirs, there, here)] {
+                let failed = own.failed(other);
+                standing.failed += u32::from(failed);
+                standing.recent += u32::from(own.recent && !failed);
+            }
         }
         (mine, theirs)
     }
@@ -464,9 +472,4 @@ impl Election {
             (Preferred::First, Mode::First) | (Preferred::Second, Mode::Second)
         )
     }
-}
-
-/// Whether the partner reaches the gateway of a link.
-fn gateway_reached(body: &Body, bit: u32) -> bool {
-    body.health >> (2 * bit + 1) & 1 != 0
 }

@@ -1,7 +1,9 @@
 //! Inputs that are not packets.
 
 use super::api::{Action, Command, Input, Refusal, Role, RoleReason};
-use super::machine::{Election, Link};
+use super::counters::Counter;
+use super::link::Link;
+use super::machine::{Election, QUICK_HELLOS};
 use super::receive::mode_number;
 
 impl Election {
@@ -55,8 +57,30 @@ impl Election {
                     self.judge_reserve(out);
                 }
             }
+            Input::Overtaken(term) => self.overtaken(term, out),
             Input::Command(command) => self.command(command, out),
         }
+    }
+
+    /// The kernel closed the gate on an advertisement that may never have come here. The partner was
+    /// there, so its silence begins now; what it says next decides, and whatever this node is then, the
+    /// gate opens in a higher term only.
+    fn overtaken(&mut self, term: u64, out: &mut Vec<Action>) {
+        if term <= self.overtaken.0 {
+            return;
+        }
+        self.overtaken = (term, self.now);
+        if self.role != Role::Active || term <= self.term {
+            return;
+        }
+        self.counters.count(Counter::Overtaken);
+        self.set_gate(None, out);
+        self.alone = false;
+        self.listen_for(self.timing.timeout);
+        for link in &mut self.links {
+            link.quick_hellos = QUICK_HELLOS;
+        }
+        self.hello_soon();
     }
 
     fn take_carrier(&mut self, index: usize, up: bool) {

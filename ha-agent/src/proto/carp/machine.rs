@@ -4,20 +4,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ha_common::siphash::TAG_LEN;
 use serde::{Deserialize, Serialize};
 
-use super::alarms::{Hearing, Raised};
+use super::alarms::Raised;
 use super::api::{Action, Alarm, Input, Role, RoleReason};
-use super::condition::Condition;
-use super::config::{ElectionConfig, ElectionKeys, LinkConfig, Timing, carp_ticks};
+use super::config::{ElectionConfig, ElectionKeys, Timing, carp_ticks};
 use super::counters::{Counter, Counters};
 use super::foreign::{self, Foreign};
 use super::lease::SendLog;
+use super::link::Link;
 use super::park::{Asking, Grant};
 use super::peer::Peers;
 use super::snapshot::Transition;
-use super::trailer::{Signer, name_hash};
+use super::trailer::Signer;
 use super::wire::Group;
 use crate::config::model::Mode;
 use crate::proto::rng::Rng;
@@ -32,31 +31,6 @@ pub(super) const RELEASE_COPIES: u8 = 3;
 /// HELLOs sent at a quarter of the interval after a start or a freeze, so that one lost packet does not
 /// leave the partner in the dark.
 pub(super) const QUICK_HELLOS: u8 = 3;
-
-/// A link and what is to be sent on it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Link {
-    pub(super) config: LinkConfig,
-    /// Place of this link in the trailer's bitmaps: names in ascending order, equal on both nodes.
-    pub(super) bit: u32,
-    pub(super) name: [u8; TAG_LEN],
-    #[serde(skip)]
-    pub(super) group: Group,
-    pub(super) carrier: Condition,
-    pub(super) gateway: Condition,
-    /// Who hears whom, and since when.
-    pub(super) hearing: (Hearing, Instant),
-    pub(super) hello_due: Instant,
-    pub(super) hello_sent: Option<Instant>,
-    pub(super) quick_hellos: u8,
-    /// Epoch and sequence to challenge, and when.
-    pub(super) challenge: Option<(u64, u64)>,
-    pub(super) challenge_due: Instant,
-    /// Whether the partner's multicast is heard on it, and since when it is so.
-    pub(super) multicast: (bool, Instant),
-    /// The partner says that it does not hear this node's multicast.
-    pub(super) partner_lacks: bool,
-}
 
 /// The election of one node. Its serialised form is its whole state but for secrets and counters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,6 +62,8 @@ pub struct Election {
     pub(super) term: u64,
     /// Lowest term this start may use.
     pub(super) term_floor: u64,
+    /// Highest term of the partner's that the data plane has told of, and when it did.
+    pub(super) overtaken: (u64, Instant),
     /// Terms below this one are on disk.
     pub(super) term_reserved: u64,
     term_requested: u64,
@@ -170,21 +146,10 @@ impl Election {
         let links = config
             .links
             .iter()
-            .map(|link| Link {
-                config: link.clone(),
-                bit: names.partition_point(|name| *name < link.name.as_str()) as u32,
-                name: name_hash(&link.name),
-                group: Group::new(&keys.carp_passphrase, config.vhid, &link.shared),
-                carrier: Condition::default(),
-                gateway: Condition::default(),
-                hearing: (Hearing::default(), now),
-                hello_due: now,
-                hello_sent: None,
-                quick_hellos: QUICK_HELLOS,
-                challenge: None,
-                challenge_due: now,
-                multicast: (true, now),
-                partner_lacks: false,
+            .map(|link| {
+                let bit = names.partition_point(|name| *name < link.name.as_str()) as u32;
+                let group = Group::new(&keys.carp_passphrase, config.vhid, &link.shared);
+                Link::new(link.clone(), bit, group, now)
             })
             .collect();
         Self {
@@ -212,6 +177,7 @@ impl Election {
             transitions: VecDeque::new(),
             term: 0,
             term_floor: first_term.max(1),
+            overtaken: (0, now),
             term_reserved: first_term,
             term_requested: first_term,
             stint: 1,
@@ -511,9 +477,19 @@ impl Election {
         });
     }
 
+    /// How long what failed must have worked again before this node counts it as sound.
+    pub(super) fn own_hold(&self) -> Duration {
+        if self.role == Role::Active {
+            Duration::ZERO
+        } else {
+            self.timing.hold_down
+        }
+    }
+
     /// Takes a term that is higher than all known and was not used by an earlier start.
     pub(super) fn next_term(&mut self, out: &mut Vec<Action>) {
-        self.term = self.term.saturating_add(1).max(self.term_floor);
+        let known = self.term.max(self.overtaken.0);
+        self.term = known.saturating_add(1).max(self.term_floor);
         self.reserve_terms(out);
         self.judge_reserve(out);
     }
@@ -546,25 +522,5 @@ impl Election {
         let link = self.links.get(link);
         link.and_then(|link| link.config.own(other.is_ipv6()))
             .unwrap_or(other)
-    }
-}
-
-impl Link {
-    /// Whether carrier and gateway count as working in the order. What an active node uses at this
-    /// moment is good enough; a standby does not offer what has only just come back.
-    pub(super) fn counts(&self, role: Role, now: Instant, hold: Duration) -> (bool, bool) {
-        let hold = if role == Role::Active {
-            Duration::ZERO
-        } else {
-            hold
-        };
-        let carrier = self.carrier.is_sound(now, hold);
-        (carrier, self.gateway.is_sound(now, hold))
-    }
-
-    /// Sends a HELLO as soon as the distance from the last one allows.
-    pub(super) fn hello_soon(&mut self, now: Instant, gap: Duration) {
-        let earliest = self.hello_sent.map_or(now, |sent| now.max(sent + gap));
-        self.hello_due = self.hello_due.min(earliest);
     }
 }

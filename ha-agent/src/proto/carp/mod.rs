@@ -35,6 +35,7 @@
 
 mod alarms;
 mod api;
+mod body;
 mod condition;
 mod config;
 mod counters;
@@ -42,6 +43,7 @@ mod decide;
 mod foreign;
 mod input;
 mod lease;
+mod link;
 mod machine;
 mod order;
 mod park;

@@ -16,6 +16,8 @@ pub(super) struct Standing {
     pub(super) ready: bool,
     /// Failed production links.
     pub(super) failed: u32,
+    /// Production links that failed not long ago.
+    pub(super) recent: u32,
     /// Is active and may stay so.
     pub(super) active: bool,
     /// Is the preferred node.
@@ -32,6 +34,7 @@ impl Standing {
                 !standing.conflict,
                 standing.ready,
                 Reverse(standing.failed),
+                Reverse(standing.recent),
                 standing.active,
                 standing.preferred,
                 standing.first,
@@ -53,14 +56,15 @@ mod tests {
     /// Every pair of standings: antisymmetric, decided by the first difference.
     #[test]
     fn order_is_total_and_antisymmetric() {
-        let all: Vec<Standing> = (0..96u32)
+        let all: Vec<Standing> = (0..192u32)
             .map(|bits| Standing {
                 conflict: bits & 1 != 0,
                 ready: bits & 2 != 0,
                 active: bits & 4 != 0,
                 preferred: bits & 8 != 0,
                 first: bits & 16 != 0,
-                failed: bits / 32,
+                failed: bits / 32 % 2,
+                recent: bits / 64,
             })
             .collect();
         for a in &all {
@@ -73,6 +77,8 @@ mod tests {
                     a.ready
                 } else if a.failed != b.failed {
                     a.failed < b.failed
+                } else if a.recent != b.recent {
+                    a.recent < b.recent
                 } else if a.active != b.active {
                     a.active
                 } else if a.preferred != b.preferred {

@@ -340,7 +340,8 @@ impl Election {
             granted: true,
             ..asking
         });
-        self.extend_lease(sent + lease_of(LEASE), out);
+        let ordinary = self.timing.lease(partner.timeout());
+        self.extend_lease(sent + ordinary.max(lease_of(LEASE)), out);
         out.push(Action::Reexec(Ok(())));
         true
     }

@@ -19,7 +19,7 @@ type Origin = (usize, IpAddr, Instant);
 
 impl Election {
     pub(super) fn take_advert(&mut self, origin: Origin, payload: &[u8], out: &mut Vec<Action>) {
-        let (index, source, _) = origin;
+        let (index, source, at) = origin;
         if self.role == Role::Off {
             return self.counters.count(Counter::NotExpected);
         }
@@ -48,6 +48,9 @@ impl Election {
             Ok(body) => {
                 if self.take_body(origin, &body, out) {
                     self.counters.count(Counter::AdvertAccepted);
+                    if let Some(link) = self.links.get_mut(index) {
+                        link.advert_heard(source, at, self.timing.timeout);
+                    }
                     if !good_digest {
                         self.counters.count(Counter::DigestDiffers);
                         let what = "an advertisement of the partner with another digest";
@@ -285,9 +288,11 @@ impl Election {
         }
     }
 
-    /// Opens the gate until then, or keeps it open that long.
+    /// Opens the gate until then, or keeps it open that long. In a term that the data plane knows to be
+    /// over it would not open.
     pub(super) fn extend_lease(&mut self, until: Instant, out: &mut Vec<Action>) {
-        if until > self.now && self.gate.is_none_or(|gate| until > gate) {
+        let over = self.overtaken.0 > self.term;
+        if !over && until > self.now && self.gate.is_none_or(|gate| until > gate) {
             self.set_gate(Some(until), out);
         }
     }

@@ -170,13 +170,14 @@ impl Election {
             flags |= trailer_flags::RELEASE;
         }
         flags |= self.reexec_flags((echo_epoch, echo_sequence));
-        let mut health = 0;
-        let mut heard = 0;
+        let hold = self.own_hold();
+        let (mut health, mut recent, mut heard) = (0, 0, 0);
         for (index, link) in self.links.iter().enumerate() {
-            let (carrier, gateway) = link.counts(self.role, self.now, self.timing.hold_down);
-            health |= u32::from(carrier) << (2 * link.bit);
-            health |= u32::from(gateway) << (2 * link.bit + 1);
-            heard |= u32::from(self.hears_on(index)) << link.bit;
+            let sound = link.soundness(self.now, hold);
+            health |= u32::from(sound.carrier) << (2 * link.bit);
+            health |= u32::from(sound.gateway) << (2 * link.bit + 1);
+            recent |= u16::from(sound.recent) << link.bit;
+            heard |= u16::from(self.hears_on(index)) << link.bit;
         }
         Body {
             flags,
@@ -194,6 +195,7 @@ impl Election {
                 Preferred::Second => 2,
             },
             health,
+            recent,
             heard,
             generation: self.config.generation,
             echo_epoch,

@@ -100,6 +100,10 @@ kinds! {
         "The nodes hear each other, but not on this link, though it has a carrier; the role stays where it is.",
         "let multicast to 224.0.0.18 and ff02::12 pass there (IGMP snooping, filters), and see that both ports \
          are in the same VLAN";
+    FamilySilent = "family_silent",
+        "The active partner's advertisements arrive on this link over one of IPv4 and IPv6 only.",
+        "let protocol 112 to 224.0.0.18 and to ff02::12 pass there (filters, MLD snooping), and look at the partner's \
+         own address of the family that is missing";
     GuardMissing = "guard_missing",
         "The nftables table `ha_agent` is not in the kernel: nothing stops service traffic if XDP is detached.",
         "load the kernel module nf_tables (CONFIG_NF_TABLES_INET), and restart the agent";
@@ -140,6 +144,7 @@ impl From<Alarm> for Kind {
             Alarm::Isolated => Self::Isolated,
             Alarm::OneWayHearing => Self::OneWayHearing,
             Alarm::LinkSilent => Self::LinkSilent,
+            Alarm::FamilySilent => Self::FamilySilent,
             Alarm::UnsignedPeer => Self::UnsignedPeer,
             Alarm::VersionMismatch => Self::VersionMismatch,
         }

@@ -48,6 +48,8 @@ pub(super) struct Worker {
     /// A role that the replication thread could not take yet.
     untold: Option<RoleTerm>,
     published: Arc<ArcSwap<Published>>,
+    /// The highest term that the kernel has heard of, as the machine was told.
+    overtaken: u64,
     next_publish: Instant,
     /// The partner's role when the snapshot was last renewed.
     partner_role: Option<WireRole>,
@@ -88,6 +90,7 @@ impl Worker {
             roles: parts.roles,
             untold: None,
             published,
+            overtaken: 0,
             next_publish: Instant::default(),
             partner_role: None,
             lateness: Lateness::default(),
@@ -116,6 +119,7 @@ impl Worker {
             self.receive_advertisements(&mut actions);
             self.receive_frames(&mut actions);
             self.receive_commands(&mut actions);
+            self.look_at_gate(&mut actions);
             self.timers(&mut actions);
             self.untold = self.untold.take().filter(|role| !(self.roles)(*role));
             self.publish();
@@ -304,6 +308,17 @@ impl Worker {
                 // Whoever asked may have gone away.
                 let _gone = to.send(self.refused.take().map_or(Ok(()), Err));
             }
+        }
+    }
+
+    /// The kernel may have closed the gate on an advertisement that was lost on its way here.
+    fn look_at_gate(&mut self, actions: &mut Vec<Action>) {
+        let term = self.gate.overtaken();
+        if term > self.overtaken {
+            self.overtaken = term;
+            let input = Input::Overtaken(term);
+            self.election.handle_input(clock::now(), input, actions);
+            self.perform(actions);
         }
     }
 

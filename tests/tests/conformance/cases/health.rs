@@ -4,7 +4,7 @@ use ha_agent::journal::Happened;
 use ha_agent::proto::carp::{Alarm, Role, RoleReason};
 
 use crate::Case;
-use crate::script::{CABLE, FRONT, Script, TIMEOUT, ms};
+use crate::script::{CABLE, FRONT, INTERVAL, Script, TIMEOUT, ms};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -55,6 +55,22 @@ pub(crate) const CASES: &[Case] = &[
         "A node that could not hear anything listens for a timeout first.\n\
         docs/protocol.md, What makes it safe.",
         carrier_returns,
+    ),
+    (
+        67,
+        "recent-beats-dead",
+        "The active node's production link fails while the partner's has only just come back: that is better, and the\n\
+        role moves at once. Before, it attracted nothing.\n\
+        docs/protocol.md, Trailer and HELLO: recent.",
+        recent_beats_dead,
+    ),
+    (
+        68,
+        "recent-is-told",
+        "A standby's link fails and comes back: the standby says that it works, and until the hold-down is over that\n\
+        it has only just come back.\n\
+        docs/protocol.md, Trailer and HELLO: recent.",
+        recent_is_told,
     ),
 ];
 
@@ -161,4 +177,35 @@ fn carrier_returns(script: &mut Script) {
     assert!(!script.is_open());
     script.run(ms(1));
     assert!(script.is_open());
+}
+
+fn recent_beats_dead(script: &mut Script) {
+    script.become_active();
+    script.partner.ready = true;
+    script.partner.recent = 0b10;
+    script.beat(4);
+    assert_eq!(script.role(), Role::Active);
+    script.happen(Happened::Carrier {
+        link: FRONT,
+        up: false,
+    });
+    script.hello(CABLE);
+    assert_eq!(script.last_reason(), Some(RoleReason::PartnerFitter));
+    assert!(!script.is_open());
+}
+
+fn recent_is_told(script: &mut Script) {
+    script.become_standby(7);
+    let up = |up| Happened::Carrier { link: FRONT, up };
+    script.happen(up(false));
+    script.run(ms(20));
+    assert_eq!(script.told().health, 0b1011);
+    script.happen(up(true));
+    script.run(ms(20));
+    assert_eq!((script.told().health, script.told().recent), (0b1111, 0b10));
+    for _ in 0..7 {
+        script.run(INTERVAL);
+        script.advert();
+    }
+    assert_eq!((script.told().health, script.told().recent), (0b1111, 0));
 }

@@ -94,6 +94,22 @@ pub(crate) const CASES: &[Case] = &[
         docs/protocol.md, Trailer and HELLO: configuration generation.",
         configurations_differ,
     ),
+    (
+        52,
+        "overtaken-unheard",
+        "The data plane has heard the partner as active in a higher term and closed the gate, but the advertisement was\n\
+        lost on its way to the machine: it closes too, asks, and opens only above that term.\n\
+        docs/protocol.md, What XDP checks.",
+        overtaken_unheard,
+    ),
+    (
+        53,
+        "overtaken-and-silent",
+        "The same, and nothing more is heard of the partner: a whole timeout passes before this node goes on, in a term\n\
+        above the partner's.\n\
+        docs/protocol.md, What XDP checks.",
+        overtaken_and_silent,
+    ),
 ];
 
 fn first_node_claims(script: &mut Script) {
@@ -238,4 +254,33 @@ fn configurations_differ(script: &mut Script) {
     script.happen(Happened::Generation(2));
     script.hello(FRONT);
     assert!(!script.has_alarm(Alarm::ConfigurationDiffers));
+}
+
+fn overtaken_unheard(script: &mut Script) {
+    script.become_active();
+    let before = script.term();
+    script.happen(Happened::Overtaken(before));
+    assert!(script.is_open(), "its own term");
+    script.follows = false;
+    script.happen(Happened::Overtaken(before + 5));
+    assert!(!script.is_open());
+    assert_eq!(script.role(), Role::Active);
+    script.hello(FRONT);
+    assert_eq!(script.last_reason(), Some(RoleReason::TermOvertaken));
+    assert!(!script.is_open(), "nothing of the new term has been echoed");
+    script.beat(2);
+    assert!(script.is_open() && script.term() > before + 5);
+}
+
+fn overtaken_and_silent(script: &mut Script) {
+    script.become_active();
+    let before = script.term();
+    script.follows = false;
+    script.happen(Happened::Overtaken(before + 5));
+    script.run(TIMEOUT - ms(1));
+    assert!(!script.is_open());
+    script.run(TIMEOUT);
+    assert_eq!(script.last_reason(), Some(RoleReason::PartnerSilent));
+    assert!(script.is_open());
+    assert_eq!(script.term(), before + 6);
 }

@@ -128,3 +128,37 @@ fn a_packet_cannot_change_its_family_or_its_sender() {
     let name = Counter::UnexpectedSource.as_str();
     assert_eq!(snapshot.counters.get(name), Some(&1));
 }
+
+/// The advertisements of one family vanish: the other one keeps the pair together, and the alarm names what
+/// is missing.
+#[test]
+fn a_family_that_is_not_heard_is_an_alarm() {
+    let mut pair = Pair::with(dual);
+    pair.until(ms(1000), |pair| pair.settled(0));
+    pair.run(TIMEOUT * 4);
+    let alarm = |pair: &Pair| {
+        let alarms = pair.nodes[1].as_ref().unwrap().snapshot().alarms;
+        let mut found = alarms
+            .into_iter()
+            .filter(|each| each.alarm == Alarm::FamilySilent);
+        found.next().map(|each| each.evidence)
+    };
+    assert_eq!(alarm(&pair), None);
+    pair.deaf_family = Some(true);
+    pair.run(TIMEOUT);
+    assert_eq!(alarm(&pair), None, "it may be a few lost packets");
+    pair.run(TIMEOUT * 2);
+    let evidence = alarm(&pair).unwrap();
+    assert_eq!(evidence.links, ["front"]);
+    assert_eq!(evidence.what, "front: no IPv6");
+    assert!(pair.settled(0), "the role stays");
+    pair.deaf_family = None;
+    pair.run(ms(200));
+    assert_eq!(alarm(&pair), None);
+    pair.deaf_family = Some(false);
+    pair.run(TIMEOUT * 3);
+    assert_eq!(alarm(&pair).unwrap().what, "front: no IPv4");
+    pair.power_off(0);
+    pair.run(TIMEOUT * 2);
+    assert_eq!(alarm(&pair), None, "nobody advertises any more");
+}

@@ -84,6 +84,8 @@ pub(super) struct Pair {
     /// Whether packets from a node arrive on a link.
     pub(super) cut: [[bool; 2]; 2],
     pub(super) frozen: [bool; 2],
+    /// Advertisements over IPv6, or over IPv4, do not arrive.
+    pub(super) deaf_family: Option<bool>,
     waiting: VecDeque<Packet>,
     seed: u64,
 }
@@ -102,6 +104,7 @@ impl Pair {
             sent: Vec::new(),
             cut: [[false; 2]; 2],
             frozen: [false; 2],
+            deaf_family: None,
             waiting: VecDeque::new(),
             seed: 0,
         };
@@ -202,7 +205,8 @@ impl Pair {
 
     fn send(&mut self, packet: Packet) {
         self.sent.push(packet.clone());
-        if !self.cut[packet.from][packet.link] {
+        let deaf = packet.advert && self.deaf_family == Some(packet.source.is_ipv6());
+        if !deaf && !self.cut[packet.from][packet.link] {
             self.waiting.push_back(packet);
         }
     }

@@ -18,7 +18,7 @@ enum Step {
         flags: u16,
         term: u64,
         health: u32,
-        heard: u32,
+        heard: (u16, u16),
         ready: bool,
         timeout_us: u32,
         same_mode: bool,
@@ -46,6 +46,7 @@ enum Step {
     Ready(bool),
     Generation(u64),
     TermReserved(u64),
+    Overtaken(u64),
     Command(Command),
 }
 
@@ -53,7 +54,13 @@ fn step() -> impl Strategy<Value = Step> {
     use WireRole::{Active, Init, Maintenance, Pacified, Standby};
     let roles = prop::sample::select(vec![Init, Standby, Standby, Active, Pacified, Maintenance]);
     let says = (
-        (roles, any::<u16>(), 0..2000u64, any::<u32>(), any::<u32>()),
+        (
+            roles,
+            any::<u16>(),
+            0..2000u64,
+            any::<u32>(),
+            any::<(u16, u16)>(),
+        ),
         (
             any::<bool>(),
             1..900_000u32,
@@ -100,6 +107,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Ready),
         1 => (0..3u64).prop_map(Step::Generation),
         1 => (0..4000u64).prop_map(Step::TermReserved),
+        1 => (0..3000u64).prop_map(Step::Overtaken),
         1 => commands.prop_map(Step::Command),
     ]
 }
@@ -119,7 +127,8 @@ fn take(node: &mut Scripted, step: Step) {
             deaf,
         } => node.say(|body| {
             (body.role, body.flags, body.term, body.ready) = (role, flags, term, ready);
-            (body.health, body.heard, body.timeout_us) = (health, heard, timeout_us);
+            (body.health, body.timeout_us) = (health, timeout_us);
+            (body.recent, body.heard) = heard;
             body.mode = if same_mode { 1 } else { 2 };
             if deaf {
                 body.echo_epoch = 0;
@@ -158,6 +167,7 @@ fn take(node: &mut Scripted, step: Step) {
         Step::Ready(ready) => node.call(Some(Input::Ready(ready))),
         Step::Generation(generation) => node.call(Some(Input::Generation(generation))),
         Step::TermReserved(up_to) => node.call(Some(Input::TermReserved(up_to))),
+        Step::Overtaken(term) => node.call(Some(Input::Overtaken(term))),
         Step::Command(command) => node.call(Some(Input::Command(command))),
     }
 }

@@ -55,6 +55,7 @@ impl Scripted {
             ready: true,
             preferred: 0,
             health: 0b1111,
+            recent: 0,
             heard: 0b11,
             generation: 1,
             echo_epoch: self.heard.0,

@@ -213,11 +213,40 @@ fn a_flapping_link_does_not_make_the_role_flap() {
     }
     pair.input(0, carrier(true));
     pair.run(HOLD_DOWN * 4 / 5);
+    assert!(
+        pair.settled(1),
+        "it has not proven itself, and nothing is wrong here"
+    );
     pair.input(1, carrier(false));
-    pair.run(ms(150));
-    assert!(pair.settled(1), "both are no good, and the one stays");
+    assert!(
+        pair.settled(0),
+        "what is only just back is better than what is gone"
+    );
+    assert_eq!(
+        pair.reasons(1).last(),
+        Some(&RoleReason::PartnerFitter),
+        "and at once"
+    );
+    let before = pair.reasons(0).len();
+    pair.run(HOLD_DOWN * 2);
+    assert_eq!(pair.reasons(0).len(), before);
+}
+
+/// Of two standbys the one whose link never failed is the better one.
+#[test]
+fn of_two_standbys_the_one_without_a_recent_failure_becomes_active() {
+    let mut pair = Pair::with(|node| ElectionConfig {
+        start_maintenance: true,
+        ..config(node)
+    });
+    let carrier = |up| Input::Carrier { link: 0, up };
+    pair.input(0, carrier(false));
+    pair.run(ms(1000));
+    pair.input(0, carrier(true));
+    pair.command(0, Command::Resume);
+    pair.command(1, Command::Resume);
     pair.run(ms(200));
-    assert!(pair.settled(0), "the other one has proven itself");
+    assert!(pair.settled(1), "the first node's link came back just now");
 }
 
 /// An active node uses what works at this moment; that it failed before is no reason to give up.
@@ -235,12 +264,13 @@ fn an_active_node_does_not_hold_its_own_links_down() {
     pair.run(ms(500));
     assert!(pair.settled(0));
     pair.input(1, carrier(true));
+    assert!(pair.settled(1), "what works goes before what does not");
     pair.run(ms(50));
     pair.input(0, carrier(true));
-    let before = pair.reasons(0).len();
+    let before = pair.reasons(1).len();
     pair.run(HOLD_DOWN * 3);
-    assert!(pair.settled(0));
-    assert_eq!(pair.reasons(0).len(), before);
+    assert!(pair.settled(1));
+    assert_eq!(pair.reasons(1).len(), before);
 }
 
 #[test]
