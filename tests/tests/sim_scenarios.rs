@@ -614,3 +614,41 @@ fn a_kernel_that_knows_more_than_its_agent_strands_nobody() {
     world.until(ms(1000), "it goes on", |world| world.is_open(0));
     assert!(world.host(0).kernel.term > term + 1, "in a term above both");
 }
+
+/// The agents are replaced again and again, early and late and too late, on a machine that stops now and then:
+/// there is never a second open gate, and in the end one node is active and no alarm is left.
+#[test]
+fn replacement_upon_replacement() {
+    for seed in 0..12 {
+        let mut world = pair_with(
+            0,
+            Params {
+                reexec: true,
+                ..Params::quiet(seed)
+            },
+        );
+        for round in 0..10u64 {
+            let node = if world.is_open(0) { 0 } else { 1 };
+            world.command(node, Command::Reexec);
+            world.run(ms(200 + (seed * 7 + round) * 37 % 900));
+            if (seed + round).is_multiple_of(3) {
+                let stopped = ((seed + round) % 2) as usize;
+                world.inject(Fault::Pause(stopped));
+                world.run(ms(100 + round * 60));
+                world.inject(Fault::Resume(stopped));
+            }
+        }
+        world.until(ms(20_000), "at peace", |world| {
+            world.settled(0) || world.settled(1)
+        });
+        world.run(ms(2000));
+        for node in 0..2 {
+            let alarms = world
+                .host(node)
+                .agent
+                .as_ref()
+                .map(|agent| agent.election.snapshot().alarms);
+            assert_eq!(alarms, Some(Vec::new()), "seed {seed}, node {node}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use ha_tests::sim::{Sabotage, Summary, sweep, sweep_all};
 /// Seeds of every test run.
 const SEEDS: u64 = 256;
 /// Everything that goes wrong.
-const FAULTS: [&str; 26] = [
+const FAULTS: [&str; 32] = [
     "agent frozen",
     "agent killed",
     "agent thawed",
@@ -22,24 +22,34 @@ const FAULTS: [&str; 26] = [
     "gateway lost",
     "machine paused",
     "machine resumed",
+    "longer timeout",
     "maintenance forced",
     "maintenance off",
     "maintenance on",
+    "multicast blocked",
+    "multicast passes",
+    "next key",
     "power off",
     "reexec",
     "replaced",
+    "replacement died",
     "replay",
     "resume",
+    "shorter timeout",
     "start pacified",
     "stop",
     "timers late",
     "timers punctual",
 ];
 /// Everything that must then be so.
-const EXPECTATIONS: [&str; 5] = [
+const EXPECTATIONS: [&str; 9] = [
+    "a change of keys moves nothing",
+    "a change of timing moves nothing",
     "a dead active node is replaced",
     "a dying standby is not noticed",
     "a healed split settles",
+    "a replacement that died is replaced",
+    "blocked multicast moves nothing",
     "an agent is replaced unnoticed",
     "one link's loss moves nothing",
 ];

@@ -1,7 +1,8 @@
 //! What a running agent may take over from a changed file.
 //!
-//! Real servers of a virtual service (added, removed, another weight), health checks, and the keys in the key
-//! file, which are no part of the configuration and so not compared here.
+//! Real servers of a virtual service (added, removed, another weight), health checks, the pair's timing and what
+//! it demands of advertisements, and the keys in the key file, which are no part of the configuration and so not
+//! compared here.
 //! Everything else would need addresses, programs or sockets to be changed under traffic and is
 //! refused as a whole, with nothing applied.
 
@@ -44,6 +45,15 @@ pub enum Change {
         /// Weight after; 0 = draining.
         to: u32,
     },
+    /// A setting of the pair changes.
+    Pair {
+        /// Its key.
+        key: &'static str,
+        /// Value before.
+        from: String,
+        /// Value after.
+        to: String,
+    },
     /// A service's health check changes.
     Health {
         /// The service's name.
@@ -68,6 +78,7 @@ impl fmt::Display for Change {
                 from,
                 to,
             } => write!(f, "{service}: real server {real} weight {from} to {to}"),
+            Self::Pair { key, from, to } => write!(f, "ha.{key} {from} to {to}"),
             Self::Health { service } => write!(f, "{service}: health check changed"),
         }
     }
@@ -87,14 +98,14 @@ pub fn diff(old: &Config, new: &Loaded) -> Result<Vec<Change>, Vec<Diagnostic>> 
         limits,
     } = &new.config;
     refused.node(&old.node, node);
-    refused.ha(&old.ha, ha);
+    let mut changes = refused.ha(&old.ha, ha);
     refused.unless_equal(
         &[Step::Key("shared_addresses")],
         &old.shared_addresses,
         shared_addresses,
     );
     refused.unless_equal(&[Step::Key("limits")], &old.limits, limits);
-    let changes = refused.services(&old.virtual_services, virtual_services);
+    changes.extend(refused.services(&old.virtual_services, virtual_services));
     if refused.problems.is_empty() {
         Ok(changes)
     } else {
@@ -188,7 +199,7 @@ impl Refused<'_> {
         self.unless_equal(&at("gateway"), &old.gateways, gateways);
     }
 
-    fn ha(&mut self, old: &Ha, new: &Ha) {
+    fn ha(&mut self, old: &Ha, new: &Ha) -> Vec<Change> {
         let Ha {
             virtual_id,
             advertisement_interval,
@@ -206,17 +217,9 @@ impl Refused<'_> {
         } = new;
         let at = |key| [Step::Key("ha"), Step::Key(key)];
         self.unless_equal(&at("virtual_id"), &old.virtual_id, virtual_id);
-        self.unless_equal(
-            &at("advertisement_interval"),
-            &old.advertisement_interval,
-            advertisement_interval,
-        );
-        self.unless_equal(&at("timeout"), &old.timeout, timeout);
         self.unless_equal(&at("initial_wait"), &old.initial_wait, initial_wait);
-        self.unless_equal(&at("hold_down"), &old.hold_down, hold_down);
         self.unless_equal(&at("preferred"), &old.preferred, preferred);
         self.unless_equal(&at("pacify"), &old.pacify, pacify);
-        self.unless_equal(&at("carp_auth"), &old.carp_auth, carp_auth);
         self.unless_equal(&at("transport"), &old.transport, transport);
         self.unless_equal(
             &at("multicast_interface"),
@@ -234,6 +237,32 @@ impl Refused<'_> {
             &old.l4_connection_updates,
             l4_connection_updates,
         );
+        let durations = [
+            (
+                "advertisement_interval",
+                old.advertisement_interval,
+                advertisement_interval,
+            ),
+            ("timeout", old.timeout, timeout),
+            ("hold_down", old.hold_down, hold_down),
+        ];
+        let mut changes: Vec<Change> = durations
+            .into_iter()
+            .filter(|(_, from, to)| from != *to)
+            .map(|(key, from, to)| Change::Pair {
+                key,
+                from: format!("{from:?}"),
+                to: format!("{to:?}"),
+            })
+            .collect();
+        if old.carp_auth != *carp_auth {
+            changes.push(Change::Pair {
+                key: "carp_auth",
+                from: format!("{:?}", old.carp_auth).to_lowercase(),
+                to: format!("{carp_auth:?}").to_lowercase(),
+            });
+        }
+        changes
     }
 
     fn services(&mut self, old: &[VirtualService], new: &[VirtualService]) -> Vec<Change> {

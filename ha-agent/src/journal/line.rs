@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
-use crate::proto::carp::{Action, Command, Election, ElectionConfig, ElectionKeys, Input};
+use crate::proto::carp::{
+    Action, Command, Election, ElectionConfig, ElectionKeys, Input, Settings,
+};
 use crate::proto::hex;
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
@@ -129,7 +131,7 @@ impl Setup {
     }
 }
 
-/// [`Input`], owned, and the timer.
+/// [`Input`], owned, the timer, and a change of the keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Happened {
@@ -186,6 +188,10 @@ pub enum Happened {
     Disputed(bool),
     /// [`Input::Generation`].
     Generation(u64),
+    /// [`Input::Settings`].
+    Settings(Settings),
+    /// [`Election::set_keys`].
+    Keys(Keys),
     /// [`Input::TermReserved`].
     TermReserved(u64),
     /// [`Input::Overtaken`].
@@ -225,6 +231,7 @@ impl From<Input<'_>> for Happened {
             Input::Ready(ready) => Self::Ready(ready),
             Input::Disputed(disputed) => Self::Disputed(disputed),
             Input::Generation(generation) => Self::Generation(generation),
+            Input::Settings(settings) => Self::Settings(settings),
             Input::TermReserved(term) => Self::TermReserved(term),
             Input::Overtaken(term) => Self::Overtaken(term),
             Input::Command(command) => Self::Command(command),
@@ -233,10 +240,10 @@ impl From<Input<'_>> for Happened {
 }
 
 impl Happened {
-    /// The machine's input; `None` for the timer.
+    /// The machine's input; `None` for the timer and the keys.
     pub fn input(&self) -> Option<Input<'_>> {
         Some(match self {
-            Self::Timer => return None,
+            Self::Timer | Self::Keys(_) => return None,
             Self::Advert {
                 link,
                 source,
@@ -274,6 +281,7 @@ impl Happened {
             Self::Ready(ready) => Input::Ready(*ready),
             Self::Disputed(disputed) => Input::Disputed(*disputed),
             Self::Generation(generation) => Input::Generation(*generation),
+            Self::Settings(settings) => Input::Settings(*settings),
             Self::TermReserved(term) => Input::TermReserved(*term),
             Self::Overtaken(term) => Input::Overtaken(*term),
             Self::Command(command) => Input::Command(*command),

@@ -45,9 +45,10 @@ impl Player {
             return Vec::new();
         };
         let mut out = Vec::new();
-        match happened.input() {
-            Some(input) => machine.handle_input(at, input, &mut out),
-            None => machine.handle_timeout(at, &mut out),
+        match (happened, happened.input()) {
+            (_, Some(input)) => machine.handle_input(at, input, &mut out),
+            (Happened::Keys(keys), None) => machine.set_keys(keys.into()),
+            (_, None) => machine.handle_timeout(at, &mut out),
         }
         let mut lines: Vec<Line> = out
             .into_iter()

@@ -85,6 +85,8 @@ impl StandIn {
             | Happened::Ready(_)
             | Happened::Disputed(_)
             | Happened::Generation(_)
+            | Happened::Settings(_)
+            | Happened::Keys(_)
             | Happened::TermReserved(_)
             | Happened::Overtaken(_)
             | Happened::Command(_) => {}

@@ -50,6 +50,8 @@ fn of_input(happened: &Happened) -> String {
         | Happened::Ready(_)
         | Happened::Disputed(_)
         | Happened::Generation(_)
+        | Happened::Settings(_)
+        | Happened::Keys(_)
         | Happened::TermReserved(_)
         | Happened::Overtaken(_)
         | Happened::Command(_) => String::new(),

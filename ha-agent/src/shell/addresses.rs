@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::election::Addresses;
 use super::netlink::Netlink;
-use crate::config::model::Cidr;
+use crate::config::model::{Cidr, Config, Mode};
 
 /// How much longer than the timeout (in whole seconds) an address outlives its last renewal.
 const GRACE: Duration = Duration::from_secs(1);
@@ -30,8 +30,13 @@ pub struct SharedOn {
 }
 
 /// Life of an address without renewal: the timeout rounded up to whole seconds, and the grace.
-pub fn lifetime(timeout: Duration) -> Duration {
+fn outlives(timeout: Duration) -> Duration {
     Duration::from_secs(timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)) + GRACE
+}
+
+/// The same for this configuration; none if no other node could take them.
+pub fn lifetime(config: &Config) -> Option<Duration> {
+    (config.node.mode != Mode::Off).then(|| outlives(config.ha.timeout))
 }
 
 /// Removes shared addresses that a previous agent left behind, and returns them.
@@ -53,17 +58,19 @@ pub async fn remove_stale(netlink: &Netlink, shared: &[SharedOn]) -> std::io::Re
 }
 
 /// Follows the election's wishes until the election is gone, then removes the addresses. The interfaces
-/// may be others from time to time: those that were made anew.
+/// may be others from time to time: those that were made anew. Without a lifetime the addresses stay until
+/// they are removed.
 pub async fn keep(
     netlink: Netlink,
     mut interfaces: watch::Receiver<Vec<SharedOn>>,
-    lifetime: Option<Duration>,
+    mut lifetimes: watch::Receiver<Option<Duration>>,
     mut wishes: watch::Receiver<Addresses>,
 ) {
-    // Three renewals fit into one lifetime, so that two may fail.
-    let renewal = lifetime.map_or(Duration::from_mins(1), |lifetime| lifetime / 4);
     let mut held = false;
     loop {
+        let lifetime = *lifetimes.borrow_and_update();
+        // Three renewals fit into one lifetime, so that two may fail.
+        let renewal = lifetime.map_or(Duration::from_mins(1), |lifetime| lifetime / 4);
         let wanted = wishes.borrow_and_update().held;
         let shared = interfaces.borrow_and_update().clone();
         let done = if wanted {
@@ -84,6 +91,7 @@ pub async fn keep(
         tokio::select! {
             changed = wishes.changed() => if changed.is_err() { break },
             Ok(()) = interfaces.changed() => {}
+            Ok(()) = lifetimes.changed() => {}
             () = sleep(next) => {}
         }
     }
@@ -128,7 +136,7 @@ mod tests {
     #[test]
     fn an_address_outlives_the_timeout_by_less_than_two_seconds() {
         for (timeout_ms, seconds) in [(12, 2), (300, 2), (1_000, 2), (1_001, 3), (9_000, 10)] {
-            let life = lifetime(Duration::from_millis(timeout_ms));
+            let life = outlives(Duration::from_millis(timeout_ms));
             assert_eq!(life, Duration::from_secs(seconds));
         }
     }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use super::addresses::SharedOn;
+use super::addresses::{self, SharedOn};
 use super::conflicts::Picture;
 use super::guard::Guard;
 use super::history::HistoryFile;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub attacher: Attacher,
     /// Tells the keeper of the shared addresses where they belong.
     pub shared_on: watch::Sender<Vec<SharedOn>>,
+    /// Tells it how long the addresses last without renewal.
+    pub lifetime: watch::Sender<Option<Duration>>,
     /// The kernel.
     pub netlink: Netlink,
     /// The maps.
@@ -306,7 +309,11 @@ impl Shared {
             .map_err(|error| failed(&error))?;
         let warnings = fresh.warnings.clone();
         *lock(&self.loaded) = fresh;
-        let generation = parts::generation(&self.config());
+        let config = self.config();
+        self.lifetime.send_replace(addresses::lifetime(&config));
+        self.election
+            .send(election::Command::Settings(parts::settings(&config)));
+        let generation = parts::generation(&config);
         self.election
             .send(election::Command::Generation(generation));
         self.election.send(election::Command::Keys(keys));

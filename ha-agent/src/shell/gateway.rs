@@ -27,14 +27,23 @@ impl GatewayProbe {
     /// takeover timeout, so that a node that lost its network yields before its partner would have to
     /// guess. Starts out believing the gateway is there.
     pub fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
-        let interval = interval.clamp(FASTEST, SLOWEST);
-        Self {
+        let mut probe = Self {
             interval,
-            patience: (timeout * 2 / 3).max(3 * interval),
+            patience: timeout,
             next: now,
             last_reply: now,
             reachable: true,
-        }
+        };
+        probe.retime(interval, timeout);
+        probe
+    }
+
+    /// Other durations; what is known of the gateway stays. An answer to the next question must have its
+    /// time, so the question comes before the patience ends.
+    pub fn retime(&mut self, interval: Duration, timeout: Duration) {
+        self.interval = interval.clamp(FASTEST, SLOWEST);
+        self.patience = (timeout * 2 / 3).max(3 * self.interval);
+        self.next = self.next.min(self.last_reply + self.interval);
     }
 
     /// When [`Self::due`] wants to be called.

@@ -17,7 +17,7 @@ use crate::config::Secrets;
 use crate::config::model::{CarpAuth, Cidr, Config, Interface, Mode};
 use crate::datapath::attach::Device;
 use crate::datapath::pair::{self, PairLink, PairTables};
-use crate::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE};
+use crate::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE, Settings};
 use crate::proto::pacify::{History, Start};
 use crate::proto::sync::SyncConfig;
 
@@ -111,6 +111,16 @@ pub(super) fn election_config(
         start_pacified: history.is_pacified(),
         start_maintenance: history.in_maintenance(),
         links: checked(bound).collect(),
+    }
+}
+
+/// What a running election may be told anew.
+pub(super) const fn settings(config: &Config) -> Settings {
+    Settings {
+        interval: config.ha.advertisement_interval,
+        timeout: config.ha.timeout,
+        hold_down: config.ha.hold_down,
+        auth: config.ha.carp_auth,
     }
 }
 

@@ -270,6 +270,7 @@ pub(super) fn forged_advert() -> Vec<u8> {
         ready: true,
         preferred: 0,
         health: 0,
+        recent: 0,
         heard: 0,
         generation: 0,
         echo_epoch: 0,

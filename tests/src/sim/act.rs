@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ha_agent::config::model::Preferred;
+use ha_agent::config::model::{Preferred, Transport};
 use ha_agent::proto::carp::{Action, REEXEC_LEASE, Role, RoleReason};
 use ha_agent::proto::sync::{self, Change};
 use ha_agent::proto::time::Instant;
@@ -117,6 +117,7 @@ impl World {
         };
         // A node that misses a carrier or a gateway hands over as soon as its partner counts as fitter.
         let fit = self.settled(node) && self.host(node).lost.is_empty();
+        let heir = self.is_perfect() && self.settled(node) && self.host(1 - node).lost.is_empty();
         let unnoticed = self.is_perfect() && fit && after < lease / 2;
         let parked = self
             .host(node)
@@ -130,7 +131,12 @@ impl World {
             self.expect(Who::Always(node), within, "an agent is replaced unnoticed");
         }
         if after == u64::MAX {
-            self.later(lease * 2, Event::Fault(Fault::Start(node)));
+            self.later(lease * 2, Event::Fault(Fault::Restart(node)));
+            if heir {
+                let longest = lease.max(self.params.timeout_ns()) + self.slack();
+                let why = "a replacement that died is replaced";
+                self.expect(Who::Node(1 - node), longest, why);
+            }
         } else {
             self.later(after, Event::Fault(Fault::Replace(node)));
         }
@@ -182,14 +188,15 @@ impl World {
         let Some(wire) = self.wires.get(link).and_then(|wires| wires.get(from)) else {
             return;
         };
+        let wire = *wire;
         let timeout = self.params.timeout_ns();
-        let arrivals = wire.carry(self.now, timeout, &self.params.weather, &mut self.rng);
         let packet = Packet {
             from,
             link,
             source,
             kind,
             sent: self.now,
+            group: true,
             forged: false,
             payload: payload.into(),
         };
@@ -198,8 +205,37 @@ impl World {
             self.recorded.swap_remove_back(victim);
         }
         self.recorded.push_back(packet.clone());
-        for at in arrivals {
-            self.later(at - self.now, Event::Arrival(packet.clone()));
+        let (group, unicast) = self.copies(&packet);
+        for group in [true, false].into_iter().zip([group, unicast]) {
+            let (group, true) = group else { continue };
+            let weather = &self.params.weather;
+            for at in wire.carry(group, self.now, timeout, weather, &mut self.rng) {
+                let packet = packet.clone();
+                self.later(at - self.now, Event::Arrival(Packet { group, ..packet }));
+            }
+        }
+    }
+
+    /// Whether a packet goes to the group, and whether to the partner's own address, as the shell does it.
+    fn copies(&self, packet: &Packet) -> (bool, bool) {
+        let Packet {
+            from,
+            link,
+            source,
+            kind,
+            ..
+        } = *packet;
+        if kind == Kind::Sync || source.is_ipv6() || !self.params.has_unicast(link) {
+            return (true, false);
+        }
+        let agent = self.host(from).agent.as_ref();
+        match self.params.transport {
+            Transport::Multicast => (true, false),
+            Transport::Unicast => (false, true),
+            Transport::Auto => (
+                true,
+                agent.is_some_and(|agent| agent.election.wants_unicast(link)),
+            ),
         }
     }
 

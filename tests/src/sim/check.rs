@@ -33,7 +33,11 @@ impl World {
         let weather = &self.params.weather;
         weather.loss == 0
             && self.attending().is_some()
-            && self.wires.iter().flatten().all(|wire| !wire.cut)
+            && self
+                .wires
+                .iter()
+                .flatten()
+                .all(|wire| !wire.cut && !wire.blocked)
             && self
                 .hosts
                 .iter()

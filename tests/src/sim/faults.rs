@@ -62,6 +62,24 @@ pub enum Fault {
     StartPacified(usize),
     /// The program that replaces a node's agent begins.
     Replace(usize),
+    /// A node is told of a shorter interval and timeout, or of the usual ones.
+    Retime {
+        /// Node.
+        node: usize,
+        /// Shorter.
+        fast: bool,
+    },
+    /// A node takes the next step in the replacement of the keys, unless its partner has yet to follow.
+    Rekey(usize),
+    /// The program that should replace a node's agent ended at once; another one starts.
+    Restart(usize),
+    /// A switch drops what is sent to the group on a link, both ways, or passes it again.
+    Multicast {
+        /// Link.
+        link: usize,
+        /// Whether it passes.
+        passes: bool,
+    },
     /// A node's disk takes no writes.
     DiskFails(usize),
     /// It does again.
@@ -102,6 +120,12 @@ impl Fault {
             Self::Brisk(_) => "timers punctual",
             Self::StartPacified(_) => "start pacified",
             Self::Replace(_) => "replaced",
+            Self::Retime { fast: true, .. } => "shorter timeout",
+            Self::Retime { fast: false, .. } => "longer timeout",
+            Self::Rekey(_) => "next key",
+            Self::Multicast { passes: false, .. } => "multicast blocked",
+            Self::Multicast { passes: true, .. } => "multicast passes",
+            Self::Restart(_) => "replacement died",
             Self::DiskFails(_) => "disk fails",
             Self::DiskWorks(_) => "disk works",
             Self::Replay(_) => "replay",
@@ -125,7 +149,7 @@ pub fn mishap(rng: &mut Rng, links: usize, timeout: u64, patient: bool) -> Plan 
         _ => rng.below(timeout * 6),
     };
     let both = |begin: Fault, end: Fault| vec![(0, begin), (lasting, end)];
-    match rng.below(30) {
+    match rng.below(37) {
         0 | 1 => both(Fault::PowerOff(node), Fault::Start(node)),
         2 | 3 => both(Fault::KillAgent(node), Fault::Start(node)),
         4 | 5 => both(Fault::Freeze(node), Fault::Thaw(node)),
@@ -196,6 +220,43 @@ pub fn mishap(rng: &mut Rng, links: usize, timeout: u64, patient: bool) -> Plan 
             Fault::Brisk(node),
         ),
         24..=27 => vec![(0, Fault::Command(node, Command::Reexec))],
+        30 | 31 => {
+            let retime = |node, fast| Fault::Retime { node, fast };
+            let later = rng.below(timeout * 4);
+            vec![
+                (0, retime(node, true)),
+                (later, retime(1 - node, true)),
+                (later + lasting, retime(1 - node, false)),
+                (
+                    later + lasting + rng.below(timeout * 4),
+                    retime(node, false),
+                ),
+            ]
+        }
+        34 => both(
+            Fault::Multicast {
+                link,
+                passes: false,
+            },
+            Fault::Multicast { link, passes: true },
+        ),
+        35 | 36 => {
+            let all = |passes| (0..links).map(move |link| Fault::Multicast { link, passes });
+            let begin = all(false).map(|fault| (0, fault));
+            begin
+                .chain(all(true).map(|fault| (lasting, fault)))
+                .collect()
+        }
+        32 => {
+            let step = 1 + rng.below(timeout * 3);
+            (0..6)
+                .map(|n: u64| (n * step, Fault::Rekey((n % 2) as usize)))
+                .collect()
+        }
+        33 => vec![
+            (0, Fault::Rekey(node)),
+            (rng.below(timeout / 4), Fault::Rekey(1 - node)),
+        ],
         28 => vec![
             (0, Fault::PowerOff(node)),
             (lasting / 2, Fault::StartPacified(node)),

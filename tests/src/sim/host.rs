@@ -1,7 +1,9 @@
 //! A node: what survives its agent, and the agent with its two machines.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
+use ha_agent::config::model::Transport;
 use ha_agent::journal::{Begin, Happened, Line, Resume, Setup};
 use ha_agent::keys::{PairKey, PairKeys};
 use ha_agent::proto::carp::trailer::{Body, WireRole};
@@ -45,6 +47,12 @@ pub enum Waiting {
     TermReserved(u64),
     /// The gate word.
     Overtaken(u64),
+    /// Whether the partner's multicast is heard on a link.
+    Multicast(usize, bool),
+    /// The configuration file.
+    Settings(carp::Settings),
+    /// The key file.
+    Keys(u32),
 }
 
 /// How an agent starts.
@@ -58,6 +66,10 @@ pub struct Start {
     pub pacified: bool,
     /// It goes on where another program was.
     pub parked: Option<Parked>,
+    /// With the shorter interval and timeout.
+    pub fast: bool,
+    /// With these keys.
+    pub key_step: u32,
 }
 
 /// What XDP does with advertisements, agent or none.
@@ -111,6 +123,8 @@ pub struct Agent {
     pub begun: bool,
     /// What the gate word said when it was looked at last.
     pub overtaken: u64,
+    /// When the partner's multicast was last heard on a link, and whether the election believes that it is.
+    multicast: BTreeMap<usize, (Instant, bool)>,
     /// Timers called in a row without time passing.
     hurry: u32,
 }
@@ -136,7 +150,10 @@ impl Agent {
     ) -> Self {
         let life = start.life;
         let mut rng = Rng::new(params.seed ^ (life << 8) ^ ((node as u64 + 1) << 1));
+        let keys = || keys(start.key_step);
         let mut settings = params.election(node);
+        let pace = params.settings(start.fast);
+        (settings.interval, settings.timeout) = (pace.interval, pace.timeout);
         settings.start_pacified = start.pacified;
         if start.unclean && params.reexec {
             // It may have promised a node that is being replaced to wait.
@@ -167,6 +184,9 @@ impl Agent {
             ..SyncConfig::new(node as u8 + 1, 110)
         };
         let pair = PairKeys::new(vec![PairKey::new(1, [0x5a; 32])]);
+        let auto = params.transport == Transport::Auto;
+        let links = 0..params.links.len();
+        let watched = links.filter(|link| auto && params.has_unicast(*link));
         let salt = draw_salt(&mut rng);
         let mut sync = Sync::new(config, pair, salt, Rng::new(rng.next_u64()), now);
         let mut out = Vec::new();
@@ -180,6 +200,7 @@ impl Agent {
             rng,
             begun: false,
             overtaken: 0,
+            multicast: watched.map(|link| (link, (now, true))).collect(),
             hurry: 0,
         }
     }
@@ -199,16 +220,22 @@ impl Agent {
                     },
                     &mut effects,
                 ),
-                Kind::Hello => self.elect(
-                    now,
-                    carp::Input::Hello {
+                Kind::Hello => {
+                    let input = carp::Input::Hello {
                         link: packet.link,
                         source: packet.source,
                         payload: &packet.payload,
                         at: *at,
-                    },
-                    &mut effects,
-                ),
+                    };
+                    let before = self.election.heard_on(packet.link);
+                    self.elect(now, input, &mut effects);
+                    if self.election.heard_on(packet.link) != before
+                        && packet.group
+                        && let Some((heard, _)) = self.multicast.get_mut(&packet.link)
+                    {
+                        *heard = now;
+                    }
+                }
                 Kind::Sync => {
                     let bytes = &packet.payload;
                     self.replicate(now, sync::Input::Packet { bytes }, &mut effects);
@@ -229,6 +256,19 @@ impl Agent {
             }
             Waiting::Command(command) => {
                 self.elect(now, carp::Input::Command(*command), &mut effects);
+            }
+            Waiting::Multicast(link, heard) => {
+                let (link, heard) = (*link, *heard);
+                self.elect(now, carp::Input::Multicast { link, heard }, &mut effects);
+            }
+            Waiting::Settings(settings) => {
+                self.elect(now, carp::Input::Settings(*settings), &mut effects);
+            }
+            Waiting::Keys(step) => {
+                let keys = keys(*step);
+                let happened = Happened::Keys((&keys).into());
+                self.log.push(Line::Input(now, happened));
+                self.election.set_keys(keys);
             }
             Waiting::Overtaken(term) => {
                 self.elect(now, carp::Input::Overtaken(*term), &mut effects);
@@ -264,7 +304,27 @@ impl Agent {
     pub fn due(&self) -> Option<Instant> {
         let election = self.election.poll_timeout();
         let sync = self.sync.0.poll_timeout();
-        election.into_iter().chain(sync).min()
+        let patience = self.patience();
+        let believed = self.multicast.values().filter(|(_, told)| *told);
+        let deaf = believed.map(|(heard, _)| *heard + patience).min();
+        election.into_iter().chain(sync).chain(deaf).min()
+    }
+
+    /// For how long multicast may be silent.
+    fn patience(&self) -> Duration {
+        self.election.config().timeout / 2
+    }
+
+    /// A change in whether the partner's multicast is heard, as the shell notices it.
+    pub fn multicast_change(&mut self, now: Instant) -> Option<Waiting> {
+        let patience = self.patience();
+        let changed = |(heard, told): &(Instant, bool)| (now < *heard + patience) != *told;
+        let (link, (_, told)) = self
+            .multicast
+            .iter_mut()
+            .find(|(_, state)| changed(state))?;
+        *told = !*told;
+        Some(Waiting::Multicast(*link, *told))
     }
 
     /// Replication's state, for people.
@@ -373,6 +433,10 @@ pub struct Host {
     pub disk_fails: bool,
     /// Starts so far.
     pub lives: u64,
+    /// The configuration file says the shorter interval and timeout.
+    pub fast: bool,
+    /// Steps of replacing keys taken so far.
+    pub key_step: u32,
     /// The last agent did not end in order.
     pub unclean: bool,
     /// State of an agent that is being replaced.
@@ -405,6 +469,8 @@ impl Host {
             reserved: 0,
             disk_fails: false,
             lives: 0,
+            fast: false,
+            key_step: 0,
             unclean: false,
             parked: None,
             lost: Vec::new(),

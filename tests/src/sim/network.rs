@@ -31,6 +31,8 @@ pub struct Packet {
     pub kind: Kind,
     /// When it was sent, in true time.
     pub sent: u64,
+    /// To the group, not to the partner's own address.
+    pub group: bool,
     /// Brought by an attacker, not by the network.
     pub forged: bool,
     /// Payload.
@@ -42,13 +44,22 @@ pub struct Packet {
 pub struct Wire {
     /// Nothing passes.
     pub cut: bool,
+    /// Nothing passes that is sent to the group.
+    pub blocked: bool,
 }
 
 impl Wire {
     /// When the copies of a packet sent now arrive; none if it is lost.
-    pub fn carry(self, now: u64, timeout: u64, weather: &Weather, rng: &mut Rng) -> Vec<u64> {
+    pub fn carry(
+        self,
+        group: bool,
+        now: u64,
+        timeout: u64,
+        weather: &Weather,
+        rng: &mut Rng,
+    ) -> Vec<u64> {
         let mut arrivals = Vec::new();
-        if self.cut || rng.below(1_000_000) < weather.loss {
+        if self.cut || self.blocked && group || rng.below(1_000_000) < weather.loss {
             return arrivals;
         }
         arrivals.push(now + weather.delay + rng.below(weather.jitter + 1));

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use ha_agent::config::model::{CarpAuth, Mode, Preferred};
-use ha_agent::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE};
+use ha_agent::config::model::{CarpAuth, Mode, Preferred, Transport};
+use ha_agent::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE, Settings};
 use ha_agent::proto::rng::Rng;
 
 /// What the agent gives replication for that.
@@ -59,6 +59,12 @@ pub struct Params {
     pub interval: Duration,
     /// Timeout.
     pub timeout: Duration,
+    /// Interval and timeout are divided by this while a node runs, and multiplied again; 1 = never.
+    pub faster: u32,
+    /// How packets travel.
+    pub transport: Transport,
+    /// The pair's keys are replaced from time to time.
+    pub rotates: bool,
     /// Initial wait.
     pub initial_wait: Duration,
     /// How long what failed must have worked again before it counts.
@@ -90,6 +96,9 @@ impl Params {
             seed,
             interval: Duration::from_millis(100),
             timeout: Duration::from_millis(300),
+            faster: 1,
+            transport: Transport::Auto,
+            rotates: false,
             initial_wait: Duration::ZERO,
             hold_down: Duration::from_millis(300),
             preferred: Preferred::None,
@@ -150,6 +159,17 @@ impl Params {
             seed,
             interval,
             timeout,
+            faster: if interval < Duration::from_millis(10) {
+                1
+            } else {
+                pick(&mut Rng::new(seed ^ 0x6661_7374_6572), &[1, 1, 2, 3]) as u32
+            },
+            transport: match Rng::new(seed ^ 0x7472_616e_7370).below(4) {
+                0 => Transport::Multicast,
+                1 => Transport::Unicast,
+                _ => Transport::Auto,
+            },
+            rotates: Rng::new(seed ^ 0x006b_6579_7300).below(2) == 0,
             hold_down: timeout,
             initial_wait: timeout * pick(&mut rng, &[0, 0, 0, 2, 4]) as u32,
             preferred: match rng.below(5) {
@@ -181,6 +201,28 @@ impl Params {
     /// The timeout in nanoseconds.
     pub fn timeout_ns(&self) -> u64 {
         self.timeout.as_nanos() as u64
+    }
+
+    /// Whether the partner has an IPv4 address of its own on a link.
+    pub fn has_unicast(&self, link: usize) -> bool {
+        let spec = self.links.get(link);
+        spec.is_some_and(|spec| addresses(*spec, link, 1).iter().any(IpAddr::is_ipv4))
+    }
+
+    /// The shortest timeout that a node may have, in nanoseconds.
+    pub fn shortest_ns(&self) -> u64 {
+        self.timeout_ns() / u64::from(self.faster)
+    }
+
+    /// What changes while a node runs.
+    pub fn settings(&self, fast: bool) -> Settings {
+        let by = if fast { self.faster } else { 1 };
+        Settings {
+            interval: self.interval / by,
+            timeout: self.timeout / by,
+            hold_down: self.hold_down,
+            auth: CarpAuth::Enforce,
+        }
     }
 
     /// The interval in nanoseconds.
@@ -233,11 +275,21 @@ impl Params {
     }
 }
 
-/// The pair's secrets.
-pub fn keys() -> ElectionKeys {
+/// The pair's secrets after so many steps of replacing them: three for each key. The next one is accepted,
+/// then signs, then is the only one.
+pub fn keys(step: u32) -> ElectionKeys {
+    let key = |number: u32| {
+        let id = (number % 250) as u8 + 1;
+        (id, [id ^ 0x5a; 16])
+    };
+    let (old, new) = (key(step / 3), key(step / 3 + 1));
     ElectionKeys {
         carp_passphrase: b"simulated".to_vec(),
-        trailer: vec![(1, [0x5a; 16])],
+        trailer: match step % 3 {
+            0 => vec![old],
+            1 => vec![old, new],
+            _ => vec![new, old],
+        },
     }
 }
 

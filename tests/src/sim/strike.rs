@@ -1,5 +1,7 @@
 //! Faults as they happen to the world, and the checks after every step.
 
+use ha_agent::config::model::Transport;
+
 use super::faults::Fault;
 use super::host::{Agent, Kernel, Start, Table, Waiting};
 use super::journal::Entry;
@@ -98,9 +100,56 @@ impl World {
                 reachable,
             } => self.link_changed(node, Waiting::Gateway(link, reachable)),
             Fault::Command(node, command) => self.offer(node, Waiting::Command(command)),
+            Fault::Retime { node, fast } => self.retime(node, fast, was_settled),
+            Fault::Multicast { link, passes } => {
+                // Elsewhere they may hear each other by the group alone.
+                let unicast = self.params.transport != Transport::Multicast;
+                let moot = unicast && self.params.has_unicast(link);
+                if !passes && moot {
+                    self.expect_calm(was_settled, "blocked multicast moves nothing");
+                }
+                for wire in self.wires.get_mut(link).into_iter().flatten() {
+                    wire.blocked = !passes;
+                }
+            }
+            Fault::Rekey(node) => self.rekey(node, was_settled),
+            Fault::Restart(node) => {
+                if self.host_mut(node).parked.take().is_some() {
+                    self.start(node, false);
+                }
+            }
             Fault::DiskFails(node) => self.host_mut(node).disk_fails = true,
             Fault::DiskWorks(node) => self.host_mut(node).disk_fails = false,
             Fault::Replay(packets) => self.replay(packets),
+        }
+    }
+
+    /// The file of a running node changes, and it is told to read it again.
+    fn retime(&mut self, node: usize, fast: bool, was_settled: Option<usize>) {
+        let settings = self.params.settings(fast);
+        if self.params.faster == 1 || self.host(node).agent.is_none() {
+            return;
+        }
+        self.host_mut(node).fast = fast;
+        self.offer(node, Waiting::Settings(settings));
+        self.expect_calm(was_settled, "a change of timing moves nothing");
+    }
+
+    fn rekey(&mut self, node: usize, was_settled: Option<usize>) {
+        let step = self.host(node).key_step;
+        let waits = step > self.host(1 - node).key_step;
+        if !self.params.rotates || waits || !self.host(node).attends() {
+            return;
+        }
+        self.host_mut(node).key_step = step + 1;
+        self.offer(node, Waiting::Keys(step + 1));
+        self.expect_calm(was_settled, "a change of keys moves nothing");
+    }
+
+    /// What happens now must leave everything as it is.
+    fn expect_calm(&mut self, was_settled: Option<usize>, why: &'static str) {
+        if let Some(active) = was_settled.filter(|_| self.is_perfect()) {
+            self.expect(Who::Always(active), 2 * self.params.timeout_ns(), why);
         }
     }
 
@@ -135,6 +184,8 @@ impl World {
             unclean: host.unclean,
             pacified,
             parked: host.parked.take(),
+            fast: host.fast,
+            key_step: host.key_step,
         };
         host.unclean = true;
         host.frozen = false;

@@ -45,6 +45,7 @@ struct Overlap {
 #[derive(Debug)]
 pub struct Watch {
     timeout: u64,
+    shortest: u64,
     longest_delay: u64,
     /// Both gates are open.
     overlap: Option<Overlap>,
@@ -66,6 +67,7 @@ impl Watch {
     pub fn new(params: &Params) -> Self {
         Self {
             timeout: params.timeout_ns(),
+            shortest: params.shortest_ns(),
             longest_delay: params.longest_delay(),
             overlap: None,
             changes: 0,
@@ -100,7 +102,7 @@ impl Watch {
 
     fn note_deafness(&mut self, now: u64, attending: u64) {
         let from = self.contact.max(attending);
-        if now >= from + self.timeout / 8 {
+        if now >= from + self.shortest / 8 {
             self.deaf.push_back(Deafness { from, to: now });
             if self.deaf.len() > 64 {
                 self.deaf.pop_front();
@@ -118,7 +120,7 @@ impl Watch {
         let explained = self
             .deaf
             .iter()
-            .any(|deaf| deaf.to >= recent && deaf.to - deaf.from.max(recent) >= self.timeout / 4);
+            .any(|deaf| deaf.to >= recent && deaf.to - deaf.from.max(recent) >= self.shortest / 4);
         self.excused += u64::from(explained);
         explained
     }

@@ -356,6 +356,7 @@ impl World {
         let effects = agent.tick(now);
         self.note(Entry::Timer(node));
         self.perform(node, effects);
+        self.notice_multicast(node);
     }
 
     fn arrive(&mut self, packet: Packet) {
@@ -385,6 +386,22 @@ impl World {
         }
         self.offer(to, Waiting::Packet(packet, at));
         self.tell_overtaken(to);
+        self.notice_multicast(to);
+    }
+
+    /// The agent notices whether the group is heard.
+    fn notice_multicast(&mut self, node: usize) {
+        let truth = self.now;
+        let host = self.host_mut(node);
+        if !host.attends() {
+            return;
+        }
+        let now = host.clock.show(truth);
+        while let Some(agent) = self.host_mut(node).agent.as_mut()
+            && let Some(change) = agent.multicast_change(now)
+        {
+            self.hand(node, &change);
+        }
     }
 
     /// The agent looks at the gate word whenever it runs.

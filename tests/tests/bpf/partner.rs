@@ -83,6 +83,7 @@ pub(crate) fn advert(sequence: u64) -> Advert {
             ready: true,
             preferred: 0,
             health: 3,
+            recent: 0,
             heard: 1,
             generation: 9,
             echo_epoch: OWN_EPOCH,

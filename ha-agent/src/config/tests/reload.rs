@@ -38,6 +38,29 @@ fn real_servers_and_health_may_change() {
 }
 
 #[test]
+fn timing_and_authentication_may_change() {
+    let with_ha = |ha: &str| {
+        applied(
+            "shared_addresses",
+            &format!("ha: {{ {ha} }}\nshared_addresses"),
+        )
+    };
+    assert_eq!(
+        with_ha("advertisement_interval: 50ms, timeout: 150ms"),
+        [
+            "ha.advertisement_interval 1s to 50ms",
+            "ha.timeout 9s to 150ms",
+            "ha.hold_down 27s to 1s"
+        ]
+    );
+    assert_eq!(with_ha("hold_down: 3s"), ["ha.hold_down 27s to 3s"]);
+    assert_eq!(
+        with_ha("carp_auth: permissive"),
+        ["ha.carp_auth enforce to permissive"]
+    );
+}
+
+#[test]
 fn everything_else_needs_a_restart() {
     assert_eq!(
         refused("name: lb1", "name: lbx"),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::Settings;
 use crate::proto::time::Instant;
 
 /// What this node is at the moment.
@@ -220,6 +221,8 @@ pub enum Input<'a> {
     Disputed(bool),
     /// The configuration changed.
     Generation(u64),
+    /// Other settings, while it runs.
+    Settings(Settings),
     /// Terms below this one are reserved on disk.
     TermReserved(u64),
     /// The data plane has heard the partner as active in this term, and keeps the gate closed in all

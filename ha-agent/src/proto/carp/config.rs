@@ -8,10 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{CarpAuth, Mode, Preferred};
 
-/// How long a packet may be on its way to the node that has just handed over. The partner opens its gate
-/// meanwhile, so this is the one time that two nodes forward, and only what both know already.
-const HAND_OVER: Duration = Duration::from_millis(50);
-
 /// The election's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,77 +109,18 @@ impl fmt::Debug for ElectionKeys {
     }
 }
 
-/// Durations derived from interval and timeout (T below).
-///
-/// The safety argument rests on how they relate; see the module's documentation.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Timing {
-    /// Between advertisements and HELLOs.
-    pub(super) interval: Duration,
-    /// T: how long a silent partner is waited for, and how long an echo binds it.
-    pub(super) timeout: Duration,
-    /// Silence after which an active node is alone: 2/3 T.
-    pub(super) alone_after: Duration,
-    /// The least silence for that, if the lease is about to end: T/2.
-    pub(super) alone_least: Duration,
-    /// How long before the end of the lease that is decided.
-    pub(super) alone_guard: Duration,
-    /// Lease of an active node that is alone: T/2, shorter than any wait of the partner by T/4.
-    pub(super) alone_lease: Duration,
-    /// How often that lease is renewed: T/8.
-    pub(super) alone_renewal: Duration,
-    /// Lateness of a timer that counts as having been frozen: T/8.
-    pub(super) stall: Duration,
-    /// How long a node listens after that: 3/4 T.
-    pub(super) stall_wait: Duration,
-    /// Least distance of two HELLOs on one link.
-    pub(super) hello_gap: Duration,
-    /// Distance of the three copies of a release.
-    pub(super) release_gap: Duration,
-    /// How long established connections pass after a release: 50 ms, at most T/2.
-    pub(super) hand_over: Duration,
-    /// How long what failed must have worked again before it counts.
-    pub(super) hold_down: Duration,
-    /// How long a lost gateway is only lost for this node: the partner probes it at its own moments.
-    pub(super) gateway_hold: Duration,
-    /// How long after the partner fell silent a lost gateway is blamed on the same event.
-    pub(super) isolation: Duration,
-}
-
-impl Timing {
-    pub(super) fn new(config: &ElectionConfig) -> Self {
-        let interval = config.interval;
-        let timeout = config.timeout.max(interval * 3);
-        Self {
-            interval,
-            timeout,
-            alone_after: timeout * 2 / 3,
-            alone_least: timeout / 2,
-            alone_guard: timeout / 32,
-            alone_lease: timeout / 2,
-            alone_renewal: timeout / 8,
-            stall: timeout / 8,
-            stall_wait: timeout * 3 / 4,
-            hello_gap: interval / 8,
-            release_gap: (interval / 4).min(Duration::from_millis(20)),
-            hand_over: HAND_OVER.min(timeout / 2),
-            hold_down: config.hold_down,
-            // Gateways are probed at least once a second.
-            gateway_hold: interval.min(Duration::from_secs(1)) * 3 / 2,
-            isolation: (timeout * 10).max(Duration::from_secs(10)),
-        }
-    }
-
-    /// How long an echo of a packet sent just now binds the partner, by this node's clock: the shorter
-    /// of the two timeouts, less two milliseconds and a thousandth for clocks that drift apart.
-    pub(super) fn lease(&self, partner_timeout: Duration) -> Duration {
-        lease_of(self.timeout.min(partner_timeout))
-    }
-}
-
-/// How long a partner that waits `wait` after a packet is bound from the sending of it on.
-pub(super) fn lease_of(wait: Duration) -> Duration {
-    wait.saturating_sub(Duration::from_millis(2) + wait / 1000)
+/// What a running machine may be told anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// [`ElectionConfig::interval`].
+    pub interval: Duration,
+    /// [`ElectionConfig::timeout`].
+    pub timeout: Duration,
+    /// [`ElectionConfig::hold_down`].
+    pub hold_down: Duration,
+    /// [`ElectionConfig::auth`].
+    pub auth: CarpAuth,
 }
 
 /// The interval as CARP counts it: in 1/256 s, rounded up; the second node is one step slower, so that
@@ -228,17 +165,6 @@ mod tests {
                 let ticks = carp_ticks(&config(mode, interval));
                 assert_eq!(ticks.to_be_bytes(), [base, skew], "{interval:?} {mode:?}");
             }
-        }
-    }
-
-    #[test]
-    fn waits_outlast_leases() {
-        for interval in [4, 100, 1000, 255_000] {
-            let timing = Timing::new(&config(Mode::First, Duration::from_millis(interval)));
-            assert!(timing.alone_lease + timing.timeout / 4 <= timing.stall_wait);
-            assert!(timing.stall_wait <= timing.timeout);
-            assert!(timing.lease(timing.timeout) < timing.timeout);
-            assert!(timing.alone_after < timing.lease(timing.timeout));
         }
     }
 }

@@ -10,6 +10,7 @@ use super::receive::mode_number;
 use super::trailer::{Body, WireRole};
 use crate::config::model::{Mode, Preferred};
 use crate::proto::time::Instant;
+use ha_common::carp::trailer_flags;
 
 impl Election {
     /// Draws the conclusions from what is known now.
@@ -112,6 +113,7 @@ impl Election {
             self.alone = true;
             // A conflict that silence ended: another one begins anew.
             self.conflict_since = None;
+            self.clear(Alarm::BothActive, out);
         }
         self.judge_asking(out);
         let silent = self.gate.is_none() && self.now >= self.silence_ends();
@@ -155,15 +157,21 @@ impl Election {
             for link in &mut self.links {
                 link.hello_due = self.now;
             }
-        } else if self.conflict_since.is_none() {
+            return;
+        }
+        if self.conflict_since.is_none() {
             self.conflict_since = Some(self.now);
+            self.advert_due = self.now;
+        }
+        // One that asks has closed its gate: it was frozen or replaced, and will give in.
+        let asks = partner.body.flags & trailer_flags::ASK != 0;
+        if !asks && !self.alarms.contains_key(&Alarm::BothActive) {
             self.counters.count(Counter::BothActive);
             let what = format!(
                 "this node is active in term {}, the partner in term {}",
                 self.term, partner.body.term
             );
             self.raise_about_partner(Alarm::BothActive, what, out);
-            self.advert_due = self.now;
             self.announce(out);
         }
     }
@@ -340,7 +348,7 @@ impl Election {
         let timing = &self.timing;
         let silence = self.peers.partner().map(|partner| {
             let least = if partner.body.role.is_passive() {
-                timing.timeout / 3
+                timing.alone_passive
             } else {
                 timing.alone_least
             };

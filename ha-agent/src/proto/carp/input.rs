@@ -51,6 +51,7 @@ impl Election {
                 self.config.generation = generation;
                 self.hello_soon();
             }
+            Input::Settings(settings) => self.take_settings(settings, out),
             Input::TermReserved(up_to) => {
                 self.term_reserved = self.term_reserved.max(up_to);
                 if self.role == Role::Active {

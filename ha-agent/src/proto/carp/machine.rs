@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alarms::Raised;
 use super::api::{Action, Alarm, Input, Role, RoleReason};
-use super::config::{ElectionConfig, ElectionKeys, Timing, carp_ticks};
+use super::config::{ElectionConfig, ElectionKeys, carp_ticks};
 use super::counters::{Counter, Counters};
 use super::foreign::{self, Foreign};
 use super::lease::SendLog;
@@ -16,6 +16,7 @@ use super::link::Link;
 use super::park::{Asking, Grant};
 use super::peer::Peers;
 use super::snapshot::Transition;
+use super::timing::{Former, Timing};
 use super::trailer::Signer;
 use super::wire::Group;
 use crate::config::model::Mode;
@@ -38,6 +39,8 @@ pub(super) const QUICK_HELLOS: u8 = 3;
 pub struct Election {
     pub(super) config: ElectionConfig,
     pub(super) timing: Timing,
+    /// What this node told until not long ago.
+    pub(super) former: Option<Former>,
     /// Own interval in 1/256 s.
     pub(super) ticks: u16,
     #[serde(skip)]
@@ -153,7 +156,8 @@ impl Election {
             })
             .collect();
         Self {
-            timing: Timing::new(&config),
+            timing: Timing::new(&config, None, None),
+            former: None,
             ticks: carp_ticks(&config),
             signer: Signer::new(config.vhid, keys.trailer),
             epoch,
@@ -291,6 +295,7 @@ impl Election {
         } else if due.is_some_and(|due| self.now > due + self.timing.stall) {
             self.thaw();
         }
+        self.adjust_timing();
         if let Some(input) = input {
             self.take(input, out);
         }

@@ -51,6 +51,7 @@ mod peer;
 mod receive;
 mod send;
 mod snapshot;
+mod timing;
 pub mod trailer;
 pub mod wire;
 
@@ -58,7 +59,7 @@ pub mod wire;
 mod tests;
 
 pub use api::{Action, Alarm, Command, Evidence, Input, Refusal, Role, RoleReason};
-pub use config::{ElectionConfig, ElectionKeys, LinkConfig};
+pub use config::{ElectionConfig, ElectionKeys, LinkConfig, Settings};
 pub use counters::{Counter, Counters};
 pub use machine::Election;
 pub use park::{LEASE as REEXEC_LEASE, Parked, ResumeError};

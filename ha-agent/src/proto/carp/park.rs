@@ -36,12 +36,13 @@ use ha_common::carp::trailer_flags;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Action, Refusal, Role, RoleReason};
-use super::config::{ElectionConfig, ElectionKeys, lease_of};
+use super::config::{ElectionConfig, ElectionKeys};
 use super::counters::Counters;
 use super::lease::SendLog;
 use super::machine::{Election, QUICK_HELLOS};
 use super::peer::{Partner, Peers};
 use super::snapshot::Transition;
+use super::timing::{Former, Pace, lease_of};
 use super::trailer::{Body, WireRole};
 use crate::config::model::Mode;
 use crate::proto::rng::Rng;
@@ -55,7 +56,7 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 /// may still have sent.
 const SEQUENCE_JUMP: u64 = 1 << 20;
 /// Layout of [`Parked`]; grows with every change of it.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// An active node's wish for the long lease.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -84,6 +85,9 @@ pub struct Parked {
     vhid: u8,
     first: bool,
     links: Vec<String>,
+    /// What it told of its interval and timeout.
+    told: Pace,
+    former: Option<Former>,
     epoch: u64,
     sequence: u64,
     carp_counter: u64,
@@ -151,6 +155,8 @@ impl Election {
                 .iter()
                 .map(|link| link.config.name.clone())
                 .collect(),
+            told: self.timing.own,
+            former: self.former,
             epoch: self.epoch,
             sequence: self.log.upcoming(),
             carp_counter: self.carp_counter,
@@ -207,6 +213,8 @@ impl Election {
         machine.epoch = parked.epoch;
         machine.carp_counter = parked.carp_counter;
         machine.log = SendLog::after(parked.sequence.saturating_add(SEQUENCE_JUMP));
+        machine.former = parked.former;
+        machine.keep_former(parked.told);
         machine.term = parked.term;
         machine.term_floor = parked.term_floor;
         machine.stint = parked.stint;
@@ -326,7 +334,7 @@ impl Election {
             // Replaced, or the program could not be executed: back to ordinary leases.
             if body.echo_sequence >= asking.first {
                 self.asking = None;
-                self.shorten_lease(sent + self.timing.lease(partner.timeout()), out);
+                self.shorten_lease(sent + self.timing.lease, out);
                 self.hello_soon();
             }
             return false;
@@ -340,7 +348,7 @@ impl Election {
             granted: true,
             ..asking
         });
-        let ordinary = self.timing.lease(partner.timeout());
+        let ordinary = self.timing.lease;
         self.extend_lease(sent + ordinary.max(lease_of(LEASE)), out);
         out.push(Action::Reexec(Ok(())));
         true

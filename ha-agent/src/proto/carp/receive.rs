@@ -199,6 +199,8 @@ impl Election {
         let Some(partner) = self.peers.partner().cloned() else {
             return;
         };
+        self.note_echo(body);
+        self.adjust_timing();
         self.compare_settings(&partner, out);
         if body.role == WireRole::Active {
             self.active_heard = Some(partner.heard);
@@ -227,13 +229,13 @@ impl Election {
     fn compare_settings(&mut self, partner: &Partner, out: &mut Vec<Action>) {
         let body = &partner.body;
         let interval = Duration::from_micros(body.interval_us.into());
-        if (interval, partner.timeout()) == (self.timing.interval, self.timing.timeout) {
+        if (interval, partner.timeout()) == (self.timing.own.interval, self.timing.own.timeout) {
             self.clear(Alarm::TimingDiffers, out);
         } else {
             let what = format!(
                 "interval {:?} and timeout {:?} here, {interval:?} and {:?} there",
-                self.timing.interval,
-                self.timing.timeout,
+                self.timing.own.interval,
+                self.timing.own.timeout,
                 partner.timeout()
             );
             self.raise_about_partner(Alarm::TimingDiffers, what, out);
@@ -284,7 +286,7 @@ impl Election {
         if let Some(sent) = partner.echo_sent
             && !self.take_long_grant(partner, sent, out)
         {
-            self.extend_lease(sent + self.timing.lease(partner.timeout()), out);
+            self.extend_lease(sent + self.timing.lease, out);
         }
     }
 
@@ -309,7 +311,7 @@ impl Election {
         if body.role == WireRole::Active || self.mode_conflict(partner) {
             return;
         }
-        let until = sent + self.timing.lease(partner.timeout());
+        let until = sent + self.timing.lease;
         self.claim(RoleReason::PartnerReleased, out);
         self.extend_lease(until, out);
     }

@@ -49,7 +49,7 @@ kinds! {
         "check the disk of node.state_dir: space, mount, errors in the kernel's log";
     TimingDiffers = "timing_differs",
         "Advertisement interval or timeout differ between the nodes; the shorter timeout counts for the lease.",
-        "make ha.advertisement_interval and ha.timeout equal on both nodes, and restart the one that changed";
+        "make ha.advertisement_interval and ha.timeout equal on both nodes, and run `ha-agent reload`";
     ConfigurationDiffers = "configuration_differs",
         "What both nodes must have alike is not alike, so neither is ready for the other.",
         "copy everything but the section node from the right node to the other, and reload";

@@ -25,7 +25,7 @@ use crate::config::model::Transport;
 use crate::datapath::gate::GateWord;
 use crate::proto::carp::{
     Alarm, Command as Request, Election, ElectionKeys, Evidence, Parked, Refusal, Role, RoleReason,
-    Snapshot,
+    Settings, Snapshot,
 };
 pub use port::Port;
 use worker::Worker;
@@ -87,6 +87,8 @@ pub enum Command {
     Disputed(bool),
     /// Somebody else claims a shared address: if this node holds them, it says so again.
     Announce,
+    /// Interval, timeout or what is demanded of advertisements changed.
+    Settings(Settings),
     /// The keys changed.
     Keys(ElectionKeys),
     /// An operator's wish, and whom to tell what became of it.

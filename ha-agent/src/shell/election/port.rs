@@ -88,6 +88,14 @@ impl Port {
         self.carrier && self.fit
     }
 
+    /// Interval and timeout are others now.
+    pub(super) fn retime(&mut self, (interval, timeout): (Duration, Duration)) {
+        self.patience = timeout / 2;
+        if let Some(probe) = &mut self.probe {
+            probe.retime(interval, timeout);
+        }
+    }
+
     /// Questions to the gateways.
     pub(super) fn questions(&self) -> Vec<Vec<u8>> {
         let link = &self.link;

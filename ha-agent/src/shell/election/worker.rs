@@ -280,6 +280,12 @@ impl Worker {
                 Command::TermReserved(term) => Input::TermReserved(term),
                 Command::Disputed(disputed) => Input::Disputed(disputed),
                 Command::Generation(generation) => Input::Generation(generation),
+                Command::Settings(settings) => {
+                    for port in &mut self.ports {
+                        port.retime((settings.interval, settings.timeout));
+                    }
+                    Input::Settings(settings)
+                }
                 Command::Keys(keys) => {
                     self.election.set_keys(keys);
                     continue;

@@ -386,12 +386,12 @@ async fn bring_up(
         });
     }
 
-    let lifetime = (config.node.mode != Mode::Off).then(|| addresses::lifetime(config.ha.timeout));
+    let (lifetime, lifetimes) = watch::channel(addresses::lifetime(&config));
     let (shared_on, interfaces) = watch::channel(on);
     let addresses = tokio::spawn(addresses::keep(
         netlink.clone(),
         interfaces,
-        lifetime,
+        lifetimes,
         wished,
     ));
     let replaced = estate.map(|estate| Replaced {
@@ -411,6 +411,7 @@ async fn bring_up(
         attachments: Mutex::new(plane.attachments),
         attacher: plane.attacher,
         shared_on,
+        lifetime,
         netlink,
         datapath: map,
         pair: Mutex::new(pair),

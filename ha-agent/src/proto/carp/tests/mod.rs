@@ -8,4 +8,5 @@ mod park;
 mod random;
 mod scripted;
 mod stories;
+mod timing;
 mod transitions;
