@@ -89,9 +89,17 @@ pub enum Verb {
         /// File to write, mode 0600; the same on both nodes
         file: PathBuf,
     },
+    /// Write down what happens to the election of the running agent, without its secrets
+    Record {
+        /// File to make
+        file: PathBuf,
+        /// For how long
+        #[arg(long, value_name = "NUMBER", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+        seconds: u32,
+    },
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
-        /// What a simulator or a conformance case wrote
+        /// What `record`, a simulator or a conformance case wrote
         log: PathBuf,
     },
 }

@@ -68,6 +68,7 @@ pub fn main() -> ExitCode {
         | Verb::Maintenance { .. }
         | Verb::Reload
         | Verb::Resume
+        | Verb::Record { .. }
         | Verb::Reexec => remote::command(&args),
     };
     exit.into()
@@ -88,6 +89,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Maintenance { .. }
         | Verb::Reload
         | Verb::Resume
+        | Verb::Record { .. }
         | Verb::Reexec => None,
     }
 }

@@ -67,6 +67,16 @@ pub(super) fn command(args: &Args) -> Exit {
         }
         Verb::Resume => ask.show(&Request::Resume, done),
         Verb::Reload => ask.show(&Request::Reload, reloaded),
+        Verb::Record { file, seconds } => match std::path::absolute(file) {
+            Ok(path) => {
+                let seconds = *seconds;
+                ask.show(&Request::Record { path, seconds }, done)
+            }
+            Err(error) => {
+                complain(&format!("{}: {error}", file.display()), "check the path");
+                Exit::Failed
+            }
+        },
         // Handled before a socket is looked for.
         Verb::Run { .. }
         | Verb::CheckConfig

@@ -12,6 +12,8 @@ pub use client::{Client, ClientError};
 pub use protocol::{Done, Refusal, Reloaded, Reply, Request};
 pub use server::{BindError, Heirloom, Listener, serve};
 
+use std::path::PathBuf;
+
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
 
 /// What carries out commands. Methods run on the runtime that serves the socket; several may run at
@@ -36,6 +38,8 @@ pub trait Handler: Send + Sync + 'static {
     fn resume(&self) -> impl Future<Output = Reply<Done>> + Send;
     /// Reads the configuration file again.
     fn reload(&self) -> impl Future<Output = Reply<Reloaded>> + Send;
+    /// Writes down what happens to the election.
+    fn record(&self, path: PathBuf, seconds: u32) -> impl Future<Output = Reply<Done>> + Send;
     /// Replaces the running program. There is an answer only if that did not happen.
     fn reexec(&self) -> impl Future<Output = Reply<Done>> + Send;
 }

@@ -1,5 +1,7 @@
 //! Lines on the control socket.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::Diagnostic;
@@ -36,6 +38,13 @@ pub enum Request {
     Resume,
     /// Read the configuration file again.
     Reload,
+    /// Write down what happens to the election.
+    Record {
+        /// File to make, an absolute path.
+        path: PathBuf,
+        /// For how long.
+        seconds: u32,
+    },
     /// Replace the running program; the connection ends when that happens.
     Reexec,
 }

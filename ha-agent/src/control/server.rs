@@ -281,6 +281,7 @@ async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<
         Request::Maintenance { on, force } => encode(handler.maintenance(on, force).await),
         Request::Resume => encode(handler.resume().await),
         Request::Reload => encode(handler.reload().await),
+        Request::Record { path, seconds } => encode(handler.record(path, seconds).await),
         Request::Reexec => encode(handler.reexec().await),
     }
 }

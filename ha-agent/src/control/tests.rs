@@ -76,6 +76,10 @@ impl Handler for Memory {
         Ok(Done::new("takes part again"))
     }
 
+    async fn record(&self, path: PathBuf, seconds: u32) -> Reply<Done> {
+        Ok(Done::new(format!("{} {seconds}", path.display())))
+    }
+
     async fn reexec(&self) -> Reply<Done> {
         Err(Refusal::new("cannot be replaced", "leave it"))
     }

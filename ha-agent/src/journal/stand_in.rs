@@ -19,6 +19,7 @@ const PASSPHRASE: &[u8] = b"stand-in";
 
 /// Signs packets anew.
 pub struct StandIn {
+    config: ElectionConfig,
     keys: ElectionKeys,
     real: Signer,
     known: Signer,
@@ -48,6 +49,7 @@ impl StandIn {
             }
         };
         Self {
+            config: config.clone(),
             real: Signer::new(config.vhid, keys.trailer.clone()),
             known: Signer::new(config.vhid, trailer.clone()),
             links: config.links.iter().map(link).collect(),
@@ -56,6 +58,12 @@ impl StandIn {
                 trailer,
             },
         }
+    }
+
+    /// For the same node after its secrets have changed.
+    #[must_use]
+    pub fn with_keys(&self, keys: &ElectionKeys) -> Self {
+        Self::new(&self.config, keys)
     }
 
     /// The stand-ins.

@@ -410,6 +410,10 @@ impl Handler for Shared {
         Self::reload(self)
     }
 
+    async fn record(&self, path: PathBuf, seconds: u32) -> Reply<Done> {
+        Self::record(self, &path, seconds).await
+    }
+
     async fn reexec(&self) -> Reply<Done> {
         Err(Self::reexec(self).await)
     }

@@ -1,12 +1,15 @@
 //! What an operator asks of the role: to hand it over, to put the node aside, to take it back.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::agent::Shared;
 use super::clock;
+use super::election::{self, Recorder};
 use super::history::HistoryFile;
 use crate::control::{Done, Refusal, Reply};
 use crate::proto::carp::trailer::WireRole;
@@ -20,7 +23,45 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How old that account may be.
 const ACCOUNT_AGE: Duration = Duration::from_millis(300);
 
+/// The longest recording.
+const RECORD_MAX: u32 = 3600;
+
 impl Shared {
+    /// Begins to write down what happens to the election.
+    pub(super) async fn record(&self, path: &Path, seconds: u32) -> Reply<Done> {
+        if !path.is_absolute() || !(1..=RECORD_MAX).contains(&seconds) {
+            return Err(Refusal::new(
+                format!("a recording needs an absolute path and 1 to {RECORD_MAX} seconds"),
+                "name another file or another time",
+            ));
+        }
+        let length = Duration::from_secs(seconds.into());
+        let recorder = Recorder::start(path, length).map_err(|error| {
+            let what = format!("{}: {error}", path.display());
+            Refusal::new(
+                what,
+                "name a file that does not exist yet, in a directory that does",
+            )
+        })?;
+        let (answer, answered) = oneshot::channel();
+        self.election
+            .send(election::Command::Record(Box::new(recorder), answer));
+        match answered.await {
+            Ok(true) => Ok(Done::new(format!(
+                "recording to {} for {seconds} s",
+                path.display()
+            ))),
+            Ok(false) => Err(Refusal::new(
+                "a recording is being made already",
+                "wait until it ends; the file just made holds nothing",
+            )),
+            Err(_gone) => Err(Refusal::new(
+                "the election does not answer",
+                "look at the agent's log",
+            )),
+        }
+    }
+
     /// Hands the active role over, and waits until the partner has it. Refused while another host has a
     /// shared address: a move makes neighbours ask anew, and they might believe that host.
     pub(super) async fn failover(&self) -> Reply<Done> {

@@ -1,6 +1,7 @@
 //! Faults as they happen to the world, and the checks after every step.
 
 use ha_agent::config::model::Transport;
+use ha_agent::proto::carp::Command;
 
 use super::faults::Fault;
 use super::host::{Agent, Kernel, Start, Table, Waiting};
@@ -99,6 +100,8 @@ impl World {
                 link,
                 reachable,
             } => self.link_changed(node, Waiting::Gateway(link, reachable)),
+            // Where nobody is replaced, no start waits for what an earlier one may have granted.
+            Fault::Command(_, Command::Reexec) if !self.params.reexec => {}
             Fault::Command(node, command) => self.offer(node, Waiting::Command(command)),
             Fault::Retime { node, fast } => self.retime(node, fast, was_settled),
             Fault::Multicast { link, passes } => {

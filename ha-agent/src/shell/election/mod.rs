@@ -6,6 +6,7 @@
 
 mod carrier;
 mod port;
+mod recorder;
 mod worker;
 
 use std::io;
@@ -28,6 +29,7 @@ use crate::proto::carp::{
     Settings, Snapshot,
 };
 pub use port::Port;
+pub use recorder::Recorder;
 use worker::Worker;
 
 /// Commands that may wait; the thread empties the queue each time round.
@@ -91,6 +93,8 @@ pub enum Command {
     Settings(Settings),
     /// The keys changed.
     Keys(ElectionKeys),
+    /// Write down what happens; answered by whether that was not done already.
+    Record(Box<Recorder>, oneshot::Sender<bool>),
     /// An operator's wish, and whom to tell what became of it.
     Operator(Request, oneshot::Sender<Result<(), Refusal>>),
     /// Prepare for the program's replacement; the answer may take its time.
@@ -212,6 +216,8 @@ impl Handle {
 pub struct Parts {
     /// The machine, not started.
     pub election: Election,
+    /// Its secrets.
+    pub keys: ElectionKeys,
     /// Interfaces, those that take part in the HA checks first.
     pub links: Vec<Link>,
     /// Advertisement interval and timeout, for the gateway probes.

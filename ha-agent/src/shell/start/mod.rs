@@ -354,6 +354,7 @@ async fn bring_up(
     let (roles_to, roles_keeper) = (replication.clone(), Arc::clone(&keeper));
     let (election, thread) = election::spawn(election::Parts {
         election: machine,
+        keys,
         links: parts::links(&config, &bound),
         timing: (config.ha.advertisement_interval, config.ha.timeout),
         gate: plane.gate,

@@ -1,7 +1,8 @@
 //! The loop of the election thread.
 
+mod receive;
+
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -10,26 +11,24 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
-use ha_common::event::CarpSeen;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::carrier::{Carriers, News};
+use super::carrier::Carriers;
 use super::port::Port;
+use super::recorder::Recorder;
 use super::{
     Addresses, Command, Event, Lateness, Link, Parts, Paused, Published, QUEUE, Request, RoleTerm,
 };
 use crate::datapath::gate::GateWord;
+use crate::journal::Happened;
 use crate::proto::carp::trailer::WireRole;
-use crate::proto::carp::{Action, Election, Input, Refusal, Role};
+use crate::proto::carp::{Action, Election, ElectionKeys, Input, Refusal, Role};
 use crate::proto::time::Instant;
 use crate::shell::announce::Announcements;
-use crate::shell::frame::discovery;
 use crate::shell::gateway::GatewayProbe;
 use crate::shell::wake::{self, Wake};
 use crate::shell::{clock, frame, realtime};
 
-/// Frames taken from one socket before the others get their turn.
-const BURST: usize = 64;
 /// How often the published snapshot is renewed when nothing happens.
 const PUBLISH: Duration = Duration::from_millis(100);
 
@@ -61,6 +60,10 @@ pub(super) struct Worker {
     replacer: Option<oneshot::Sender<Result<Paused, Refusal>>>,
     /// What the machine says to that.
     replaceable: Option<Result<(), Refusal>>,
+    /// The secrets in force: a recording must not hold them.
+    keys: ElectionKeys,
+    /// Writes down what happens.
+    recorder: Option<Recorder>,
     stopped: bool,
 }
 
@@ -99,6 +102,8 @@ impl Worker {
             refused: None,
             replacer: None,
             replaceable: None,
+            keys: parts.keys,
+            recorder: None,
             stopped: false,
         })
     }
@@ -157,109 +162,31 @@ impl Worker {
         self.wake.clear();
     }
 
-    /// A link that is dead counts at once. That it is alive again is not enough: see [`Port`].
-    fn receive_carriers(&mut self, actions: &mut Vec<Action>) {
-        for news in self.carriers.news() {
-            for index in 0..self.ports.len() {
-                let Some(port) = self.ports.get_mut(index).filter(|port| port.link.checked) else {
-                    continue;
-                };
-                let up = match news {
-                    News::Carrier { ifindex, up } if ifindex == port.link.ifindex => {
-                        port.set_carrier(up)
-                    }
-                    News::Carrier { .. } => continue,
-                    // Those who look after the interfaces ask the kernel now and then.
-                    News::Lost => port.set_carrier(true),
-                };
-                self.link_works(index, up, actions);
-            }
+    /// Hands an input to the machine and does what it asks for.
+    fn elect(&mut self, now: Instant, input: Input<'_>, actions: &mut Vec<Action>) {
+        self.election.handle_input(now, input, actions);
+        self.record(|recorder| recorder.happened(now, input.into(), actions));
+        self.perform(actions);
+    }
+
+    /// Writes something down, if that is wanted; the recording ends when it is over or a line is lost.
+    fn record(&mut self, entry: impl FnOnce(&Recorder) -> bool) {
+        self.recorder = self.recorder.take().filter(entry);
+    }
+
+    /// Begins to write down what happens; `false` if that is done already.
+    fn start_recording(&mut self, recorder: Recorder) -> bool {
+        if self.recorder.is_some() {
+            return false;
         }
+        let goes_on = recorder.state(clock::now(), &self.election, &self.keys);
+        self.recorder = goes_on.then_some(recorder);
+        goes_on
     }
 
     fn link_works(&mut self, link: usize, up: bool, actions: &mut Vec<Action>) {
         let input = Input::Carrier { link, up };
-        self.election.handle_input(clock::now(), input, actions);
-        self.perform(actions);
-    }
-
-    fn receive_advertisements(&mut self, actions: &mut Vec<Action>) {
-        for _ in 0..BURST {
-            let Some(item) = self.ring.next() else { break };
-            let Some(seen) = advertisement(&item) else {
-                continue;
-            };
-            drop(item);
-            let port = self
-                .ports
-                .iter()
-                .position(|port| port.link.checked && port.link.ifindex == seen.ifindex);
-            if let Some(link) = port {
-                let input = Input::Advert {
-                    link,
-                    source: seen.source,
-                    payload: &seen.payload,
-                    at: seen.at,
-                };
-                self.election.handle_input(clock::now(), input, actions);
-                self.perform(actions);
-            }
-        }
-    }
-
-    fn receive_frames(&mut self, actions: &mut Vec<Action>) {
-        let mut buffer = [0u8; 2048];
-        for index in 0..self.ports.len() {
-            for _ in 0..BURST {
-                let Some(port) = self.ports.get(index).filter(|port| port.link.checked) else {
-                    break;
-                };
-                let Ok(Some(received)) = port.socket.receive(&mut buffer) else {
-                    break;
-                };
-                let Some((source, payload)) = frame::parse_hello(received) else {
-                    continue;
-                };
-                let now = clock::now();
-                let input = Input::Hello {
-                    link: index,
-                    source,
-                    payload,
-                    at: now,
-                };
-                let before = self.election.heard_on(index);
-                self.election.handle_input(now, input, actions);
-                self.perform(actions);
-                if self.election.heard_on(index) != before
-                    && let Some(port) = self.ports.get_mut(index)
-                {
-                    port.partner_heard(now, received);
-                }
-            }
-            self.receive_replies(index, &mut buffer);
-        }
-    }
-
-    fn receive_replies(&mut self, index: usize, buffer: &mut [u8]) {
-        let Some(port) = self.ports.get_mut(index) else {
-            return;
-        };
-        let Some(probe) = &mut port.probe else {
-            return;
-        };
-        for socket in &port.replies {
-            for _ in 0..BURST {
-                let Ok(Some(received)) = socket.receive(buffer) else {
-                    break;
-                };
-                let from = frame::arp_reply(received)
-                    .map(|(sender, _)| IpAddr::V4(sender))
-                    .or_else(|| discovery::advertised(received).map(IpAddr::V6));
-                if from.is_some_and(|from| port.link.gateways.contains(&from)) {
-                    probe.replied(clock::now());
-                }
-            }
-        }
+        self.elect(clock::now(), input, actions);
     }
 
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
@@ -287,7 +214,13 @@ impl Worker {
                     Input::Settings(settings)
                 }
                 Command::Keys(keys) => {
-                    self.election.set_keys(keys);
+                    self.record(|recorder| recorder.keys(clock::now(), &keys));
+                    self.election.set_keys(keys.clone());
+                    self.keys = keys;
+                    continue;
+                }
+                Command::Record(recorder, to) => {
+                    let _gone = to.send(self.start_recording(*recorder));
                     continue;
                 }
                 Command::Announce => {
@@ -308,8 +241,7 @@ impl Worker {
                 }
             };
             self.refused = None;
-            self.election.handle_input(clock::now(), input, actions);
-            self.perform(actions);
+            self.elect(clock::now(), input, actions);
             if let Some(to) = answer {
                 // Whoever asked may have gone away.
                 let _gone = to.send(self.refused.take().map_or(Ok(()), Err));
@@ -323,8 +255,7 @@ impl Worker {
         if term > self.overtaken {
             self.overtaken = term;
             let input = Input::Overtaken(term);
-            self.election.handle_input(clock::now(), input, actions);
-            self.perform(actions);
+            self.elect(clock::now(), input, actions);
         }
     }
 
@@ -349,6 +280,7 @@ impl Worker {
         if let Some(due) = self.election.poll_timeout().filter(|due| *due <= now) {
             self.note_lateness(now.since(due));
             self.election.handle_timeout(now, actions);
+            self.record(|recorder| recorder.happened(now, Happened::Timer, actions));
             self.perform(actions);
         }
         self.probe_gateways(now, actions);
@@ -366,8 +298,7 @@ impl Worker {
                 .and_then(|p| p.multicast_change(now));
             if let Some(heard) = change {
                 let input = Input::Multicast { link, heard };
-                self.election.handle_input(now, input, actions);
-                self.perform(actions);
+                self.elect(now, input, actions);
             }
         }
     }
@@ -391,8 +322,7 @@ impl Worker {
                     link: index,
                     reachable,
                 };
-                self.election.handle_input(now, input, actions);
-                self.perform(actions);
+                self.elect(now, input, actions);
             }
         }
     }
@@ -548,40 +478,4 @@ impl Worker {
             events_lost: self.events_lost,
         }));
     }
-}
-
-/// An advertisement taken out of its ring record.
-struct Advertisement {
-    at: Instant,
-    ifindex: u32,
-    source: IpAddr,
-    payload: Vec<u8>,
-}
-
-/// Splits a record of the ring; XDP has checked the form, so what does not fit is not ours.
-fn advertisement(record: &[u8]) -> Option<Advertisement> {
-    if record.len() < size_of::<CarpSeen>() {
-        return None;
-    }
-    // SAFETY: the record is at least as long as the type, which consists of integers and byte arrays
-    // only, so any bytes are a valid value; the read does not need alignment.
-    let seen: CarpSeen = unsafe { record.as_ptr().cast::<CarpSeen>().read_unaligned() };
-    let packet = seen.packet.get(..usize::from(seen.len))?;
-    let word = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
-    let (header, total, source) = if packet.first()? >> 4 == 6 {
-        let source = <[u8; 16]>::try_from(packet.get(8..24)?).ok()?;
-        let header = 40;
-        (header, header + usize::from(word(4)?), source.into())
-    } else {
-        let source = <[u8; 4]>::try_from(packet.get(12..16)?).ok()?;
-        let header = usize::from(*packet.first()? & 0x0f) * 4;
-        (header, usize::from(word(2)?), IpAddr::from(source))
-    };
-    Some(Advertisement {
-        at: Instant::from_nanos(seen.at_ns),
-        ifindex: seen.ifindex,
-        source,
-        // The frame may be padded beyond the packet.
-        payload: packet.get(header..total.min(packet.len()))?.to_vec(),
-    })
 }
