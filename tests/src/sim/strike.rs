@@ -177,10 +177,13 @@ impl World {
         }
         let truth = self.now;
         let params = self.params.clone();
+        let others = self.host(1 - node).fast;
         let host = self.host_mut(node);
         host.lives += 1;
         if host.parked.is_none() {
             host.kernel = Kernel::default();
+            // Nothing tells a node that has just started, and hears nothing, that its partner's timeout is longer.
+            host.fast = others;
         }
         let start = Start {
             life: host.lives,

@@ -331,10 +331,12 @@ impl Election {
             return false;
         };
         if asking.granted {
-            // Replaced, or the program could not be executed: back to ordinary leases.
-            if body.echo_sequence >= asking.first {
+            // Replaced, or the program could not be executed: back to ordinary leases. An answer so late that
+            // it grants none is none: the partner goes on waiting as long as it is asked to.
+            let until = sent + self.timing.lease;
+            if body.echo_sequence >= asking.first && until > self.now {
                 self.asking = None;
-                self.shorten_lease(sent + self.timing.lease, out);
+                self.shorten_lease(until, out);
                 self.hello_soon();
             }
             return false;
@@ -356,7 +358,7 @@ impl Election {
 
     /// Gives back what is left of a longer lease.
     fn shorten_lease(&mut self, until: Instant, out: &mut Vec<Action>) {
-        if self.gate.is_some_and(|gate| gate > until) && until > self.now {
+        if self.gate.is_some_and(|gate| gate > until) {
             self.set_gate(Some(until), out);
         }
     }

@@ -74,6 +74,28 @@ fn the_active_node_keeps_role_term_and_gate() {
     }
 }
 
+/// The answer to the new program's question comes so late that it grants nothing: the long lease goes on, and
+/// so must the partner's long wait.
+#[test]
+fn an_answer_that_comes_too_late_ends_nothing() {
+    let mut pair = ready_pair();
+    let state = park(&mut pair, 0);
+    resume(&mut pair, 0, &state, config(0));
+    pair.cut[1] = [true; 2];
+    pair.run(ms(5));
+    let answer = pair.sent.iter().rfind(|packet| packet.from == 1).cloned();
+    pair.frozen[0] = true;
+    pair.run(TIMEOUT + ms(50));
+    pair.frozen[0] = false;
+    pair.hand(0, &answer.unwrap());
+    pair.run(ms(20));
+    assert!(pair.open(0), "its lease is not over");
+    pair.frozen[0] = true;
+    // The pair checks that never two gates are open.
+    pair.run(REEXEC_LEASE * 2);
+    assert!(pair.open(1));
+}
+
 #[test]
 fn a_new_program_that_never_comes_is_replaced_after_the_grant() {
     let mut pair = ready_pair();
