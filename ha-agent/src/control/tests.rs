@@ -109,7 +109,7 @@ impl Running {
         }
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    fn path(&self) -> PathBuf {
         self.dir.path().join("ctl.sock")
     }
 
