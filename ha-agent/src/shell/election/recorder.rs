@@ -157,3 +157,121 @@ fn disguised(entry: Entry, disguise: &mut Option<StandIn>) -> Option<Line> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::model::{CarpAuth, Mode, Preferred};
+    use crate::journal::{decode, replay};
+    use crate::proto::carp::{Command, ElectionConfig, Input, LinkConfig};
+    use crate::proto::rng::Rng;
+
+    const SECRET: &[u8; 16] = b"sixteen secrets!";
+
+    fn machine(keys: ElectionKeys) -> Election {
+        let config = ElectionConfig {
+            mode: Mode::First,
+            vhid: 110,
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_millis(300),
+            initial_wait: Duration::ZERO,
+            hold_down: Duration::from_secs(1),
+            preferred: Preferred::None,
+            auth: CarpAuth::Enforce,
+            generation: 1,
+            start_pacified: false,
+            start_maintenance: false,
+            links: vec![LinkConfig {
+                name: "front".to_owned(),
+                addresses: vec![[10, 0, 0, 11].into()],
+                partners: vec![[10, 0, 0, 12].into()],
+                shared: vec![[10, 0, 0, 100].into()],
+                has_gateway: false,
+            }],
+        };
+        Election::new(config, keys, Rng::new(1), 0, clock::now())
+    }
+
+    fn keys(id: u8) -> ElectionKeys {
+        ElectionKeys {
+            carp_passphrase: b"very secret".to_vec(),
+            trailer: vec![(id, *SECRET)],
+        }
+    }
+
+    /// A node that becomes active, changes its key and stops, recorded from the middle on.
+    #[test]
+    fn what_is_recorded_replays_and_holds_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("election.log");
+        let recorder = Recorder::start(&path, Duration::from_hours(1)).unwrap();
+        assert!(
+            Recorder::start(&path, Duration::from_secs(1)).is_err(),
+            "it exists"
+        );
+        let mut machine = machine(keys(1));
+        let mut now = clock::now();
+        let mut out = Vec::new();
+        machine.handle_timeout(now, &mut out);
+        assert!(recorder.state(now, &machine, &keys(1)));
+        for step in 0..40 {
+            now = machine.poll_timeout().unwrap();
+            out.clear();
+            if step == 20 {
+                assert!(recorder.keys(now, &keys(2)));
+                machine.set_keys(keys(2));
+            } else if step == 30 {
+                let input = Input::Command(Command::Stop);
+                machine.handle_input(now, input, &mut out);
+                assert!(recorder.happened(now, input.into(), &out));
+                break;
+            } else {
+                machine.handle_timeout(now, &mut out);
+                assert!(recorder.happened(now, Happened::Timer, &out));
+            }
+        }
+        drop(recorder);
+        let end = clock::now() + Duration::from_secs(30);
+        let text = loop {
+            let text = fs::read_to_string(&path).unwrap();
+            if text.ends_with("# complete\n") {
+                break text;
+            }
+            assert!(clock::now() < end, "{text}");
+            thread::sleep(Duration::from_millis(10));
+        };
+        assert!(
+            text.contains("role_changed") && text.contains("< keys"),
+            "{text}"
+        );
+        let secret = SECRET.map(|byte| format!("{byte:02x}")).concat();
+        assert!(!text.contains(&secret) && !text.contains("very secret"));
+        if let Err(difference) = replay(&decode(&text).unwrap()) {
+            panic!("{difference}");
+        }
+    }
+
+    /// A line that finds no room ends the recording, and the file says so.
+    #[test]
+    fn a_lost_line_ends_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("election.log");
+        let file = File::create_new(&path).unwrap();
+        let (to, entries) = sync_channel(1);
+        let recorder = Recorder {
+            to,
+            until: clock::now() + Duration::from_hours(1),
+            incomplete: Arc::default(),
+        };
+        let now = clock::now();
+        assert!(recorder.state(now, &machine(keys(1)), &keys(1)));
+        assert!(!recorder.happened(now, Happened::Timer, &[]));
+        let incomplete = Arc::clone(&recorder.incomplete);
+        drop(recorder);
+        assert_eq!(write(file, &entries, &incomplete).unwrap(), 1);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.lines().last().unwrap().starts_with("# incomplete"));
+    }
+}
