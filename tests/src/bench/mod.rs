@@ -15,6 +15,7 @@ mod strike;
 mod subject;
 
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -41,9 +42,20 @@ pub fn run(options: &Options) -> Result<bool> {
         stalls: CoreStalls::start()?,
         report: Report::default(),
     };
-    for case in options.cases() {
+    let estimate = |cases: &[Case]| -> f64 {
+        let all = cases.iter().map(|case| options.estimate(*case));
+        all.sum::<Duration>().as_secs_f64() / 60.0
+    };
+    let cases = options.cases();
+    for (done, case) in cases.iter().copied().enumerate() {
         let name = case.name();
-        say(&format!("{name}: {}", case.title()));
+        let left = estimate(cases.get(done..).unwrap_or_default());
+        say(&format!(
+            "{name} ({} of {}, about {left:.0} min left): {}",
+            done + 1,
+            cases.len(),
+            case.title()
+        ));
         let began = now_ns();
         if let Err(error) = cases::measure(case, &mut bench) {
             say(&format!("{name}: {error:#}"));

@@ -56,7 +56,9 @@ pub enum Case {
     AgentKill,
     /// The agent alone is frozen.
     AgentFreeze,
-    /// Faults that clients must not notice: the standby's death, each of its links.
+    /// The active node's agent is replaced by a new program under connections.
+    Reexec,
+    /// Faults that clients must not notice: the standby's death, each link and direction.
     Standby,
     /// Taking over from a stock ucarp that is killed.
     UcarpPeer,
@@ -78,6 +80,7 @@ impl Case {
             Self::BackLink => "back-link",
             Self::AgentKill => "agent-kill",
             Self::AgentFreeze => "agent-freeze",
+            Self::Reexec => "reexec",
             Self::Standby => "standby",
             Self::UcarpPeer => "ucarp-peer",
             Self::Replay => "replay",
@@ -95,7 +98,8 @@ impl Case {
             Self::BackLink => "the active node's back link loses its carrier",
             Self::AgentKill => "the active node's agent is killed, the host lives",
             Self::AgentFreeze => "the active node's agent is frozen, the host lives",
-            Self::Standby => "the standby dies, each of its links fails",
+            Self::Reexec => "the active node's agent is replaced by a new program",
+            Self::Standby => "the standby dies, each link fails, one direction or both",
             Self::UcarpPeer => "a ucarp partner is killed, the agent takes over",
             Self::Replay => "recorded and doctored advertisements at both nodes",
             Self::Flood => "forged advertisements at the standby's port",
@@ -104,7 +108,37 @@ impl Case {
     }
 }
 
+impl Case {
+    /// About how many seconds it takes at all, and how many more each run takes.
+    const fn seconds(self) -> (u64, u64) {
+        match self {
+            Self::PowerOff | Self::AgentFreeze => (5, 4),
+            Self::Hang => (5, 3),
+            Self::Planned => (30, 6),
+            Self::BackLink => (5, 9),
+            Self::AgentKill => (60, 4),
+            Self::Reexec => (15, 7),
+            Self::Standby => (5, 8),
+            Self::UcarpPeer => (10, 9),
+            Self::Replay => (20, 0),
+            Self::Flood => (10, 0),
+            Self::Busy => (5, 0),
+        }
+    }
+}
+
 impl Options {
+    /// About how long a case will take.
+    pub fn estimate(&self, case: Case) -> Duration {
+        let (once, each) = case.seconds();
+        let more = match case {
+            Case::Flood => self.flood_for(),
+            Case::Busy => self.busy_for(),
+            _ => Duration::from_secs(each * self.runs() as u64),
+        };
+        Duration::from_secs(once) + more
+    }
+
     /// The cases to measure, in order. `busy` takes long and is measured only on request.
     pub fn cases(&self) -> Vec<Case> {
         let wanted = |case: &Case| {

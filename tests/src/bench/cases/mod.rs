@@ -2,11 +2,13 @@
 
 mod agent;
 mod busy;
+mod connections;
 mod flood;
 mod foreign;
 mod link;
 mod planned;
 mod power;
+mod reexec;
 mod replay;
 mod standby;
 
@@ -28,6 +30,7 @@ pub(super) fn measure(case: Case, bench: &mut Bench<'_>) -> Result<()> {
         Case::BackLink => link::measure(bench),
         Case::AgentKill => agent::kill(bench),
         Case::AgentFreeze => agent::freeze(bench),
+        Case::Reexec => reexec::measure(bench),
         Case::Standby => standby::measure(bench),
         Case::UcarpPeer => foreign::measure(bench),
         Case::Replay => replay::measure(bench),

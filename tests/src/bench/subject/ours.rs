@@ -21,10 +21,27 @@ pub(crate) struct Ours {
 impl Ours {
     /// Builds and starts a pair. `name` tells its timing.
     pub(crate) fn start(name: &'static str, config: PairConfig) -> Result<Self> {
+        Self::start_pair(name, Pair::build(config)?)
+    }
+
+    /// The same, with a program of its own on each node.
+    pub(crate) fn start_installed(name: &'static str, config: PairConfig) -> Result<Self> {
         let mut pair = Pair::build(config)?;
+        for node in &mut pair.nodes {
+            node.install()?;
+        }
+        Self::start_pair(name, pair)
+    }
+
+    fn start_pair(name: &'static str, mut pair: Pair) -> Result<Self> {
         pair.start()?;
         let pulse = Pulse::start(&pair.client, SERVICE)?;
         Ok(Self { name, pulse, pair })
+    }
+
+    /// Puts a new program in place of a node's.
+    pub(crate) fn install(&mut self, node: usize) -> Result<()> {
+        self.node_mut(node)?.install()
     }
 
     fn node_mut(&mut self, index: usize) -> Result<&mut Node> {
