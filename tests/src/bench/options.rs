@@ -134,7 +134,16 @@ impl Options {
         let more = match case {
             Case::Flood => self.flood_for(),
             Case::Busy => self.busy_for(),
-            _ => Duration::from_secs(each * self.runs() as u64),
+            Case::PowerOff
+            | Case::Hang
+            | Case::Planned
+            | Case::BackLink
+            | Case::AgentKill
+            | Case::AgentFreeze
+            | Case::Reexec
+            | Case::Standby
+            | Case::UcarpPeer
+            | Case::Replay => Duration::from_secs(each * self.runs() as u64),
         };
         Duration::from_secs(once) + more
     }
