@@ -29,7 +29,7 @@ pub mod siphash;
 ///
 /// Stored in the `ha_version` map. An agent that finds pinned maps of another version refuses to
 /// touch them and says so; it never guesses.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// IP protocol numbers the data plane tells apart.
 ///

@@ -50,8 +50,16 @@ pub struct Peer {
     pub expected: u16,
     /// This node's Ethernet address on the link.
     pub own_mac: [u8; 6],
-    /// Zero.
-    pub pad: [u8; 4],
+    /// Bits of [`link_flags`].
+    pub flags: u32,
+}
+
+/// Bits of [`Peer::flags`].
+pub mod link_flags {
+    /// Whoever is active speaks for the link's shared addresses with the pair's virtual MAC.
+    pub const VIRTUAL_MAC: u32 = 1 << 0;
+    /// This node is a router to its IPv6 neighbours there.
+    pub const ROUTER: u32 = 1 << 1;
 }
 
 /// No key: ids on the wire are one byte.

@@ -67,6 +67,10 @@ reasons! {
     ArpGateClosed = "arp_gate_closed" => Drop;
     /// Neighbour discovery for a shared address while the gate is closed.
     NdGateClosed = "nd_gate_closed" => Drop;
+    /// Who has a shared address: answered with the virtual MAC.
+    ArpAnswered = "arp_answered" => Transmit;
+    /// The same in IPv6.
+    NdAnswered = "nd_answered" => Transmit;
     /// Ours, but its time to live is used up.
     TtlExpired = "ttl_expired" => Drop;
 

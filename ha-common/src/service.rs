@@ -255,6 +255,9 @@ impl Addr6 {
 pub struct LocalAddr {
     /// One of [`addr_kind`].
     pub kind: u32,
+    /// The interface on which the data plane itself answers for it, with the virtual MAC. 0: the kernel
+    /// answers.
+    pub ifindex: u32,
 }
 
 /// Values of [`LocalAddr::kind`].
@@ -274,4 +277,4 @@ const _: () = assert!(size_of::<ReturnPath4>() == 16);
 const _: () = assert!(size_of::<ReturnPath6>() == 28);
 const _: () = assert!(size_of::<ServiceKey6>() == 20);
 const _: () = assert!(size_of::<Addr6>() == 16);
-const _: () = assert!(size_of::<LocalAddr>() == 4);
+const _: () = assert!(size_of::<LocalAddr>() == 8);

@@ -14,7 +14,7 @@ use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent4, Evidence, Evidence
 use ha_common::maps;
 use ha_common::pair::{Digest, Heard, LINKS, PEERS, Pair, Peer};
 use ha_common::reason::{COUNTERS, Reason, Tally};
-use ha_common::service::{Addr6, Real, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
 
 use crate::packet::{Hop, Packet, Window};
 use crate::tables::{Flows, InsertError, Shared, Tables};
@@ -172,9 +172,9 @@ pub struct FakeTables {
     /// `ha_config`.
     pub config: Table<(), Config>,
     /// `ha_addrs4`.
-    pub addrs: Table<u32, u32>,
+    pub addrs: Table<u32, LocalAddr>,
     /// `ha_addrs6`.
-    pub addrs6: Table<Addr6, u32>,
+    pub addrs6: Table<Addr6, LocalAddr>,
     /// `ha_pair`.
     pub pair: Table<(), Pair>,
     /// `ha_peers`.
@@ -300,11 +300,19 @@ impl Tables for &FakeTables {
     }
 
     fn addr_kind(self, addr: u32) -> u32 {
-        self.addrs.get(&addr).unwrap_or_default()
+        self.addrs.get(&addr).unwrap_or_default().kind
     }
 
     fn addr6_kind(self, addr: &Addr6) -> u32 {
-        self.addrs6.get(addr).unwrap_or_default()
+        self.addrs6.get(addr).unwrap_or_default().kind
+    }
+
+    fn addr_home(self, addr: u32) -> u32 {
+        self.addrs.get(&addr).unwrap_or_default().ifindex
+    }
+
+    fn addr6_home(self, addr: &Addr6) -> u32 {
+        self.addrs6.get(addr).unwrap_or_default().ifindex
     }
 
     fn pair(self) -> Option<Shared<Pair>> {

@@ -186,6 +186,22 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn addr_home(self, addr: u32) -> u32 {
+        // SAFETY: a map value, read at once.
+        maps::ADDRS4
+            .get_ptr(addr)
+            .map_or(0, |value| unsafe { (*value).ifindex })
+    }
+
+    #[inline(always)]
+    fn addr6_home(self, addr: &Addr6) -> u32 {
+        // SAFETY: a map value, read at once.
+        maps::ADDRS6
+            .get_ptr(addr)
+            .map_or(0, |value| unsafe { (*value).ifindex })
+    }
+
+    #[inline(always)]
     fn pair(self) -> Option<Shared<Pair>> {
         shared(maps::PAIR.get_ptr_mut(0))
     }

@@ -6,7 +6,7 @@
 //! anything: whatever a packet meets is one call of [`process`] and ends as one [`Reason`].
 //!
 //! ```text
-//! Ethernet, VLAN ─ ARP ────────── shared address and gate closed? drop : pass
+//! Ethernet, VLAN ─ ARP ────────── shared address and gate closed? drop : virtual MAC? answer : pass
 //!                ├ IPv6 ─ CARP ── as in IPv4
 //!                │      └ other ─ to, or about, a shared address? gate : pass
 //!                └ IPv4 ─ CARP ── ours? form, source, freshness, tag ─ ring to the election
@@ -38,6 +38,7 @@ pub mod rewrite;
 pub mod schedule;
 pub mod tables;
 pub mod verdict;
+pub mod virtual_mac;
 
 use ha_common::proto;
 use ha_common::reason::Reason;
@@ -53,6 +54,12 @@ use crate::tables::{Flows, Tables, gate_open};
 /// Judges one frame, changes it accordingly, and says why.
 #[inline(always)]
 pub fn process<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T) -> Reason {
+    let reason = judge(packet, tables);
+    virtual_mac::accept(packet, tables, reason)
+}
+
+#[inline(always)]
+fn judge<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T) -> Reason {
     let link = match ethernet::parse(packet) {
         Ok(link) => link,
         Err(reason) => return reason,

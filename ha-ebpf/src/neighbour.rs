@@ -1,6 +1,7 @@
 //! Who has which address: ARP (RFC 826) and neighbour discovery (RFC 4861).
 //!
-//! For shared addresses the kernel answers, and only while the gate is open. Whoever else claims one of
+//! For shared addresses the kernel answers, or with a virtual MAC the data plane does, and only while
+//! the gate is open. Whoever else claims one of
 //! this node's addresses, own or shared, is shown to user space.
 
 use core::mem::offset_of;
@@ -16,6 +17,7 @@ use crate::packet::{Mac, Packet};
 use crate::parse::ethernet::{self, ethertype};
 use crate::parse::ipv6;
 use crate::tables::{Tables, gate_open};
+use crate::virtual_mac;
 
 /// ARP for Ethernet and IPv4.
 mod arp {
@@ -65,7 +67,7 @@ pub fn arp<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason
         return Reason::NotIp;
     }
     if gate_open(tables, tables.coarse_ns()) {
-        Reason::SharedAddressLocal
+        virtual_mac::answer_arp(packet, tables, l3).unwrap_or(Reason::SharedAddressLocal)
     } else {
         Reason::ArpGateClosed
     }
@@ -100,11 +102,18 @@ pub fn discovery<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> 
     if kind != addr_kind::SHARED {
         return None;
     }
-    Some(if gate_open(tables, tables.coarse_ns()) {
-        Reason::SharedAddressLocal
+    let answers = tables.addr6_home(&target) == packet.ingress();
+    if !gate_open(tables, tables.coarse_ns()) {
+        // The answer to a standby that asked whether the virtual MAC can be reached.
+        let told = answers && code == nd::ADVERTISEMENT;
+        return (!told).then_some(Reason::NdGateClosed);
+    }
+    let answer = if answers {
+        virtual_mac::answer_discovery(packet, tables, l3)
     } else {
-        Reason::NdGateClosed
-    })
+        None
+    };
+    answer.or(Some(Reason::SharedAddressLocal))
 }
 
 /// Whether an Ethernet address is neither this node's, nor the partner's, nor the pair's virtual one.

@@ -45,6 +45,15 @@ impl Mac {
         Self(u64::from_le_bytes([0, 0, 0x5e, 0, 1, vhid, 0, 0]))
     }
 
+    /// `33:33:00:00:00:01`, of `ff02::1` (RFC 2464 section 7).
+    pub const ALL_NODES: Self = Self(u64::from_le_bytes([0x33, 0x33, 0, 0, 0, 1, 0, 0]));
+
+    /// Whether it is that of any virtual router.
+    #[inline(always)]
+    pub const fn is_of_a_vhid(self) -> bool {
+        self.0 & u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]) == Self::of_vhid(0).0
+    }
+
     /// Whether it names a group of stations (the lowest bit of the first byte).
     #[inline(always)]
     pub const fn is_group(self) -> bool {

@@ -28,6 +28,10 @@ pub trait Tables: Copy {
     fn addr_kind(self, addr: u32) -> u32;
     /// The same for an IPv6 address.
     fn addr6_kind(self, addr: &Addr6) -> u32;
+    /// Where the data plane itself answers for this address, 0 if nowhere.
+    fn addr_home(self, addr: u32) -> u32;
+    /// The same for an IPv6 address.
+    fn addr6_home(self, addr: &Addr6) -> u32;
     /// `ha_pair`.
     fn pair(self) -> Option<Shared<Pair>>;
     /// An element of `ha_peers`.

@@ -140,6 +140,8 @@ pub struct Ha {
     pub hold_down: Duration,
     /// Which node should be active when both can.
     pub preferred: Preferred,
+    /// Whether the shared addresses have one MAC, whoever is active.
+    pub virtual_mac: bool,
     /// What is demanded of advertisements.
     pub carp_auth: CarpAuth,
     /// How advertisements and HELLOs travel.

@@ -207,6 +207,7 @@ impl Refused<'_> {
             initial_wait,
             hold_down,
             preferred,
+            virtual_mac,
             carp_auth,
             transport,
             multicast_interface,
@@ -219,6 +220,7 @@ impl Refused<'_> {
         self.unless_equal(&at("virtual_id"), &old.virtual_id, virtual_id);
         self.unless_equal(&at("initial_wait"), &old.initial_wait, initial_wait);
         self.unless_equal(&at("preferred"), &old.preferred, preferred);
+        self.unless_equal(&at("virtual_mac"), &old.virtual_mac, virtual_mac);
         self.unless_equal(&at("pacify"), &old.pacify, pacify);
         self.unless_equal(&at("transport"), &old.transport, transport);
         self.unless_equal(

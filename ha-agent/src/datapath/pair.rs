@@ -44,6 +44,8 @@ pub struct PairLink<'a> {
     pub ifindex: u32,
     /// Ethernet address.
     pub mac: [u8; 6],
+    /// Bits of [`ha_common::pair::link_flags`].
+    pub flags: u32,
     /// Whether advertisements are expected on it.
     pub checked: bool,
     /// Own addresses.
@@ -115,6 +117,7 @@ fn peer(secrets: &Secrets<'_>, link: &PairLink<'_>, v6: bool) -> Peer {
         key_ids: [NO_KEY; 2],
         expected: u16::from(link.checked && in_use),
         own_mac: link.mac,
+        flags: link.flags,
         ..Peer::default()
     };
     let places = peer.key_ids.iter_mut().zip(&mut peer.tags);
@@ -181,11 +184,13 @@ fn digest(secrets: &Secrets<'_>, shared: &[IpAddr]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ha_common::pair::link_flags;
 
     fn link(shared: &[IpAddr]) -> PairLink<'_> {
         PairLink {
             ifindex: 7,
             mac: [2, 0, 0, 0, 0, 1],
+            flags: link_flags::VIRTUAL_MAC,
             checked: true,
             own: &[],
             partners: &[],
@@ -214,6 +219,7 @@ mod tests {
         rebound.rebind(0, 9, [2, 0, 0, 0, 0, 9]);
         assert_eq!(rebound.pair.ifindexes[..2], [9, 0]);
         assert_eq!(rebound.peers[1].own_mac, [2, 0, 0, 0, 0, 9]);
+        assert_eq!(rebound.peers[1].flags, link_flags::VIRTUAL_MAC);
         assert_eq!(rebound.peers[2..], tables.peers[2..]);
     }
 

@@ -24,9 +24,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ha_common::conn::{Conn4, ConnKey4};
-use ha_common::service::{
-    LocalAddr, Real, RealState, ReturnPath4, Scheduler, ServiceKey4, addr_kind,
-};
+use ha_common::service::{LocalAddr, Real, RealState, ReturnPath4, Scheduler, ServiceKey4};
 use ha_common::{maps, proto};
 
 use crate::config::model;
@@ -253,19 +251,11 @@ impl ServiceTable {
     }
 
     /// Tells which addresses are this node's own and which are shared.
-    pub fn set_addresses(
-        &mut self,
-        own: impl IntoIterator<Item = IpAddr>,
-        shared: impl IntoIterator<Item = IpAddr>,
-    ) {
-        let own = own.into_iter().map(|address| (address, addr_kind::OWN));
-        let shared = shared
+    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = (IpAddr, LocalAddr)>) {
+        self.addrs = addresses
             .into_iter()
-            .map(|address| (address, addr_kind::SHARED));
-        self.addrs = own
-            .chain(shared)
-            .filter_map(|(address, kind)| match address {
-                IpAddr::V4(address) => Some((net(address), LocalAddr { kind })),
+            .filter_map(|(address, local)| match address {
+                IpAddr::V4(address) => Some((net(address), local)),
                 IpAddr::V6(_) => None,
             })
             .collect();

@@ -2,6 +2,7 @@
 
 use ha_common::checksum;
 use ha_common::conn::{ConnState, flags};
+use ha_common::service::addr_kind;
 use proptest::prelude::*;
 
 use super::*;
@@ -112,7 +113,12 @@ fn a_configuration_reaches_the_maps() {
     table
         .configure(&[service(80, &[(21, 1), (22, 3)]), service(81, &[(23, 1)])])
         .unwrap();
-    table.set_addresses([Ipv4Addr::new(10, 0, 0, 11).into()], [VIP.into()]);
+    let local = |kind| LocalAddr { kind, ifindex: 0 };
+    let own = Ipv4Addr::new(10, 0, 0, 11);
+    table.set_addresses([
+        (own.into(), local(addr_kind::OWN)),
+        (VIP.into(), local(addr_kind::SHARED)),
+    ]);
     apply(&mut table, &fake);
 
     let state = fake.state();

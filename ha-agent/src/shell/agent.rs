@@ -15,7 +15,7 @@ use super::history::HistoryFile;
 use super::netlink::Netlink;
 use super::parts::{self, Bound};
 use super::reexec::Program;
-use super::{alarms, clock, election, replication};
+use super::{alarms, clock, election, frame, replication};
 use crate::config::model::{Config, Mode, Protocol};
 use crate::config::{self, Loaded};
 use crate::control::{Done, Handler, Heirloom, Refusal, Reloaded, Reply};
@@ -25,8 +25,8 @@ use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
-use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
+use crate::services::{ApplyError, ServiceTable};
 use crate::status::model;
 use crate::status::model::{
     Connection, ConnectionPage, ConnectionQuery, Counters, InterfaceStatus, NodeIdentity, Partner,
@@ -124,20 +124,19 @@ impl Shared {
             process: std::process::id(),
             replaced: self.replaced.clone(),
             partner,
-            interfaces: self.interfaces(snapshot),
+            interfaces: self.interfaces(&config, snapshot),
             replication: self.replication_status(),
             connections: self.table_size(&config),
             alarms,
         }
     }
 
-    fn interfaces(&self, snapshot: &carp::Snapshot) -> Vec<InterfaceStatus> {
-        let order: Vec<String> = self
-            .config()
+    fn interfaces(&self, config: &Config, snapshot: &carp::Snapshot) -> Vec<InterfaceStatus> {
+        let order: Vec<&str> = config
             .node
             .interfaces
-            .into_iter()
-            .map(|interface| interface.name)
+            .iter()
+            .map(|interface| interface.name.as_str())
             .collect();
         let attachments = lock(&self.attachments).clone();
         let mut interfaces: Vec<InterfaceStatus> = lock(&self.bound)
@@ -154,6 +153,7 @@ impl Shared {
                         attach::XdpMode::Generic => XdpMode::Generic,
                     }),
                 shared: bound.shared.iter().map(ToString::to_string).collect(),
+                virtual_mac: parts::virtual_mac(&config, bound).map(frame::mac_text),
                 gateway_reachable: snapshot
                     .links
                     .iter()
@@ -161,7 +161,7 @@ impl Shared {
                     .and_then(|link| link.gateway),
             })
             .collect();
-        interfaces.sort_by_key(|found| order.iter().position(|name| *name == found.name));
+        interfaces.sort_by_key(|found| order.iter().position(|name| **name == *found.name));
         interfaces
     }
 
@@ -325,6 +325,15 @@ impl Shared {
             changes: changes.iter().map(ToString::to_string).collect(),
             warnings,
         })
+    }
+
+    /// Tells the data plane of the addresses of interfaces that were made anew.
+    pub(super) fn tell_addresses(&self, bound: &[Bound]) -> Result<(), ApplyError> {
+        let local = parts::local_addresses(&self.config(), bound);
+        self.datapath.set_addrs6(&parts::addrs6(&local))?;
+        let mut services = lock(&self.services);
+        services.set_addresses(local);
+        services.apply(&*self.datapath)
     }
 
     /// Tells the data plane of the pair's keys, if they are other ones.

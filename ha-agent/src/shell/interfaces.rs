@@ -13,7 +13,8 @@ use super::agent::{Shared, lock};
 use super::alarms::Kind;
 use super::netlink::LinkInfo;
 use super::parts::{self, Bound};
-use super::{election, sysctl};
+use super::{election, sysctl, virtual_mac};
+use crate::services::ApplyError;
 
 /// Watches the interfaces of a running node.
 pub(super) struct Interfaces {
@@ -115,11 +116,16 @@ impl Interfaces {
                 .filter(|channel| channel.ifindex == fresh.link.ifindex);
             (all.clone(), channel)
         };
+        virtual_mac::register(&shared.netlink, &config, &fresh).await;
+        virtual_mac::readdress(&config, &all);
         let told = {
             let mut pair = lock(&shared.pair);
             pair.rebind(index, fresh.link.ifindex, fresh.link.mac);
             shared.datapath.set_pair(&pair)
         };
+        let told = told
+            .map_err(ApplyError::from)
+            .and_then(|()| shared.tell_addresses(&all));
         if let Err(error) = told {
             self.missing(index, bound, &error.to_string());
             return false;
@@ -145,7 +151,9 @@ impl Interfaces {
                 Err(error) => warn!(%error, "replication socket not opened anew"),
             }
         }
-        shared.shared_on.send_replace(parts::shared_on(&all));
+        shared
+            .shared_on
+            .send_replace(parts::shared_on(&config, &all));
         self.tell_carrier(index, &fresh);
         info!(
             interface = fresh.interface.name,

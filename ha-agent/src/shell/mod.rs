@@ -31,6 +31,7 @@ mod serve;
 pub mod start;
 pub mod sysctl;
 pub mod terms;
+mod virtual_mac;
 pub mod wake;
 
 pub use serve::{RunError, run};

@@ -20,13 +20,13 @@ pub struct Neighbours {
     netlink: Netlink,
     services: Arc<Mutex<ServiceTable>>,
     datapath: Arc<dyn Datapath>,
-    /// This node's MAC on each interface that has the data plane.
+    /// The source of what is forwarded on each interface that has the data plane.
     own: BTreeMap<u32, Mac>,
     routes: BTreeMap<Ipv4Addr, Route>,
 }
 
 impl Neighbours {
-    /// For the real servers of this table, over these interfaces (index to own MAC).
+    /// For the real servers of this table, over these interfaces (index to source MAC).
     pub fn new(
         netlink: Netlink,
         services: Arc<Mutex<ServiceTable>>,

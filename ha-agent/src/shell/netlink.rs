@@ -217,6 +217,33 @@ impl Netlink {
             .map_err(|error| failed(&error))
     }
 
+    /// Has an interface take frames for another station, too, also when nobody is left who wants them
+    /// (`bridge fdb add MAC dev DEVICE self`). Not every driver offers that.
+    pub async fn add_station(&self, ifindex: u32, mac: Mac) -> io::Result<()> {
+        self.handle
+            .neighbours()
+            .add_bridge(ifindex, &mac)
+            .flags(NeighbourFlags::Own)
+            .replace()
+            .execute()
+            .await
+            .map_err(|error| failed(&error))
+    }
+
+    /// Undoes [`Self::add_station`].
+    pub async fn remove_station(&self, ifindex: u32, mac: Mac) -> io::Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::Permanent;
+        message.header.flags = NeighbourFlags::Own;
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        let deleted = self.handle.neighbours().del(message).execute().await;
+        deleted.map_err(|error| failed(&error))
+    }
+
     async fn address_messages(&self, ifindex: u32) -> io::Result<Vec<AddressMessage>> {
         let mut found = Vec::new();
         let mut messages = self

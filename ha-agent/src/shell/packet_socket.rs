@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use ha_common::{carp, proto};
 
-use super::frame::discovery;
+use super::frame::{Mac, discovery};
 
 /// Which frames a socket receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,13 +145,20 @@ impl PacketSocket {
         }
     }
 
-    fn join(&self, ifindex: u32, group: [u8; 6]) -> io::Result<()> {
+    /// Has the network card let frames for this address through, as long as the socket is open: a
+    /// group, or another station's. A card that cannot filter several stations' then lets everything
+    /// through.
+    pub fn join(&self, ifindex: u32, mac: Mac) -> io::Result<()> {
+        let kind = match mac {
+            [first, ..] if first & 1 == 0 => libc::PACKET_MR_UNICAST as u16,
+            _ => libc::PACKET_MR_MULTICAST as u16,
+        };
         let mut address = [0; 8];
-        address[..6].copy_from_slice(&group);
+        address[..6].copy_from_slice(&mac);
         let request = libc::packet_mreq {
             mr_ifindex: ifindex.cast_signed(),
-            mr_type: libc::PACKET_MR_MULTICAST as u16,
-            mr_alen: group.len() as u16,
+            mr_type: kind,
+            mr_alen: mac.len() as u16,
             mr_address: address,
         };
         // SAFETY: the kernel copies the request during the call.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ha_common::pair::auth;
+use ha_common::pair::{auth, link_flags};
 use ha_common::service::{Addr6, LocalAddr, addr_kind};
 use ha_common::siphash;
 
@@ -20,6 +20,10 @@ use crate::datapath::pair::{self, PairLink, PairTables};
 use crate::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE, Settings};
 use crate::proto::pacify::{History, Start};
 use crate::proto::sync::SyncConfig;
+
+/// The loopback device has this index in every network namespace (`LOOPBACK_IFINDEX` in Linux
+/// `include/net/flow.h`).
+const LOOPBACK: u32 = 1;
 
 /// An interface of the configuration and what the kernel says of it.
 #[derive(Clone, Debug)]
@@ -40,15 +44,57 @@ pub(super) fn device(bound: &Bound) -> Device {
     }
 }
 
-pub(super) fn shared_on(bound: &[Bound]) -> Vec<SharedOn> {
-    bound
-        .iter()
-        .filter(|bound| !bound.shared.is_empty())
-        .map(|bound| SharedOn {
-            ifindex: bound.link.ifindex,
+/// Where the kernel is to have the shared addresses.
+///
+/// With a virtual MAC they are on the loopback device: the kernel takes packets for them, but neither
+/// answers who has them nor uses one when it asks for a neighbour, all of which would be done with the
+/// MAC of the interface. Link-local ones mean nothing there.
+pub(super) fn shared_on(config: &Config, bound: &[Bound]) -> Vec<SharedOn> {
+    let mut found = Vec::new();
+    for bound in bound {
+        let hidden = |cidr: &Cidr| virtual_mac(config, bound).is_some() && !is_link_local(cidr);
+        let (hidden, shown): (Vec<_>, Vec<_>) = bound.shared.iter().copied().partition(hidden);
+        let alone = |cidr: Cidr| Cidr {
+            prefix: if cidr.address.is_ipv6() { 128 } else { 32 },
+            ..cidr
+        };
+        for (ifindex, addresses) in [
+            (LOOPBACK, hidden.into_iter().map(alone).collect()),
+            (bound.link.ifindex, shown),
+        ] {
+            if !addresses.is_empty() {
+                found.push(SharedOn { ifindex, addresses });
+            }
+        }
+    }
+    found
+}
+
+fn is_link_local(cidr: &Cidr) -> bool {
+    match cidr.address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// Where a previous agent may have left shared addresses, whatever its configuration was.
+pub(super) fn shared_anywhere(bound: &[Bound]) -> Vec<SharedOn> {
+    let on = |bound: &Bound| {
+        [bound.link.ifindex, LOOPBACK].map(|ifindex| SharedOn {
+            ifindex,
             addresses: bound.shared.clone(),
         })
-        .collect()
+    };
+    bound.iter().flat_map(on).collect()
+}
+
+/// The MAC that the shared addresses of an interface have, if it is not the interface's own.
+///
+/// The same in both families, as in the CARP of OpenBSD and FreeBSD; VRRP has another for IPv6 (RFC 9568
+/// section 7.3).
+pub(super) fn virtual_mac(config: &Config, bound: &Bound) -> Option<frame::Mac> {
+    let wanted = config.ha.virtual_mac && !bound.shared.is_empty();
+    wanted.then_some([0, 0, 0x5e, 0, 1, config.ha.virtual_id])
 }
 
 pub(super) fn links(config: &Config, bound: &[Bound]) -> Vec<election::Link> {
@@ -60,6 +106,7 @@ pub(super) fn link(config: &Config, bound: &Bound) -> election::Link {
         name: bound.interface.name.clone(),
         ifindex: bound.link.ifindex,
         mac: bound.link.mac,
+        virtual_mac: virtual_mac(config, bound),
         addresses: addresses(&bound.interface.addresses),
         shared: addresses(&bound.shared),
         checked: bound.interface.ha_checks,
@@ -163,6 +210,7 @@ pub(super) fn pair_tables(
             PairLink {
                 ifindex: bound.link.ifindex,
                 mac: bound.link.mac,
+                flags: flags(config, bound),
                 checked: checked.is_some(),
                 own: checked.map_or(&[], |link| &link.addresses),
                 partners: checked.map_or(&[], |link| &link.partners),
@@ -173,22 +221,40 @@ pub(super) fn pair_tables(
     pair::tables(&secrets, &links)
 }
 
-/// IPv6 addresses of this node, own and shared, as the data plane knows them.
-pub(super) fn addrs6(bound: &[Bound]) -> Vec<(Addr6, LocalAddr)> {
-    let kind = |kind| {
-        move |cidr: &Cidr| match cidr.address {
-            IpAddr::V6(v6) => Some((Addr6::new(v6.octets()), LocalAddr { kind })),
-            IpAddr::V4(_) => None,
+/// What the data plane is told of an interface's virtual MAC.
+fn flags(config: &Config, bound: &Bound) -> u32 {
+    let router = sysctl::forwards6(&bound.link.device);
+    virtual_mac(config, bound).map_or(0, |_| {
+        link_flags::VIRTUAL_MAC | if router { link_flags::ROUTER } else { 0 }
+    })
+}
+
+/// Addresses of this node, own and shared, as the data plane knows them.
+pub(super) fn local_addresses(config: &Config, bound: &[Bound]) -> Vec<(IpAddr, LocalAddr)> {
+    let mut found = Vec::new();
+    for bound in bound {
+        let own = LocalAddr {
+            kind: addr_kind::OWN,
+            ifindex: 0,
+        };
+        let shared = LocalAddr {
+            kind: addr_kind::SHARED,
+            ifindex: virtual_mac(config, bound).map_or(0, |_| bound.link.ifindex),
+        };
+        for (addresses, local) in [(&bound.interface.addresses, own), (&bound.shared, shared)] {
+            found.extend(addresses.iter().map(|cidr| (cidr.address, local)));
         }
+    }
+    found
+}
+
+/// Those of them that are IPv6.
+pub(super) fn addrs6(addresses: &[(IpAddr, LocalAddr)]) -> Vec<(Addr6, LocalAddr)> {
+    let v6 = |(address, local): &(IpAddr, LocalAddr)| match address {
+        IpAddr::V6(v6) => Some((Addr6::new(v6.octets()), *local)),
+        IpAddr::V4(_) => None,
     };
-    bound
-        .iter()
-        .flat_map(|bound| {
-            let own = bound.interface.addresses.iter();
-            let own = own.filter_map(kind(addr_kind::OWN));
-            own.chain(bound.shared.iter().filter_map(kind(addr_kind::SHARED)))
-        })
-        .collect()
+    addresses.iter().filter_map(v6).collect()
 }
 
 /// What the election and the data plane check and sign with.
@@ -248,5 +314,15 @@ pub fn own_macs(bound: &Mutex<Vec<Bound>>) -> BTreeMap<u32, frame::Mac> {
     bound
         .iter()
         .map(|bound| (bound.link.ifindex, bound.link.mac))
+        .collect()
+}
+
+/// The source of what an active node forwards on each interface with the data plane, by index.
+pub fn sources(config: &Config, bound: &Mutex<Vec<Bound>>) -> BTreeMap<u32, frame::Mac> {
+    let bound = bound.lock().unwrap_or_else(PoisonError::into_inner);
+    let source = |bound: &Bound| virtual_mac(config, bound).unwrap_or(bound.link.mac);
+    bound
+        .iter()
+        .map(|bound| (bound.link.ifindex, source(bound)))
         .collect()
 }

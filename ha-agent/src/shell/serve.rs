@@ -20,7 +20,7 @@ use super::parts;
 use super::reexec::{self, Inheritance};
 use super::start::{self, Beginning, StartError, Started};
 use super::terms::TermStore;
-use super::{alarms, clock, conflicts, guard};
+use super::{alarms, clock, conflicts, guard, virtual_mac};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener, Refusal};
@@ -110,7 +110,7 @@ async fn serve(
         shared.netlink.clone(),
         Arc::clone(&shared.services),
         Arc::clone(&shared.datapath),
-        parts::own_macs(&shared.bound),
+        parts::sources(&shared.config(), &shared.bound),
     );
     shared.check_health(&shared.config());
 
@@ -136,7 +136,7 @@ async fn serve(
                 Some(Change::Neighbour(neighbour)) => neighbours.changed(neighbour),
                 Some(Change::Link(link)) => {
                     if interfaces.changed(&link).await {
-                        neighbours.rebound(parts::own_macs(&shared.bound));
+                        neighbours.rebound(parts::sources(&shared.config(), &shared.bound));
                     }
                 }
                 Some(Change::LinkGone { ifindex }) => interfaces.gone(ifindex),
@@ -150,7 +150,7 @@ async fn serve(
             _ = refresh.tick() => neighbours.refresh().await,
             _ = look.tick() => {
                 if interfaces.look().await {
-                    neighbours.rebound(parts::own_macs(&shared.bound));
+                    neighbours.rebound(parts::sources(&shared.config(), &shared.bound));
                 }
             }
             () = &mut sound, if !proven => {
@@ -175,6 +175,7 @@ async fn serve(
     conflicts.abort();
     finish(&shared, addresses, threads).await;
     shared.history.stop();
+    virtual_mac::forget(&shared).await;
     pins.remove()?;
     if let Err(error) = guard::remove() {
         warn!(%error, "nftables table not removed");
@@ -236,6 +237,12 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
                 shared.board.clear(kind, "");
             }
         }
+        Event::VirtualMac { link, blocked } => match blocked {
+            Some(evidence) => shared
+                .board
+                .raise(alarms::Kind::VirtualMacBlocked, &link, evidence),
+            None => shared.board.clear(alarms::Kind::VirtualMacBlocked, &link),
+        },
         Event::Unpunctual { what, error } => {
             warn!(
                 error,

@@ -180,6 +180,9 @@ pub struct InterfaceStatus {
     pub xdp_mode: XdpMode,
     /// Shared addresses configured on it.
     pub shared: Vec<String>,
+    /// The MAC they have, whoever is active; null if each node uses its own.
+    #[serde(default)]
+    pub virtual_mac: Option<String>,
     /// Whether its gateway answers; null if none is configured or nothing is known yet.
     #[serde(default)]
     pub gateway_reachable: Option<bool>,

@@ -13,6 +13,7 @@ use crate::parse::transport::{Flow, flag};
 use crate::rewrite::{Direction, Translation, send, send_to};
 use crate::schedule::{Choice, Target, choose};
 use crate::tables::{Flows, Shared, Tables, gate_open, tally};
+use crate::virtual_mac::from_here;
 
 /// How far beyond the server's first byte a client may acknowledge and still complete the handshake:
 /// what a server may send before it, with TCP Fast Open.
@@ -254,6 +255,7 @@ fn forward_to<A: Family, P: Packet, T: Flows<A>>(
         });
     }
     let hop = target.addr.route(packet, flow.key.src);
+    let hop = from_here(tables, hop, true);
     send(packet, flow, Direction::Forward, &translation, &hop)
 }
 

@@ -18,7 +18,8 @@ use crate::packet::{Hop, Mac, Packet};
 use crate::parse::ethernet;
 use crate::parse::transport::Flow;
 use crate::rewrite::{Direction, Translation, send, send_to};
-use crate::tables::{Flows, Shared, gate_open, handing_over};
+use crate::tables::{Flows, Shared, Tables, gate_open, handing_over};
+use crate::virtual_mac::from_here;
 
 /// How far `last_seen_ns` may lag behind: a dirty cache line a second, not a packet.
 const STAMP_NS: u64 = 1_000_000_000;
@@ -53,7 +54,8 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
 ) -> Option<Reason> {
     let now = tables.coarse_ns();
     // What begins a connection anew is no part of a hand-over.
-    if !gate_open(tables, now) && (flow.is_syn() || !handing_over(tables)) {
+    let open = gate_open(tables, now);
+    if !open && (flow.is_syn() || !handing_over(tables)) {
         return Some(Reason::GateClosed);
     }
     // Fields are read where they are used: what is loaded earlier only fills the stack.
@@ -86,7 +88,7 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
     }
     if reverse {
         if conn.flags & flags::HOP_KNOWN == 0 {
-            return Some(find_client(packet, flow, entry));
+            return Some(find_client(packet, tables, flow, entry, open));
         }
         let translation = Translation::from(&entry.get());
         return Some(send_to(
@@ -94,7 +96,7 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
             flow,
             Direction::Reverse,
             &translation,
-            || known_hop(entry),
+            || leaving(tables, known_hop(entry), open),
         ));
     }
     let way_back = ethernet::way_back(packet);
@@ -102,7 +104,7 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
         learn(packet, tables, flow, entry);
     }
     if real.get().hop_known == 0 {
-        return Some(find_real(packet, flow, entry));
+        return Some(find_real(packet, tables, flow, entry, open));
     }
     let translation = Translation::from(&entry.get());
     Some(send_to(
@@ -110,8 +112,18 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
         flow,
         Direction::Forward,
         &translation,
-        || real_hop(real),
+        || leaving(tables, real_hop(real), open),
     ))
+}
+
+/// What is remembered holds for an open gate.
+#[inline(always)]
+fn leaving<T: Tables>(tables: T, hop: Hop, open: bool) -> Hop {
+    if open {
+        hop
+    } else {
+        from_here(tables, hop, open)
+    }
 }
 
 /// Whether a connection request replaces the entry.
@@ -148,25 +160,31 @@ fn real_hop(real: Shared<Real>) -> Hop {
 
 /// Sends a client's packet by the kernel's route.
 #[inline(never)]
-fn find_real<A: Family, P: Packet>(
+fn find_real<A: Family, P: Packet, T: Tables>(
     packet: &mut P,
+    tables: T,
     flow: &Flow<A>,
     entry: Shared<Conn<A>>,
+    open: bool,
 ) -> Reason {
     let translation = Translation::from(&entry.get());
     let hop = translation.addr.route(packet, flow.key.src);
+    let hop = from_here(tables, hop, open);
     send(packet, flow, Direction::Forward, &translation, &hop)
 }
 
 /// Sends a real server's packet by the kernel's route, and remembers it.
 #[inline(never)]
-fn find_client<A: Family, P: Packet>(
+fn find_client<A: Family, P: Packet, T: Tables>(
     packet: &mut P,
+    tables: T,
     flow: &Flow<A>,
     entry: Shared<Conn<A>>,
+    open: bool,
 ) -> Reason {
     let translation = Translation::from(&entry.get());
     let hop = flow.key.dst.route(packet, translation.addr);
+    let hop = from_here(tables, hop, open);
     if hop.is_known() {
         remember(entry, &hop);
     }

@@ -12,7 +12,8 @@ use crate::packet::{Hop, Mac, Packet};
 use crate::parse::transport::{Flow, flag};
 use crate::rewrite::{Direction, Translation, send};
 use crate::schedule::Target;
-use crate::tables::{Flows, Shared, gate_open, tally};
+use crate::tables::{Flows, Shared, Tables, gate_open, tally};
+use crate::virtual_mac::from_here;
 
 /// Judges a packet to an address that is not this node's.
 #[inline(never)]
@@ -77,7 +78,7 @@ fn answer<A: Family, P: Packet, T: Flows<A>>(
     } else if flow.flags & flag::RST != 0 {
         tables.remove_embryo(&embryo_key(flow));
     }
-    return_to(packet, flow, (half_open.vip, half_open.vport), &hop)
+    return_to(packet, tables, flow, (half_open.vip, half_open.vport), &hop)
 }
 
 /// A real server's packet that no entry explains. It is attributed by the port it comes from, and
@@ -114,7 +115,7 @@ fn orphan<A: Family, P: Packet, T: Flows<A>>(
             return Reason::UnknownConnection;
         }
     }
-    return_to(packet, flow, shared, &Hop::UNKNOWN)
+    return_to(packet, tables, flow, shared, &Hop::UNKNOWN)
 }
 
 /// Why a packet of a real server may not be attributed by its port alone, if so.
@@ -199,8 +200,9 @@ fn embryo_of<A: Address>(
 
 /// Translates a packet and sends it to the client.
 #[inline(always)]
-fn return_to<A: Family, P: Packet>(
+fn return_to<A: Family, P: Packet, T: Tables>(
     packet: &mut P,
+    tables: T,
     flow: &Flow<A>,
     shared: (A, u16),
     hop: &Hop,
@@ -208,7 +210,7 @@ fn return_to<A: Family, P: Packet>(
     let route = if hop.is_known() {
         *hop
     } else {
-        flow.key.dst.route(packet, shared.0)
+        from_here(tables, flow.key.dst.route(packet, shared.0), true)
     };
     let translation = Translation::reverse(&flow.key, shared);
     send(packet, flow, Direction::Reverse, &translation, &route)

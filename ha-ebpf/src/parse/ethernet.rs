@@ -79,6 +79,15 @@ pub fn source<P: Packet>(packet: &mut P) -> Mac {
     }
 }
 
+/// Whom the frame is for.
+#[inline(always)]
+pub fn destination<P: Packet>(packet: &mut P) -> Mac {
+    match packet.window::<LEN>(0) {
+        Some(frame) => frame.load::<DST, _>(),
+        None => Mac::default(),
+    }
+}
+
 /// The hop back to where the frame came from. Unknown if an address in it is that of a group, which
 /// is nobody's.
 #[inline(always)]

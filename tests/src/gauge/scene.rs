@@ -58,6 +58,7 @@ impl Scene {
         let mut plane = DataPlane::load(&locate::bpf_object("ha_xdp")?, SIZES)?;
         let shared = LocalAddr {
             kind: addr_kind::SHARED,
+            ifindex: 0,
         };
         plane.addrs.insert(net(*WEB.ip()), shared, 0)?;
         for (id, service, real, proto) in [(1, WEB, REAL, 6), (2, NAMES, RESOLVER, 17)] {
@@ -114,6 +115,7 @@ impl Scene {
         let link = PairLink {
             ifindex: INGRESS,
             mac: NODE_MAC,
+            flags: 0,
             checked: true,
             own: &[],
             partners: &[PARTNER.into()],

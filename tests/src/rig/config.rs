@@ -59,6 +59,10 @@ impl RealServer {
 
 /// What both nodes' files have in common.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 pub struct PairConfig {
     /// Time between advertisements.
     pub interval: Duration,
@@ -72,6 +76,8 @@ pub struct PairConfig {
     pub replication: bool,
     /// Whether the front network has IPv6, too.
     pub ipv6: bool,
+    /// Whether the shared addresses have one MAC, whoever is active.
+    pub virtual_mac: bool,
     /// Whether there is a heartbeat cable besides the two networks.
     pub cable: bool,
     /// Unclean starts within five minutes that pacify a node; 0 = none.
@@ -91,6 +97,7 @@ impl Default for PairConfig {
             scheduler: Scheduler::Mh,
             replication: true,
             ipv6: false,
+            virtual_mac: false,
             cable: false,
             pacify: 0,
             transport: "auto",
@@ -168,6 +175,7 @@ node:
   timeout: {}
 {}  multicast_interface: back
   transport: {}
+  virtual_mac: {}
   l4_connection_updates: {}
   pacify: {{ restarts: {} }}
 shared_addresses:
@@ -179,6 +187,7 @@ shared_addresses:
             .map(|hold| format!("  hold_down: {}\n", duration(hold)))
             .unwrap_or_default(),
         pair.transport,
+        pair.virtual_mac,
         pair.replication,
         pair.pacify,
     ));

@@ -68,6 +68,8 @@ pub struct Pair {
     pub client: Netns,
     /// The switch.
     pub switch: Switch,
+    /// The real servers' hosts.
+    pub reals: Vec<Netns>,
     servers: Vec<Process>,
     // Last, so that everything else is gone when it removes the rest.
     run: Run,
@@ -96,9 +98,11 @@ impl Pair {
         // A client of thousands of connections to one address and port needs the ports.
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
 
-        let mut servers = Vec::new();
+        let (mut reals, mut servers) = (Vec::new(), Vec::new());
         for number in 1..=SERVERS {
-            servers.push(start_server(&run, &switch, number)?);
+            let (netns, server) = start_server(&run, &switch, number)?;
+            reals.push(netns);
+            servers.push(server);
         }
 
         let key = run.dir().join("pair.key");
@@ -110,6 +114,7 @@ impl Pair {
             nodes,
             client,
             switch,
+            reals,
             servers,
             run,
         })
@@ -249,7 +254,7 @@ fn all_up(services: &Services) -> bool {
     servers.all(|server| server.weight == 0 || server.state == RealServerState::Up)
 }
 
-fn start_server(run: &Run, switch: &Switch, number: u8) -> Result<Process> {
+fn start_server(run: &Run, switch: &Switch, number: u8) -> Result<(Netns, Process)> {
     let host = format!("rs{number}");
     let address = RealServer { number, weight: 1 }.address();
     let netns = run.namespace(&host)?;
@@ -265,7 +270,8 @@ fn start_server(run: &Run, switch: &Switch, number: u8) -> Result<Process> {
         .args(["--server", &number.to_string()])
         .args(["--listen", &format!("{address}:{SERVER_PORT}")]);
     let log = run.host_dir(&host)?.join("log");
-    Process::start(&host, &netns, &mut command, &log)
+    let server = Process::start(&host, &netns, &mut command, &log)?;
+    Ok((netns, server))
 }
 
 impl Node {

@@ -15,6 +15,7 @@ mod limits;
 mod neighbour;
 mod plain;
 mod rebuild;
+mod virtual_mac;
 
 use lab::Case;
 
@@ -30,6 +31,7 @@ pub(crate) fn cases() -> impl Iterator<Item = &'static Case> {
         rebuild::CASES,
         limits::CASES,
         janitor::CASES,
+        virtual_mac::CASES,
     ]
     .into_iter()
     .flatten()

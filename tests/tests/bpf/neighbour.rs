@@ -20,7 +20,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const STRANGER: Mac = [0x02, 0x66, 0, 0, 0, 0x66];
 
-fn elsewhere() -> Ipv6Addr {
+pub(super) fn elsewhere() -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9)
 }
 
@@ -46,7 +46,7 @@ fn v6_gate(lab: &mut Lab) -> Result<()> {
 }
 
 /// Neighbour solicitation (135) or advertisement (136) for a target.
-fn nd(kind: u8, source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+pub(super) fn nd(kind: u8, source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
     message.extend(target.octets());
     message.extend([2, 1, 2, 0, 0, 0, 0, 1]);

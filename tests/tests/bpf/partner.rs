@@ -41,6 +41,7 @@ pub(crate) fn tables(auth: u32, shared: &[IpAddr]) -> PairTables {
     let link = PairLink {
         ifindex: INGRESS,
         mac: NODE_MAC,
+        flags: 0,
         checked: true,
         own: &[OWN4.into(), OWN6.into()],
         partners: &[PARTNER4.into(), PARTNER6.into()],

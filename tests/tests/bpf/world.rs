@@ -35,7 +35,11 @@ pub(crate) trait World {
     fn put_gate(&mut self, gate: Gate) -> Result<()>;
     fn gate(&self) -> Result<Gate>;
     fn set_pair(&mut self, tables: &PairTables) -> Result<()>;
-    fn set_addr6(&mut self, addr: Addr6, kind: u32) -> Result<()>;
+    fn put_addr6(&mut self, addr: Addr6, local: LocalAddr) -> Result<()>;
+    /// An IPv6 address for which the kernel answers.
+    fn set_addr6(&mut self, addr: Addr6, kind: u32) -> Result<()> {
+        self.put_addr6(addr, LocalAddr { kind, ifindex: 0 })
+    }
     fn set_heard(&mut self, link: u32, heard: Heard) -> Result<()>;
     /// Evidence since the last call.
     fn evidence(&mut self) -> Result<Vec<Evidence>>;
@@ -48,7 +52,11 @@ pub(crate) trait World {
     }
     fn set_version(&mut self, version: u32) -> Result<()>;
     fn set_config(&mut self, config: Config) -> Result<()>;
-    fn set_addr(&mut self, addr: u32, kind: u32) -> Result<()>;
+    fn put_addr(&mut self, addr: u32, local: LocalAddr) -> Result<()>;
+    /// An IPv4 address for which the kernel answers.
+    fn set_addr(&mut self, addr: u32, kind: u32) -> Result<()> {
+        self.put_addr(addr, LocalAddr { kind, ifindex: 0 })
+    }
     fn set_service(&mut self, key: ServiceKey4, service: Service) -> Result<()>;
     fn set_return_path(&mut self, key: ServiceKey4, path: ReturnPath4) -> Result<()>;
     fn set_real(&mut self, id: u16, real: Real) -> Result<()>;
@@ -170,8 +178,8 @@ impl World for Host {
         Ok(())
     }
 
-    fn set_addr6(&mut self, addr: Addr6, kind: u32) -> Result<()> {
-        self.tables.addrs6.put(addr, kind);
+    fn put_addr6(&mut self, addr: Addr6, local: LocalAddr) -> Result<()> {
+        self.tables.addrs6.put(addr, local);
         Ok(())
     }
 
@@ -194,8 +202,8 @@ impl World for Host {
         Ok(())
     }
 
-    fn set_addr(&mut self, addr: u32, kind: u32) -> Result<()> {
-        self.tables.addrs.put(addr, kind);
+    fn put_addr(&mut self, addr: u32, local: LocalAddr) -> Result<()> {
+        self.tables.addrs.put(addr, local);
         Ok(())
     }
 
@@ -360,9 +368,8 @@ impl World for Kernel {
         Ok(())
     }
 
-    fn set_addr6(&mut self, addr: Addr6, kind: u32) -> Result<()> {
-        let plane = self.plane_mut()?;
-        Ok(plane.addrs6.insert(addr, LocalAddr { kind }, 0)?)
+    fn put_addr6(&mut self, addr: Addr6, local: LocalAddr) -> Result<()> {
+        Ok(self.plane_mut()?.addrs6.insert(addr, local, 0)?)
     }
 
     fn set_heard(&mut self, link: u32, heard: Heard) -> Result<()> {
@@ -381,11 +388,8 @@ impl World for Kernel {
         Ok(self.plane_mut()?.config.set(0, config, 0)?)
     }
 
-    fn set_addr(&mut self, addr: u32, kind: u32) -> Result<()> {
-        Ok(self
-            .plane_mut()?
-            .addrs
-            .insert(addr, LocalAddr { kind }, 0)?)
+    fn put_addr(&mut self, addr: u32, local: LocalAddr) -> Result<()> {
+        Ok(self.plane_mut()?.addrs.insert(addr, local, 0)?)
     }
 
     fn set_service(&mut self, key: ServiceKey4, service: Service) -> Result<()> {

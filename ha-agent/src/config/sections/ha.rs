@@ -39,6 +39,7 @@ pub(crate) struct HaDraft {
     initial_wait: Field<Duration>,
     hold_down: Field<Duration>,
     preferred: Field<Preferred>,
+    virtual_mac: Field<bool>,
     carp_auth: Field<CarpAuth>,
     transport: Field<Transport>,
     pub(crate) multicast_interface: Field<String>,
@@ -110,6 +111,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         preferred: walk.value(s, "preferred", |v| {
             values::choice(v, "preferred", PREFERRED)
         }),
+        virtual_mac: walk.value(s, "virtual_mac", values::boolean),
         carp_auth: walk.value(s, "carp_auth", |v| values::choice(v, "carp_auth", AUTH)),
         transport: walk.value(s, "transport", |v| {
             values::choice(v, "transport", TRANSPORTS)
@@ -143,7 +145,6 @@ fn pacify(walk: &mut Walk<'_>, section: &Section<'_>) -> (Field<u32>, Field<Dura
 /// Keys of the full configuration that this version cannot act on. What they can be set to without
 /// meaning anything is accepted.
 fn not_yet_supported(walk: &mut Walk<'_>, section: &Section<'_>) {
-    walk.value(section, "virtual_mac", |v| only_false(v, "virtual_mac"));
     walk.value(section, "persistence_updates", |v| {
         only_false(v, "persistence_updates")
     });
@@ -179,6 +180,7 @@ impl HaDraft {
             initial_wait: Field::Absent,
             hold_down: Field::Absent,
             preferred: Field::Absent,
+            virtual_mac: Field::Absent,
             carp_auth: Field::Absent,
             transport: Field::Absent,
             multicast_interface: Field::Absent,
@@ -257,6 +259,7 @@ impl HaDraft {
             initial_wait: self.initial_wait.or(|| Duration::ZERO)?,
             hold_down: self.hold_down.or(|| HOLD_DOWN_MIN.max(3 * timeout))?,
             preferred: self.preferred.or(|| Preferred::None)?,
+            virtual_mac: self.virtual_mac.or(|| false)?,
             carp_auth: self.carp_auth.or(|| CarpAuth::Enforce)?,
             transport: self.transport.or(|| Transport::Auto)?,
             multicast_interface,

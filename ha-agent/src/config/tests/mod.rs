@@ -131,7 +131,7 @@ fn every_key_that_is_supported() {
   initial_wait: 10s
   hold_down: 2s
   preferred: second
-  virtual_mac: false
+  virtual_mac: true
   carp_auth: permissive
   transport: multicast
   multicast_interface: front
@@ -160,6 +160,7 @@ shared_addresses",
     assert_eq!(config.ha.hold_down, Duration::from_secs(2));
     assert_eq!(config.ha.multicast_interface, "front");
     assert!(!config.ha.l4_connection_updates);
+    assert!(config.ha.virtual_mac);
     assert_eq!(config.limits.connections, 4096);
     let service = &config.virtual_services[0];
     assert_eq!(service.protocol, Protocol::Udp);

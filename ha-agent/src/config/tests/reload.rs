@@ -78,6 +78,13 @@ fn everything_else_needs_a_restart() {
         ["9:21 a change of `ha.initial_wait` needs a restart"]
     );
     assert_eq!(
+        refused(
+            "shared_addresses",
+            "ha: { virtual_mac: true }\nshared_addresses"
+        ),
+        ["9:20 a change of `ha.virtual_mac` needs a restart"]
+    );
+    assert_eq!(
         refused("port: 80\n", "port: 81\n"),
         ["15:11 a change of `virtual_services.port` needs a restart"]
     );

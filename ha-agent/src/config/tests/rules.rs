@@ -255,7 +255,6 @@ fn replication() {
 fn not_yet_supported() {
     let ha = |keys: &str| format!("ha: {{ {keys} }}\nshared_addresses");
     for (key, place) in [
-        ("virtual_mac: true", "true"),
         ("update_interface: back", "back"),
         ("update_port: 6973", "6973"),
         ("persistence_updates: true", "true"),

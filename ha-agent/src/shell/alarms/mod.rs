@@ -117,6 +117,11 @@ kinds! {
     MulticastBlocked = "multicast_blocked",
         "The partner is heard on an interface, but not by multicast: unicast keeps the nodes together there.",
         "let the switch pass multicast to 224.0.0.18 both ways (IGMP snooping off for it), or set ha.transport to unicast";
+    VirtualMacBlocked = "virtual_mac_blocked",
+        "Frames to or from the virtual MAC do not pass an interface's network: a takeover would not reach its neighbours.",
+        "have the virtual switch, or the switch's port security, accept more than one MAC on both nodes' ports (\"forged \
+         transmits\", \"MAC address changes\", MAC spoofing, MAC learning); where that cannot be had, set \
+         ha.virtual_mac to false on both nodes";
     ReplicationNotStored = "replication_not_stored",
         "Replicated connections could not be stored, so they would not survive a takeover by this node.",
         "compare virtual_services and limits.connections of both nodes";

@@ -7,7 +7,7 @@ use ha_common::event::{Evidence, EvidenceKind};
 
 use crate::proto::time::Instant;
 use crate::shell::alarms::{EACH, Kind, SHOWN};
-use crate::shell::frame::Mac;
+use crate::shell::frame::{Mac, mac_text};
 
 /// Details below are versions of trailers; CARP has its version in the upper half of the byte.
 const TRAILER_VERSIONS: u32 = 0x10;
@@ -96,11 +96,6 @@ pub(super) fn address(record: &Evidence) -> IpAddr {
     } else {
         Ipv4Addr::new(a, b, c, d).into()
     }
-}
-
-/// An Ethernet address as people write it.
-pub(super) fn mac_text(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 #[derive(Debug)]

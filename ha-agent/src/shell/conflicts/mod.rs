@@ -24,12 +24,12 @@ use tracing::warn;
 
 use super::agent::{Shared, lock};
 use super::alarms::{Kind, SHOWN};
-use super::frame::Mac;
+use super::frame::{Mac, mac_text};
 use super::{clock, election, parts};
 use crate::control::{Refusal, Reply};
 use crate::proto::carp::Role;
 use crate::proto::time::Instant;
-use ledger::{Ledger, Sighting, mac_text};
+use ledger::{Ledger, Sighting};
 pub(super) use probe::send as probe;
 use schedule::{Defence, Rounds};
 

@@ -6,6 +6,7 @@
 
 mod carrier;
 mod port;
+mod reach;
 mod recorder;
 mod worker;
 
@@ -44,6 +45,8 @@ pub struct Link {
     pub ifindex: u32,
     /// Ethernet address.
     pub mac: Mac,
+    /// That of the shared addresses, if the pair has one for them.
+    pub virtual_mac: Option<Mac>,
     /// Own addresses; none on a heartbeat link.
     pub addresses: Vec<IpAddr>,
     /// Addresses that move with the role.
@@ -136,6 +139,13 @@ pub enum Event {
         raised: bool,
         /// What it rests on.
         evidence: Evidence,
+    },
+    /// Whether the virtual MAC can be reached through a link's network.
+    VirtualMac {
+        /// Logical name of the link.
+        link: String,
+        /// What shows that it cannot; none if it can.
+        blocked: Option<String>,
     },
     /// The thread is less punctual than it could be.
     Unpunctual {

@@ -1,13 +1,14 @@
 //! An interface as the election thread uses it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::ops::Range;
 use std::time::Duration;
 
 use ha_common::checksum;
 
 use super::Link;
+use super::reach::Reach;
 use crate::config::model::Transport;
 use crate::proto::time::Instant;
 use crate::shell::clock;
@@ -30,6 +31,11 @@ pub struct Port {
     carrier: bool,
     /// Whether the interface is fit for use, by the last word of those who look after it.
     fit: bool,
+    /// Whether the virtual MAC can be reached.
+    pub(super) reach: Option<Reach>,
+    /// Has switches forward questions for the shared IPv6 addresses here, which the kernel, that has
+    /// them elsewhere, does not ask for.
+    _groups: Option<UdpSocket>,
     /// When the partner was last heard by multicast.
     multicast_heard: Instant,
     /// How long it may not be.
@@ -49,19 +55,28 @@ impl Port {
             _ => Receive::Hellos,
         };
         let socket = PacketSocket::open(link.ifindex, receive)?;
+        if let Some(mac) = link.virtual_mac {
+            socket.join(link.ifindex, mac)?;
+        }
         let mut replies = Vec::new();
         for (v6, receive) in [
             (false, Receive::ArpReplies),
             (true, Receive::NeighbourAdvertisements),
         ] {
-            let mut gateways = link.gateways.iter();
-            if link.checked && gateways.any(|gateway| gateway.is_ipv6() == v6) {
+            let asked = link.virtual_mac.and_then(|_| link.shared.first());
+            let mut asked = link.gateways.iter().chain(asked);
+            if link.checked && asked.any(|asked| asked.is_ipv6() == v6) {
                 replies.push(PacketSocket::open(link.ifindex, receive)?);
             }
         }
-        let watched = !replies.is_empty();
+        let watched = link.checked && !link.gateways.is_empty();
         let probe = watched.then(|| GatewayProbe::new(interval, timeout, clock::now()));
         Ok(Self {
+            reach: link
+                .virtual_mac
+                .filter(|_| link.checked)
+                .map(|mac| Reach::new(mac, interval)),
+            _groups: groups(&link)?,
             link,
             socket,
             replies,
@@ -98,28 +113,57 @@ impl Port {
 
     /// Questions to the gateways.
     pub(super) fn questions(&self) -> Vec<Vec<u8>> {
+        let gateways = self.link.gateways.iter();
+        gateways.filter_map(|asked| self.question(*asked)).collect()
+    }
+
+    /// Asks who has an address.
+    fn question(&self, asked: IpAddr) -> Option<Vec<u8>> {
         let link = &self.link;
-        let question = |gateway: &IpAddr| {
-            let mut own = link.addresses.iter();
-            own.find_map(|own| match (*own, *gateway) {
-                (IpAddr::V4(own), IpAddr::V4(gateway)) => {
-                    Some(frame::arp_request(link.mac, own, gateway))
-                }
-                (IpAddr::V6(own), IpAddr::V6(gateway)) => {
-                    Some(discovery::solicitation(link.mac, own, gateway))
-                }
-                (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
-            })
+        link.addresses.iter().find_map(|own| match (*own, asked) {
+            (IpAddr::V4(own), IpAddr::V4(asked)) => Some(frame::arp_request(link.mac, own, asked)),
+            (IpAddr::V6(own), IpAddr::V6(asked)) => {
+                Some(discovery::solicitation(link.mac, own, asked))
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
+        })
+    }
+
+    /// A question for a shared address, to the virtual MAC instead of everybody.
+    pub(super) fn question_to_virtual_mac(&self) -> Option<Vec<u8>> {
+        let mut frame = self.question(*self.link.shared.first()?)?;
+        let to = self.link.virtual_mac?;
+        frame.get_mut(..to.len())?.copy_from_slice(&to);
+        Some(frame)
+    }
+
+    /// A neighbour told its address.
+    pub(super) fn replied(&mut self, frame: &[u8], now: Instant) {
+        let from = frame::arp_reply(frame)
+            .map(|(sender, _)| IpAddr::V4(sender))
+            .or_else(|| discovery::advertised(frame).map(IpAddr::V6));
+        let (Some(from), Some(station)) = (from, frame::source(frame)) else {
+            return;
         };
-        link.gateways.iter().filter_map(question).collect()
+        if self.link.gateways.contains(&from)
+            && let Some(probe) = &mut self.probe
+        {
+            probe.replied(now);
+        }
+        if self.link.shared.contains(&from)
+            && let Some(reach) = &mut self.reach
+        {
+            reach.answered(station);
+        }
     }
 
     /// Tells the link where the shared addresses are.
     pub(super) fn announcements(&self) -> impl Iterator<Item = Vec<u8>> {
         let link = &self.link;
-        link.shared.iter().map(|shared| match *shared {
-            IpAddr::V4(v4) => frame::gratuitous_arp(link.mac, v4),
-            IpAddr::V6(v6) => discovery::announcement(link.mac, v6, link.router),
+        let mac = link.virtual_mac.unwrap_or(link.mac);
+        link.shared.iter().map(move |shared| match *shared {
+            IpAddr::V4(v4) => frame::gratuitous_arp(mac, v4),
+            IpAddr::V6(v6) => discovery::announcement(mac, v6, link.router),
         })
     }
 
@@ -127,6 +171,7 @@ impl Port {
     pub(super) fn succeed(&mut self, old: &Self) {
         self.multicast_told = old.multicast_told;
         self.fit = old.fit;
+        self.reach.clone_from(&old.reach);
     }
 
     /// This frame of the partner's was accepted.
@@ -178,6 +223,28 @@ impl Port {
         }
         unicast.map_or(Ok(()), |turned| self.socket.send(&turned))
     }
+}
+
+/// Membership in the groups at which neighbours ask for the shared IPv6 addresses.
+fn groups(link: &Link) -> io::Result<Option<UdpSocket>> {
+    let mut socket = None;
+    for shared in &link.shared {
+        let (Some(_), IpAddr::V6(shared)) = (link.virtual_mac, shared) else {
+            continue;
+        };
+        let (_, group) = discovery::solicited_node(*shared);
+        let socket = match &mut socket {
+            Some(socket) => socket,
+            // Bound to a port of its own at this address it receives nothing.
+            none => none.insert(UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))?),
+        };
+        match socket.join_multicast_v6(&group, link.ifindex) {
+            // Addresses that differ in their first bytes alone share a group.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            joined => joined?,
+        }
+    }
+    Ok(socket)
 }
 
 /// The frame, but to the partner's own address. As long as nobody knows its MAC, all hosts on the link get

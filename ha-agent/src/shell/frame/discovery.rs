@@ -28,7 +28,7 @@ pub fn announcement(mac: Mac, address: Ipv6Addr, router: bool) -> Vec<u8> {
     message((mac, address), to, (ADVERTISEMENT, flags), address, option)
 }
 
-/// Asks who has `target`, at its solicited-node group (RFC 4291 section 2.7.1).
+/// Asks who has `target`, at its solicited-node group.
 pub fn solicitation(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let option = Some((SOURCE_LINK_LAYER, mac));
     let to = solicited_node(target);
@@ -56,8 +56,8 @@ pub fn advertised(frame: &[u8]) -> Option<Ipv6Addr> {
     ours.then(|| target.into())
 }
 
-/// The group of all hosts that may have `target`.
-fn solicited_node(target: Ipv6Addr) -> (Mac, Ipv6Addr) {
+/// The group of all hosts that may have `target` (RFC 4291 section 2.7.1), and its Ethernet address.
+pub fn solicited_node(target: Ipv6Addr) -> (Mac, Ipv6Addr) {
     let [.., a, b, c] = target.octets();
     let low = u16::from_be_bytes([b, c]);
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), low);

@@ -12,6 +12,11 @@ use ha_common::{carp, checksum, proto};
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
+/// An Ethernet address as people write it.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 const BROADCAST: Mac = [0xff; 6];
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -64,6 +69,11 @@ pub fn gratuitous_arp(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
 /// Asks who has `target`.
 pub fn arp_request(mac: Mac, source: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     arp(BROADCAST, ARP_REQUEST, (mac, source), ([0; 6], target))
+}
+
+/// The station a frame comes from.
+pub fn source(frame: &[u8]) -> Option<Mac> {
+    frame.get(6..)?.first_chunk().copied()
 }
 
 /// Who an ARP reply comes from, if the frame is one: its address and Ethernet address.

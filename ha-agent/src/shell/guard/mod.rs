@@ -16,13 +16,14 @@
 //! The table is replaced in one transaction and outlives an agent that is killed, as the program does.
 
 mod nfnetlink;
+pub mod readdressed;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ha_common::{carp, proto};
-use nfnetlink::{Attributes, Operation, Transaction};
+use nfnetlink::{Attributes, Family, Operation, Transaction};
 
 use crate::config::model::{Config, Protocol};
 
@@ -91,7 +92,7 @@ impl Guard {
 
     /// Puts the table into the kernel, in place of one that is there.
     pub fn install(&self) -> io::Result<()> {
-        let mut transaction = Transaction::new();
+        let mut transaction = Transaction::new(Family::Inet);
         let table = Attributes::new().text(1, TABLE);
         // A table that is not there cannot be deleted: make it first.
         transaction.add(Operation::NewTable, &table);
@@ -140,7 +141,7 @@ impl Guard {
 
 /// Removes the table, if it is there.
 pub fn remove() -> io::Result<()> {
-    let mut transaction = Transaction::new();
+    let mut transaction = Transaction::new(Family::Inet);
     let table = Attributes::new().text(1, TABLE);
     transaction.add(Operation::NewTable, &table);
     transaction.add(Operation::DeleteTable, &table);

@@ -23,8 +23,15 @@ const APPEND: u16 = 0x800;
 const NLMSG_ERROR: u16 = 2;
 const HEADER: usize = 16;
 const NESTED: u16 = 0x8000;
-/// The family of tables that see IPv4 and IPv6.
-const INET: u8 = 1;
+/// What a table sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// Packets, IPv4 and IPv6.
+    Inet = 1,
+    /// Frames of single interfaces.
+    Netdev = 5,
+}
+
 /// A transaction must fit into the socket's buffer as a whole.
 const BUFFER: usize = 4 << 20;
 
@@ -102,13 +109,15 @@ impl Attributes {
 /// Messages that take effect together or not at all.
 #[derive(Debug)]
 pub(super) struct Transaction {
+    family: Family,
     bytes: Vec<u8>,
     sequence: u32,
 }
 
 impl Transaction {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(family: Family) -> Self {
         let mut transaction = Self {
+            family,
             bytes: Vec::new(),
             sequence: 0,
         };
@@ -120,7 +129,7 @@ impl Transaction {
         self.message(
             SUBSYSTEM << 8 | operation.number(),
             operation.flags() | ACK,
-            INET,
+            self.family as u8,
             0,
             attributes,
         );

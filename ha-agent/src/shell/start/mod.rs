@@ -25,13 +25,13 @@ use crate::proto::sync::{Input, Record, Sync};
 use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
 use crate::shell::addresses;
-use crate::shell::agent::Shared;
+use crate::shell::agent::{Shared, lock};
 use crate::shell::history::HistoryFile;
 use crate::shell::netlink::{Changes, Netlink};
 use crate::shell::parts::{self, Bound};
 use crate::shell::reexec::{Estate, Program};
 use crate::shell::terms::TermStore;
-use crate::shell::{alarms, clock, conflicts, election, replication, sysctl};
+use crate::shell::{alarms, clock, conflicts, election, replication, sysctl, virtual_mac};
 use crate::status::model::Replaced;
 pub use error::StartError;
 
@@ -250,12 +250,15 @@ async fn bring_up(
         }
     }
 
-    let on = parts::shared_on(&bound);
+    let on = parts::shared_on(&config, &bound);
+    for bound in &bound {
+        virtual_mac::register(&netlink, &config, bound).await;
+    }
     let holds = estate
         .as_ref()
         .is_some_and(|estate| estate.election.gate().is_some());
     if !holds {
-        let stale = addresses::remove_stale(&netlink, &on)
+        let stale = addresses::remove_stale(&netlink, &parts::shared_anywhere(&bound))
             .await
             .map_err(StartError::Netlink)?;
         for address in stale {
@@ -270,17 +273,8 @@ async fn bring_up(
     let settings = Arc::new(Settings::new(Arc::clone(&map), kernel)?);
     let mut services = ServiceTable::adopt(secrets.keys.hash_seed(), &*map)?;
     services.configure(&config.virtual_services)?;
-    services.set_addresses(
-        config
-            .node
-            .interfaces
-            .iter()
-            .flat_map(|i| i.addresses.iter().map(|own| own.address)),
-        config
-            .shared_addresses
-            .iter()
-            .map(|shared| shared.address.address),
-    );
+    let local = parts::local_addresses(&config, &bound);
+    services.set_addresses(local.iter().copied());
     let failures = estate
         .as_ref()
         .map(|estate| estate.failures.clone())
@@ -343,7 +337,7 @@ async fn bring_up(
     let (reports_out, reports) = mpsc::channel(EVENTS);
     let (events_out, events) = mpsc::channel(EVENTS);
     let (wishes, wished) = watch::channel(election::Addresses::default());
-    map.set_addrs6(&parts::addrs6(&bound))?;
+    map.set_addrs6(&parts::addrs6(&local))?;
     let keys = parts::election_keys(secrets);
     let pair = parts::pair_tables(&config, &keys, machine.epoch(), &bound);
     map.set_pair(&pair)?;
@@ -433,6 +427,7 @@ async fn bring_up(
         replaced,
     });
     shared.guard(&config);
+    virtual_mac::readdress(&config, &lock(&shared.bound));
     shared.history.tell(&shared.board);
     Ok(Started {
         shared,

@@ -270,11 +270,13 @@ fn interface_row(interface: &InterfaceStatus) -> [Cell; 6] {
             Some(true) => word("reachable", true),
             Some(false) => word("unreachable", false),
         },
-        Cell::new(if interface.shared.is_empty() {
-            "-".to_owned()
-        } else {
-            clean(&interface.shared.join(", "))
-        }),
+        Cell::new(
+            match (interface.shared.is_empty(), &interface.virtual_mac) {
+                (true, _) => "-".to_owned(),
+                (false, None) => clean(&interface.shared.join(", ")),
+                (false, Some(mac)) => clean(&format!("{} at {mac}", interface.shared.join(", "))),
+            },
+        ),
     ]
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn sample() -> Status {
             carrier: true,
             xdp_mode: XdpMode::Native,
             shared: vec!["10.0.0.100/24".to_owned()],
+            virtual_mac: None,
             gateway_reachable: Some(true),
         }],
         replication: Replication {
@@ -76,7 +77,8 @@ fn json_has_the_documented_shape() {
         },
         "interfaces": [{
             "name": "front", "device": "eth0", "carrier": true, "xdp_mode": "native",
-            "shared": ["10.0.0.100/24"], "gateway_reachable": true
+            "shared": ["10.0.0.100/24"], "virtual_mac": null,
+            "gateway_reachable": true
         }],
         "replication": {
             "ready": true, "lag_us_p99": 240, "sent": 0, "applied": 0, "repaired": 0, "dropped": 0
@@ -108,6 +110,16 @@ Connections  5 of at most 1048576, 1 half-open
 Alarms       none
 ";
     assert_eq!(text, expected);
+
+    let mut one_mac = sample();
+    if let Some(front) = one_mac.interfaces.first_mut() {
+        front.virtual_mac = Some("00:00:5e:00:01:6e".to_owned());
+    }
+    let text = status(&one_mac, Style::PLAIN);
+    assert!(
+        text.contains("10.0.0.100/24 at 00:00:5e:00:01:6e\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::carrier::Carriers;
 use super::port::Port;
+use super::reach::{Passage, Reach};
 use super::recorder::Recorder;
 use super::{
     Addresses, Command, Event, Lateness, Link, Parts, Paused, Published, QUEUE, Request, RoleTerm,
@@ -143,6 +144,11 @@ impl Worker {
                 .map(GatewayProbe::poll_timeout)
                 .min(),
             self.ports.iter().filter_map(Port::poll_timeout).min(),
+            self.ports
+                .iter()
+                .filter_map(|port| port.reach.as_ref())
+                .map(Reach::poll_timeout)
+                .min(),
             Some(self.next_publish),
         ]
         .into_iter()
@@ -285,6 +291,7 @@ impl Worker {
         }
         self.probe_gateways(now, actions);
         self.watch_multicast(now, actions);
+        self.watch_virtual_mac(now);
         if self.announcements.due(now) {
             self.announce();
         }
@@ -299,6 +306,33 @@ impl Worker {
             if let Some(heard) = change {
                 let input = Input::Multicast { link, heard };
                 self.elect(now, input, actions);
+            }
+        }
+    }
+
+    fn watch_virtual_mac(&mut self, now: Instant) {
+        let watching = self.election.role() == Role::Standby
+            && self.election.partner_role() == Some(WireRole::Active);
+        for index in 0..self.ports.len() {
+            let heard = self.election.heard_on(index);
+            let Some(port) = self.ports.get_mut(index) else {
+                break;
+            };
+            let Some(reach) = &mut port.reach else {
+                continue;
+            };
+            let due = reach.due(now, watching, heard);
+            let question = due.ask.then(|| port.question_to_virtual_mac()).flatten();
+            let link = port.link.name.clone();
+            if let Some(question) = question {
+                self.send_all(index, &[question]);
+            }
+            if let Some(news) = due.news {
+                let blocked = match news {
+                    Passage::Blocked(evidence) => Some(evidence),
+                    Passage::Passing => None,
+                };
+                self.event(Event::VirtualMac { link, blocked });
             }
         }
     }
@@ -338,9 +372,13 @@ impl Worker {
                     link,
                     source,
                     payload,
-                } => self.send(link, |link| {
-                    frame::advertisement(link.mac, source, &payload)
-                }),
+                } => {
+                    let open = self.is_open();
+                    self.send(link, |link| {
+                        let shared = link.virtual_mac.filter(|_| open);
+                        frame::advertisement(shared.unwrap_or(link.mac), source, &payload)
+                    });
+                }
                 Action::SendHello {
                     link,
                     source,
@@ -429,9 +467,17 @@ impl Worker {
         }
     }
 
+    /// Whether this node may act, and so use the virtual MAC, now.
+    fn is_open(&self) -> bool {
+        let now = clock::now().as_nanos();
+        self.gate.read().is_open(now, || now)
+    }
+
     fn announce(&mut self) {
+        let open = self.is_open();
         for index in 0..self.ports.len() {
             let port = self.ports.get(index).into_iter();
+            let port = port.filter(|port| open || port.link.virtual_mac.is_none());
             let frames: Vec<Vec<u8>> = port.flat_map(Port::announcements).collect();
             self.send_all(index, &frames);
         }

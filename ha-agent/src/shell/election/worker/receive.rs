@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use ha_common::event::CarpSeen;
 
 use super::Worker;
+use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{Action, Input};
 use crate::proto::time::Instant;
 use crate::shell::election::carrier::News;
-use crate::shell::frame::discovery;
 use crate::shell::{clock, frame};
 
 /// Frames taken from one socket before the others get their turn.
@@ -47,6 +47,7 @@ impl Worker {
                 .iter()
                 .position(|port| port.link.checked && port.link.ifindex == seen.ifindex);
             if let Some(link) = port {
+                self.note_station(link, &seen);
                 let input = Input::Advert {
                     link,
                     source: seen.source,
@@ -55,6 +56,15 @@ impl Worker {
                 };
                 self.elect(clock::now(), input, actions);
             }
+        }
+    }
+
+    /// Where the active partner's advertisements come from.
+    fn note_station(&mut self, link: usize, seen: &Advertisement) {
+        let active = self.election.partner_role() == Some(WireRole::Active);
+        let port = self.ports.get_mut(link).filter(|_| active);
+        if let Some(reach) = port.and_then(|port| port.reach.as_mut()) {
+            reach.advertised(seen.station);
         }
     }
 
@@ -94,20 +104,15 @@ impl Worker {
         let Some(port) = self.ports.get_mut(index) else {
             return;
         };
-        let Some(probe) = &mut port.probe else {
-            return;
-        };
-        for socket in &port.replies {
+        for socket in 0..port.replies.len() {
             for _ in 0..BURST {
+                let Some(socket) = port.replies.get(socket) else {
+                    break;
+                };
                 let Ok(Some(received)) = socket.receive(buffer) else {
                     break;
                 };
-                let from = frame::arp_reply(received)
-                    .map(|(sender, _)| IpAddr::V4(sender))
-                    .or_else(|| discovery::advertised(received).map(IpAddr::V6));
-                if from.is_some_and(|from| port.link.gateways.contains(&from)) {
-                    probe.replied(clock::now());
-                }
+                port.replied(received, clock::now());
             }
         }
     }
@@ -117,6 +122,7 @@ impl Worker {
 struct Advertisement {
     at: Instant,
     ifindex: u32,
+    station: frame::Mac,
     source: IpAddr,
     payload: Vec<u8>,
 }
@@ -143,6 +149,7 @@ fn advertisement(record: &[u8]) -> Option<Advertisement> {
     Some(Advertisement {
         at: Instant::from_nanos(seen.at_ns),
         ifindex: seen.ifindex,
+        station: seen.source_mac,
         source,
         // The frame may be padded beyond the packet.
         payload: packet.get(header..total.min(packet.len()))?.to_vec(),
