@@ -31,10 +31,10 @@ fn flags(peer: Shared<Peer>) -> u32 {
 
 #[inline(always)]
 fn virtual_mac<T: Tables>(tables: T) -> Mac {
-    let config = tables.config();
-    config.map_or(Mac::default(), |config| {
-        Mac::of_vhid(config.get().vhid as u8)
-    })
+    match tables.config() {
+        Some(config) => Mac::of_vhid(config.get().vhid as u8),
+        None => Mac::default(),
+    }
 }
 
 /// The source of what leaves through this interface, if the virtual MAC has a say in it.
