@@ -153,7 +153,7 @@ impl Shared {
                         attach::XdpMode::Generic => XdpMode::Generic,
                     }),
                 shared: bound.shared.iter().map(ToString::to_string).collect(),
-                virtual_mac: parts::virtual_mac(&config, bound).map(frame::mac_text),
+                virtual_mac: parts::virtual_mac(config, bound).map(frame::mac_text),
                 gateway_reachable: snapshot
                     .links
                     .iter()
