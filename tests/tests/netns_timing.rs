@@ -125,8 +125,12 @@ fn recording() -> Result<()> {
     let secret = key.split_whitespace().last().context("no key")?.to_owned();
     for (node, file) in pair.nodes.iter().zip(&files) {
         let text = recorded(file)?;
-        ensure!(text.contains("role_changed"), "no failover in {file:?}");
-        ensure!(!text.contains(&secret), "the key in {file:?}");
+        ensure!(
+            text.contains("role_changed"),
+            "no failover in {}",
+            file.display()
+        );
+        ensure!(!text.contains(&secret), "the key in {}", file.display());
         let name = file.to_str().context("no such path")?;
         let answer = node.command(&["replay", name])?;
         ensure!(answer.contains("no difference"), "{answer}");
