@@ -1,14 +1,12 @@
 //! Connection-table entries (`ha_conns4`) and half-open connections (`ha_embryo4`).
 //!
-//! Every structure is generic over the address, so that each family has its own map with keys no
-//! larger than it needs, and one logic for all.
+//! Every structure is generic over the address, so that a family has maps with keys no larger than it
+//! needs, and one logic serves all. IPv4 is the only one so far.
 //!
 //! A NAT connection is two entries in one map. The *forward* entry (client to shared address) owns
 //! the connection: it holds the TCP state and is the one that is counted and replicated. The
 //! *reverse* entry (real server to client) is derived from it. Either is enough to rewrite a packet
 //! of its direction, and either names the other's key through [`Conn::partner_key`].
-
-use crate::service::Addr6;
 
 /// A 5-tuple as it stands in the packet (network byte order).
 #[repr(C)]
@@ -28,8 +26,6 @@ pub struct ConnKey<A> {
 
 /// An IPv4 5-tuple.
 pub type ConnKey4 = ConnKey<u32>;
-/// An IPv6 5-tuple.
-pub type ConnKey6 = ConnKey<Addr6>;
 
 /// State of a connection, as far as one balancer between the two ends can know it.
 ///
@@ -100,8 +96,7 @@ pub struct Conn<A> {
     pub to_port: u16,
     /// What the address and port change adds to the TCP or UDP checksum (RFC 1624, folded).
     pub l4_delta: u16,
-    /// What the address change adds to the IPv4 header checksum; IPv6 has none. The TTL decrement is
-    /// not in it.
+    /// What the address change adds to the IPv4 header checksum. The TTL decrement is not in it.
     pub l3_delta: u16,
     /// Real-server id: index into `ha_reals`, local to this node, 0 = none.
     pub real: u16,
@@ -121,27 +116,21 @@ pub struct Conn<A> {
     pub hop_mac: [u8; 6],
     /// This node's MAC on `hop_ifindex` (reverse entries only).
     pub hop_src: [u8; 6],
-    /// Source address written into the packet besides; zero if the source stays.
-    pub from_addr: A,
+    /// Zero.
+    pub pad: u32,
     /// When this direction last moved, coarse `CLOCK_MONOTONIC` nanoseconds, at least 1 s apart.
     pub last_seen_ns: u64,
     /// When the entry was made, coarse `CLOCK_MONOTONIC` nanoseconds.
     pub created_ns: u64,
-    /// Source port written into the packet besides.
-    pub from_port: u16,
     /// Space for later layouts; zero.
-    pub reserved: [u16; 3],
+    pub reserved: u64,
 }
 
 /// One direction of an IPv4 connection.
 pub type Conn4 = Conn<u32>;
-/// One direction of an IPv6 connection.
-pub type Conn6 = Conn<Addr6>;
 
 const _: () = assert!(size_of::<ConnKey4>() == 16);
-const _: () = assert!(size_of::<ConnKey6>() == 40);
 const _: () = assert!(size_of::<Conn4>() == 64);
-const _: () = assert!(size_of::<Conn6>() == 88);
 
 impl<A: Copy> Conn<A> {
     /// Whether this is the reverse entry.
@@ -230,14 +219,8 @@ impl<A> Embryo<A> {
 
 /// Client end of a half-open IPv4 connection.
 pub type EmbryoKey4 = EmbryoKey<u32>;
-/// Client end of a half-open IPv6 connection.
-pub type EmbryoKey6 = EmbryoKey<Addr6>;
 /// A half-open IPv4 connection.
 pub type Embryo4 = Embryo<u32>;
-/// A half-open IPv6 connection.
-pub type Embryo6 = Embryo<Addr6>;
 
 const _: () = assert!(size_of::<EmbryoKey4>() == 8);
-const _: () = assert!(size_of::<EmbryoKey6>() == 20);
-const _: () = assert!(size_of::<Embryo6>() == 72);
 const _: () = assert!(size_of::<Embryo4>() == 48);

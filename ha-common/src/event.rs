@@ -1,7 +1,6 @@
 //! Records the data plane hands to the agent through ring buffers.
 
 use crate::conn::ConnKey;
-use crate::service::Addr6;
 
 /// What happened to a connection.
 #[repr(u8)]
@@ -38,8 +37,6 @@ pub struct ConnEvent<A> {
     pub key: ConnKey<A>,
     /// Real server, network order.
     pub real_addr: A,
-    /// [`crate::conn::Conn::from_addr`] of the forward entry.
-    pub from_addr: A,
     /// Real server's port, network order.
     pub real_port: u16,
     /// [`crate::conn::Conn::version`] after the change.
@@ -51,21 +48,15 @@ pub struct ConnEvent<A> {
     /// [`crate::conn::flags`] of the forward entry.
     pub flags: u8,
     /// Zero.
-    pub pad8: u8,
+    pub pad: u8,
     /// Service id on this node.
     pub service: u16,
     /// Real-server id on this node.
     pub real: u16,
-    /// [`crate::conn::Conn::from_port`] of the forward entry.
-    pub from_port: u16,
-    /// Zero.
-    pub pad: u16,
 }
 
 /// A change of an IPv4 connection.
 pub type ConnEvent4 = ConnEvent<u32>;
-/// A change of an IPv6 connection; the reader tells the two by the record's length.
-pub type ConnEvent6 = ConnEvent<Addr6>;
 
 /// Bytes of an advertisement kept in [`CarpSeen`]: the longest header (60) plus CARP (36), trailer
 /// (92) and room for a longer trailer of a later version.
@@ -158,6 +149,5 @@ pub struct Evidence {
 }
 
 const _: () = assert!(size_of::<Evidence>() == 48);
-const _: () = assert!(size_of::<ConnEvent4>() == 48);
-const _: () = assert!(size_of::<ConnEvent6>() == 96);
+const _: () = assert!(size_of::<ConnEvent4>() == 40);
 const _: () = assert!(size_of::<CarpSeen>() == 256);

@@ -25,7 +25,7 @@ pub const fn reduce(hash: u32, len: u32) -> u32 {
 }
 
 #[inline(always)]
-pub(crate) const fn finalise(mut value: u64) -> u64 {
+const fn finalise(mut value: u64) -> u64 {
     value ^= value >> 33;
     value = value.wrapping_mul(0xff51_afd7_ed55_8ccd);
     value ^= value >> 33;

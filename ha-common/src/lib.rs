@@ -29,7 +29,7 @@ pub mod siphash;
 ///
 /// Stored in the `ha_version` map. An agent that finds pinned maps of another version refuses to
 /// touch them and says so; it never guesses.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// IP protocol numbers the data plane tells apart.
 ///
@@ -63,19 +63,13 @@ mod pod {
 
     pod!(
         conn::ConnKey4,
-        conn::ConnKey6,
         conn::Conn4,
-        conn::Conn6,
         conn::EmbryoKey4,
-        conn::EmbryoKey6,
         conn::Embryo4,
-        conn::Embryo6,
         service::ServiceKey4,
-        service::ServiceKey6,
         service::Service,
         service::Real,
         service::ReturnPath4,
-        service::ReturnPath6,
         service::LocalAddr,
         service::Addr6,
         pair::Pair,
@@ -85,7 +79,6 @@ mod pod {
         control::Gate,
         control::Config,
         event::ConnEvent4,
-        event::ConnEvent6,
         event::CarpSeen,
         event::Evidence,
         gauge::Gauge,

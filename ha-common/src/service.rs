@@ -1,6 +1,6 @@
 //! Virtual services, real servers and addresses, as the data plane sees them.
 
-use crate::{checksum, hash};
+use crate::checksum;
 
 /// Where a virtual service listens. Network byte order.
 #[repr(C)]
@@ -16,8 +16,6 @@ pub struct ServiceKey<A> {
 
 /// Where an IPv4 service listens.
 pub type ServiceKey4 = ServiceKey<u32>;
-/// Where an IPv6 service listens.
-pub type ServiceKey6 = ServiceKey<Addr6>;
 
 /// How a virtual service chooses a real server for a new connection.
 #[repr(u8)]
@@ -158,17 +156,13 @@ pub struct ReturnPath<A> {
 
 /// Value of `ha_return4`.
 pub type ReturnPath4 = ReturnPath<u32>;
-/// Value of `ha_return6`.
-pub type ReturnPath6 = ReturnPath<Addr6>;
 
-/// An IP address in map keys and values: a `u32` or an [`Addr6`], in network byte order.
+/// An IP address in map keys and values, in network byte order: a `u32` for IPv4.
 pub trait Address: Copy + PartialEq + Default {
     /// What replacing `self` by `new` adds to a one's-complement sum.
     fn delta(self, new: Self) -> u32;
     /// The address as 64 bits for [`crate::hash`]; an IPv4 address keeps all of its bits.
     fn digest(self) -> u64;
-    /// Whether the IP header has a checksum of its own.
-    const HEADER_CHECKSUM: bool;
     /// The address in a field for either family: an IPv4 address is the first word.
     fn wide(self) -> Addr6;
     /// The address in such a field.
@@ -186,8 +180,6 @@ impl Address for u32 {
         u64::from(self)
     }
 
-    const HEADER_CHECKSUM: bool = true;
-
     #[inline(always)]
     fn wide(self) -> Addr6 {
         Addr6 {
@@ -199,34 +191,6 @@ impl Address for u32 {
     fn narrow(wide: Addr6) -> Self {
         let [first, ..] = wide.words;
         first
-    }
-}
-
-impl Address for Addr6 {
-    #[inline(always)]
-    fn delta(self, new: Self) -> u32 {
-        let words = self.words.into_iter().zip(new.words);
-        words.map(|(old, new)| checksum::delta32(old, new)).sum()
-    }
-
-    #[inline(always)]
-    fn digest(self) -> u64 {
-        let [a, b, c, d] = self.words;
-        let high = (u64::from(a) << 32) | u64::from(b);
-        let low = (u64::from(c) << 32) | u64::from(d);
-        hash::finalise(high) ^ low
-    }
-
-    const HEADER_CHECKSUM: bool = false;
-
-    #[inline(always)]
-    fn wide(self) -> Addr6 {
-        self
-    }
-
-    #[inline(always)]
-    fn narrow(wide: Addr6) -> Self {
-        wide
     }
 }
 
@@ -274,7 +238,5 @@ const _: () = assert!(size_of::<ServiceKey4>() == 8);
 const _: () = assert!(size_of::<Service>() == 32);
 const _: () = assert!(size_of::<Real>() == 64);
 const _: () = assert!(size_of::<ReturnPath4>() == 16);
-const _: () = assert!(size_of::<ReturnPath6>() == 28);
-const _: () = assert!(size_of::<ServiceKey6>() == 20);
 const _: () = assert!(size_of::<Addr6>() == 16);
 const _: () = assert!(size_of::<LocalAddr>() == 8);

@@ -1,7 +1,7 @@
-//! What differs between IPv4 and IPv6: where the headers are, and what is rewritten in them.
+//! What differs between address families: where the headers are, and what is rewritten in them.
 //!
-//! Everything else is written once, generic over the address. Each family's program path has its own
-//! instances, so IPv4 pays nothing for the longer addresses of IPv6.
+//! Everything else is written once, generic over the address. IPv4 is the only family that is forwarded so
+//! far.
 
 use ha_common::service::Address;
 

@@ -27,7 +27,7 @@ pub struct Translation<A> {
     pub addr: A,
     /// The new port, network order.
     pub port: u16,
-    /// What that adds to the IPv4 header checksum; nothing for IPv6, which has none.
+    /// What that adds to the IPv4 header checksum.
     pub l3_delta: u16,
     /// What that adds to the TCP or UDP checksum.
     pub l4_delta: u16,
@@ -41,7 +41,7 @@ impl<A: Address> Translation<A> {
         Self {
             addr: to.0,
             port: to.1,
-            l3_delta: if A::HEADER_CHECKSUM { addresses } else { 0 },
+            l3_delta: addresses,
             l4_delta: checksum::fold(u32::from(addresses) + checksum::delta16(from.1, to.1)),
         }
     }

@@ -174,11 +174,8 @@ pub fn announce<A: Family, T: Flows<A>>(
         kind: kind as u8,
         state: forward.state,
         flags: forward.flags,
-        pad8: 0,
         service: forward.service,
         real: forward.real,
-        from_addr: forward.from_addr,
-        from_port: forward.from_port,
         pad: 0,
     });
     if !told {

@@ -7,6 +7,8 @@ use ha_agent::config::model::{CarpAuth, Mode, Preferred, Transport};
 use ha_agent::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE, Settings};
 use ha_agent::proto::rng::Rng;
 
+use super::faults::Temper;
+
 /// What the agent gives replication for that.
 const REPLICATION: Duration = Duration::from_secs(1);
 
@@ -131,6 +133,7 @@ impl Params {
     /// Drawn from the seed.
     pub fn random(seed: u64, sabotage: Sabotage) -> Self {
         let mut rng = Rng::new(seed ^ 0x0070_6172_616d_7300);
+        let quiet = Temper::of(seed) == Temper::Quiet;
         let interval = pick(&mut rng, &[4, 10, 50, 100, 100, 100, 500, 1000, 5000]);
         let factor = pick(&mut rng, &[3, 3, 3, 4, 5, 9]) as u32;
         let interval = Duration::from_millis(interval);
@@ -169,7 +172,7 @@ impl Params {
                 1 => Transport::Unicast,
                 _ => Transport::Auto,
             },
-            rotates: Rng::new(seed ^ 0x006b_6579_7300).below(2) == 0,
+            rotates: quiet || Rng::new(seed ^ 0x006b_6579_7300).below(2) == 0,
             hold_down: timeout,
             initial_wait: timeout * pick(&mut rng, &[0, 0, 0, 2, 4]) as u32,
             preferred: match rng.below(5) {
@@ -184,7 +187,11 @@ impl Params {
                 REPLICATION
             },
             weather: Weather {
-                loss: pick(&mut rng, &[0, 0, 0, 0, 10_000, 50_000, 200_000]),
+                loss: if quiet {
+                    0
+                } else {
+                    pick(&mut rng, &[0, 0, 0, 0, 10_000, 50_000, 200_000])
+                },
                 repeated: pick(&mut rng, &[0, 0, 20_000]),
                 unread: unread(seed),
                 delay: nanos / 10_000 + 1,
@@ -193,7 +200,7 @@ impl Params {
             drift_ppm: drift,
             lateness: nanos / pick(&mut rng, &[5000, 1000, 200]),
             arrival: pick(&mut rng, &[0, nanos / 20, nanos / 4]),
-            reexec: rng.below(2) == 0,
+            reexec: quiet || rng.below(2) == 0,
             sabotage,
         }
     }

@@ -10,7 +10,7 @@ use ha_agent::proto::time::Instant;
 
 use super::act::apply;
 use super::clock::Clock;
-use super::faults::{Fault, mishap};
+use super::faults::{Fault, Temper, mishap};
 use super::host::{Agent, Host, Waiting};
 use super::journal::{Entry, Journal};
 use super::network::{Kind, Packet, Wire};
@@ -138,7 +138,8 @@ impl World {
     /// settles before the next, else they come one upon another, and often just when a role changes.
     pub fn torment(&mut self, steps: u64) {
         let timeout = self.params.timeout_ns();
-        let gentle = self.params.seed.is_multiple_of(2);
+        let temper = Temper::of(self.params.seed);
+        let gentle = temper != Temper::Rough;
         let mut next_mishap = timeout * 3;
         let mut next_step = u64::MAX;
         let mut changes = 0;
@@ -151,7 +152,7 @@ impl World {
             }
             if self.now >= next_mishap || self.step >= next_step {
                 next_step = u64::MAX;
-                let plan = mishap(&mut self.rng, self.params.links.len(), timeout, gentle);
+                let plan = mishap(&mut self.rng, self.params.links.len(), timeout, temper);
                 let lasting = plan.iter().map(|(after, _)| *after).max();
                 for (after, fault) in plan {
                     self.later(after, Event::Fault(fault));

@@ -132,10 +132,10 @@ pub(super) fn carp_ticks(config: &ElectionConfig) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    pub(super) fn config(mode: Mode, interval: Duration) -> ElectionConfig {
+    pub(in crate::proto::carp) fn config(mode: Mode, interval: Duration) -> ElectionConfig {
         ElectionConfig {
             mode,
             vhid: 1,

@@ -200,24 +200,8 @@ impl Election {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{CarpAuth, Mode, Preferred};
-
-    fn config(mode: Mode, interval: Duration) -> ElectionConfig {
-        ElectionConfig {
-            mode,
-            vhid: 1,
-            interval,
-            timeout: interval * 3,
-            initial_wait: Duration::ZERO,
-            hold_down: interval * 9,
-            preferred: Preferred::None,
-            auth: CarpAuth::Enforce,
-            generation: 1,
-            start_pacified: false,
-            start_maintenance: false,
-            links: Vec::new(),
-        }
-    }
+    use crate::config::model::Mode;
+    use crate::proto::carp::config::tests::config;
 
     #[test]
     fn waits_outlast_leases() {
