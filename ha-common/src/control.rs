@@ -65,22 +65,35 @@ pub struct Config {
     pub vhid: u32,
     /// 1 if the connection table is nearly full: new flows are forwarded by hash, without an entry.
     pub table_full: u32,
+    /// The same for IPv6.
+    pub table_full6: u32,
     /// 1 if connection events are wanted (replication on).
     pub emit_events: u32,
+    /// 0 on the first node, 1 on the second: the lowest bit of the ports by which full NAT stands in for
+    /// clients, so that the nodes never take the same.
+    pub node_bit: u32,
+    /// Flows that may begin on one CPU in one second; beyond, they are forwarded by hash, without an entry.
+    /// 0 = no bound.
+    pub new_flows_max: u32,
+    /// One packet in so many is shown to whoever captures; 0 = none.
+    pub sample_every: u32,
     /// Zero.
     pub pad: u32,
-    /// Idle time after which an established TCP connection may be deleted, in nanoseconds.
-    pub tcp_timeout_ns: u64,
-    /// The same for connections in which one end has sent FIN.
-    pub closing_timeout_ns: u64,
-    /// The same for connections that both ends have closed, or that were reset.
-    pub closed_timeout_ns: u64,
-    /// The same for UDP flows.
-    pub udp_timeout_ns: u64,
+}
+
+/// `ha_pace`: how many flows begin on this CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Beginning of the second that is counted, coarse `CLOCK_MONOTONIC` nanoseconds.
+    pub since_ns: u64,
+    /// Flows that began in it.
+    pub flows: u64,
 }
 
 const _: () = assert!(size_of::<Gate>() == 40);
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Config>() == 32);
+const _: () = assert!(size_of::<Pace>() == 16);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Records the data plane hands to the agent through ring buffers.
 
 use crate::conn::ConnKey;
+use crate::service::Addr6;
 
 /// What happened to a connection.
 #[repr(u8)]
@@ -37,8 +38,12 @@ pub struct ConnEvent<A> {
     pub key: ConnKey<A>,
     /// Real server, network order.
     pub real_addr: A,
+    /// [`crate::conn::Conn::from_addr`] of the forward entry.
+    pub from_addr: A,
     /// Real server's port, network order.
     pub real_port: u16,
+    /// [`crate::conn::Conn::from_port`] of the forward entry.
+    pub from_port: u16,
     /// [`crate::conn::Conn::version`] after the change.
     pub version: u16,
     /// An [`EventKind`].
@@ -53,10 +58,17 @@ pub struct ConnEvent<A> {
     pub service: u16,
     /// Real-server id on this node.
     pub real: u16,
+    /// Zero.
+    pub pad2: u16,
 }
 
-/// A change of an IPv4 connection.
+/// A change of an IPv4 connection. In `ha_events` the length of a record tells its family.
 pub type ConnEvent4 = ConnEvent<u32>;
+/// A change of an IPv6 connection.
+pub type ConnEvent6 = ConnEvent<Addr6>;
+
+const _: () = assert!(size_of::<ConnEvent4>() == 48);
+const _: () = assert!(size_of::<ConnEvent6>() == 96);
 
 /// Bytes of an advertisement kept in [`CarpSeen`]: the longest header (60) plus CARP (36), trailer
 /// (92) and room for a longer trailer of a later version.
@@ -149,5 +161,27 @@ pub struct Evidence {
 }
 
 const _: () = assert!(size_of::<Evidence>() == 48);
-const _: () = assert!(size_of::<ConnEvent4>() == 40);
 const _: () = assert!(size_of::<CarpSeen>() == 256);
+
+/// Bytes of a packet kept in [`Sample`].
+pub const SAMPLE_BYTES: usize = 160;
+
+/// A record of `ha_samples`: a packet as the data plane left it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Precise `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// Interface it came in on.
+    pub ifindex: u32,
+    /// The [`crate::reason::Reason`].
+    pub reason: u32,
+    /// Length of the frame.
+    pub len: u32,
+    /// Number of valid bytes in `frame`.
+    pub kept: u32,
+    /// The beginning of the frame.
+    pub frame: [u8; SAMPLE_BYTES],
+}
+
+const _: () = assert!(size_of::<Sample>() == 184);

@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod conn;
 pub mod control;
 pub mod event;
+pub mod filter;
 pub mod gauge;
 pub mod hash;
 pub mod maps;
@@ -24,12 +25,13 @@ pub mod rig;
 pub mod service;
 pub mod sha1;
 pub mod siphash;
+pub mod stage;
 
 /// Version of every pinned map's layout taken together.
 ///
 /// Stored in the `ha_version` map. An agent that finds pinned maps of another version refuses to
 /// touch them and says so; it never guesses.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// IP protocol numbers the data plane tells apart.
 ///
@@ -37,10 +39,14 @@ pub const LAYOUT_VERSION: u32 = 6;
 pub mod proto {
     /// ICMP.
     pub const ICMP: u8 = 1;
+    /// An IPv4 packet inside another packet (RFC 2003).
+    pub const IPIP: u8 = 4;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// An IPv6 packet inside another packet (RFC 2473).
+    pub const IPV6: u8 = 41;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
     /// CARP, which shares its number and group with VRRP.
@@ -63,13 +69,27 @@ mod pod {
 
     pod!(
         conn::ConnKey4,
+        conn::ConnKey6,
         conn::Conn4,
+        conn::Conn6,
         conn::EmbryoKey4,
+        conn::EmbryoKey6,
         conn::Embryo4,
+        conn::Embryo6,
+        conn::FragmentKey4,
+        conn::FragmentKey6,
+        conn::PersistKey4,
+        conn::PersistKey6,
+        conn::Persist,
         service::ServiceKey4,
+        service::ServiceKey6,
         service::Service,
+        service::Timeouts,
         service::Real,
+        service::Load,
+        service::Traffic,
         service::ReturnPath4,
+        service::ReturnPath6,
         service::LocalAddr,
         service::Addr6,
         pair::Pair,
@@ -78,7 +98,10 @@ mod pod {
         pair::Heard,
         control::Gate,
         control::Config,
+        control::Pace,
         event::ConnEvent4,
+        event::ConnEvent6,
+        event::Sample,
         event::CarpSeen,
         event::Evidence,
         gauge::Gauge,

@@ -55,10 +55,8 @@ reasons! {
     Truncated = "truncated" => Drop;
     /// IPv4 header length or total length contradicts the frame.
     BadIpHeader = "bad_ip_header" => Drop;
-    /// A fragment for a shared address while the gate is open: the kernel's.
+    /// A fragment for a shared address that belongs to nothing known, gate open: the kernel's.
     Fragment = "fragment" => Pass;
-    /// IPv4 options on a packet for a shared address while the gate is open: the kernel's.
-    IpOptions = "ip_options" => Pass;
     /// To a shared address but to no virtual service, gate open: the kernel's.
     SharedAddressLocal = "shared_address_local" => Pass;
     /// To or from a shared address while the gate is closed.
@@ -71,8 +69,16 @@ reasons! {
     ArpAnswered = "arp_answered" => Transmit;
     /// The same in IPv6.
     NdAnswered = "nd_answered" => Transmit;
-    /// Ours, but its time to live is used up.
+    /// Ours, but its time to live is used up, and nobody is told (any more).
     TtlExpired = "ttl_expired" => Drop;
+    /// The same; the sender is told by ICMP.
+    TtlAnswered = "ttl_answered" => Transmit;
+    /// Ours, but longer than its way takes, and nobody is told (any more).
+    TooBig = "too_big" => Drop;
+    /// The same; the sender is told by ICMP.
+    TooBigAnswered = "too_big_answered" => Transmit;
+    /// A program of the data plane is missing.
+    StageMissing = "stage_missing" => Drop;
 
     /// Established connection, client to real server, sent on.
     ForwardRedirect = "forward_redirect" => Redirect;
@@ -89,13 +95,22 @@ reasons! {
 
     /// A virtual service has no real server that may take the packet.
     NoRealServer = "no_real_server" => Drop;
-    /// The connection's real server failed its health check or was removed.
+    /// Every real server that might take a new connection has as many as it may have.
+    RealServersFull = "real_servers_full" => Drop;
+    /// The way to a real server that must be a neighbour (DSR) is not known.
+    RealServerUnreachable = "real_server_unreachable" => Drop;
+    /// The connection's real server is down and its service ends such connections, or it was removed.
     RealServerDown = "real_server_down" => Drop;
+    /// The same; the client is told by a reset.
+    ResetAnswered = "reset_answered" => Transmit;
+    /// No room in front of the packet for the header of a tunnel.
+    NoHeadroom = "no_headroom" => Drop;
     /// A mid-flow packet of an unknown connection, and re-steering by hash is off.
     UnknownConnection = "unknown_connection" => Drop;
     /// From a real server and port that several services share, with no entry to tell which.
     AmbiguousReturn = "ambiguous_return" => Drop;
-    /// Every candidate real server already has a connection from this client address and port.
+    /// Every candidate real server already has a connection from this client address and port, or full
+    /// NAT found no free port.
     PortClash = "port_clash" => Drop;
 
     /// Advertisement for our virtual host id, handed to the election.
@@ -156,6 +171,10 @@ pub enum Tally {
     Overtaken,
     /// Records of evidence that found the ring full.
     EvidenceLost,
+    /// Flows forwarded by hash without an entry because too many begin.
+    FlowsLimited,
+    /// Packets to be shown that found the ring full.
+    SampleLost,
 }
 
 impl Tally {
@@ -169,6 +188,8 @@ impl Tally {
         Self::EmbryoReplaced,
         Self::Overtaken,
         Self::EvidenceLost,
+        Self::FlowsLimited,
+        Self::SampleLost,
     ];
 
     /// Index in `ha_reasons`.
@@ -188,6 +209,8 @@ impl Tally {
             Self::EmbryoReplaced => "half_open_replaced",
             Self::Overtaken => "terms_overtaken",
             Self::EvidenceLost => "evidence_lost",
+            Self::FlowsLimited => "flows_limited",
+            Self::SampleLost => "samples_lost",
         }
     }
 
@@ -210,6 +233,10 @@ impl Tally {
             Self::EvidenceLost => {
                 "Records of evidence lost because the ring to the agent was full."
             }
+            Self::FlowsLimited => {
+                "New flows forwarded by hash, without an entry, because too many began at once."
+            }
+            Self::SampleLost => "Packets for a capture lost because the ring to the agent was full.",
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Virtual services, real servers and addresses, as the data plane sees them.
 
-use crate::checksum;
+use crate::conn::ConnState;
+use crate::{checksum, filter, proto};
 
-/// Where a virtual service listens. Network byte order.
+/// Where a virtual service listens. Network byte order. Port 0 is every port that no other service of
+/// the address has.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey<A> {
@@ -16,6 +18,8 @@ pub struct ServiceKey<A> {
 
 /// Where an IPv4 service listens.
 pub type ServiceKey4 = ServiceKey<u32>;
+/// Where an IPv6 service listens.
+pub type ServiceKey6 = ServiceKey<Addr6>;
 
 /// How a virtual service chooses a real server for a new connection.
 #[repr(u8)]
@@ -25,6 +29,14 @@ pub enum Scheduler {
     Mh = 1,
     /// Each real server in turn.
     Rr = 2,
+    /// Each real server in turn, as often as its weight says: the member list repeats them.
+    Wrr = 3,
+    /// The real server with the fewest connections.
+    Lc = 4,
+    /// The real server with the fewest connections for its weight.
+    Wlc = 5,
+    /// Weighted Maglev hash of the client's address alone.
+    Sh = 6,
 }
 
 impl Scheduler {
@@ -33,7 +45,56 @@ impl Scheduler {
         match value {
             1 => Some(Self::Mh),
             2 => Some(Self::Rr),
+            3 => Some(Self::Wrr),
+            4 => Some(Self::Lc),
+            5 => Some(Self::Wlc),
+            6 => Some(Self::Sh),
             _ => None,
+        }
+    }
+
+    /// Whether the choice follows from packet and configuration alone, so that the partner makes the
+    /// same.
+    pub const fn is_hash(self) -> bool {
+        matches!(self, Self::Mh | Self::Sh)
+    }
+}
+
+/// How packets reach the real servers of a service.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Forwarding {
+    /// The destination is translated; answers come back through the balancer.
+    #[default]
+    Nat = 0,
+    /// Source and destination are translated; answers come back whatever route real servers have.
+    FullNat = 1,
+    /// The packet keeps its addresses and goes to the real server's Ethernet address; answers go
+    /// straight to the client.
+    Dsr = 2,
+    /// The packet goes to the real server inside another one (RFC 2003, RFC 2473); answers go straight
+    /// to the client.
+    Tunnel = 3,
+}
+
+impl Forwarding {
+    /// The method with this number; an unknown number counts as NAT.
+    pub const fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::FullNat,
+            2 => Self::Dsr,
+            3 => Self::Tunnel,
+            _ => Self::Nat,
+        }
+    }
+
+    /// The name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::FullNat => "full_nat",
+            Self::Dsr => "dsr",
+            Self::Tunnel => "tunnel",
         }
     }
 }
@@ -56,14 +117,23 @@ pub struct Service {
     pub members_offset: u32,
     /// Number of round-robin members.
     pub members_len: u32,
-    /// Service id, local to this node; also the index of its counters and its turn in `ha_turns`.
+    /// Service id, local to this node; also the index of its turn in `ha_turns` and of its element in
+    /// `ha_timeouts`.
     pub id: u16,
     /// A [`Scheduler`].
     pub scheduler: u8,
     /// Bits of [`service_flags`].
     pub flags: u8,
+    /// Id of the real server that takes what nobody else may take; 0 = none.
+    pub last_resort: u16,
+    /// Leading bits of the client's address that make one client for persistence.
+    pub persist_prefix: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: u8,
+    /// How long a client without new connections keeps its real server, in seconds; 0 = no persistence.
+    pub persist_seconds: u32,
+    /// Zero.
+    pub pad2: u32,
 }
 
 /// Bits of [`Service::flags`].
@@ -71,6 +141,35 @@ pub mod service_flags {
     /// Mid-flow packets of unknown connections are dropped instead of being forwarded by hash.
     /// Set only to measure what replication is worth.
     pub const NO_RESTEER: u8 = 1 << 0;
+}
+
+/// Idle times of a service's connections: element of `ha_timeouts`, in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Established TCP connections; 0 = no such service.
+    pub established_ns: u64,
+    /// TCP connections in which one end has sent FIN.
+    pub closing_ns: u64,
+    /// TCP connections that both ends have closed, or that were reset.
+    pub closed_ns: u64,
+    /// UDP flows.
+    pub udp_ns: u64,
+}
+
+impl Timeouts {
+    /// How long a connection in this state may be idle.
+    #[inline(always)]
+    pub const fn of(&self, protocol: u32, state: u8) -> u64 {
+        if protocol != proto::TCP as u32 {
+            return self.udp_ns;
+        }
+        match ConnState::from_u8(state) {
+            Some(ConnState::ClientClosing | ConnState::ServerClosing) => self.closing_ns,
+            Some(ConnState::TimeWait | ConnState::Closed) => self.closed_ns,
+            Some(ConnState::Established) | None => self.established_ns,
+        }
+    }
 }
 
 /// State of a real server.
@@ -123,8 +222,55 @@ pub struct Real {
     pub service: u16,
     /// Address, of the family of its service; an IPv4 address is the first word.
     pub addr: Addr6,
-    /// Zero; no element crosses a cache line.
-    pub pad: [u32; 6],
+    /// Longest IP packet that is known to fit through `ifindex`, and through every other interface of
+    /// the pair; what is longer is looked at more closely.
+    pub mtu: u16,
+    /// A [`Forwarding`].
+    pub forwarding: u8,
+    /// Bits of [`real_flags`].
+    pub flags: u8,
+    /// Connections it may have; 0 = no limit.
+    pub connections_max: u32,
+    /// Source of what is sent there where that is not the client: of the outer header (tunnel), or in
+    /// the client's place (full NAT).
+    pub source: Addr6,
+}
+
+/// Bits of [`Real::flags`].
+pub mod real_flags {
+    /// While it is down, packets of its connections are answered with a reset; else they still go there.
+    pub const RESET_WHEN_DOWN: u8 = 1 << 0;
+}
+
+/// Connections of a real server: element of `ha_loads`, by real-server id.
+///
+/// The data plane adds and subtracts as entries come and go; the agent corrects it by what it finds in
+/// the table, which on a standby is all there is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Connections.
+    pub connections: u64,
+    /// Weight, for schedulers that compare loads.
+    pub weight: u64,
+}
+
+/// What went to and from a real server: element of `ha_traffic`, by real-server id, on each CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections that entered the table.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Their length from the IP header on.
+    pub bytes_in: u64,
+    /// Packets to clients; 0 where answers do not come back through the balancer.
+    pub packets_out: u64,
+    /// Their length.
+    pub bytes_out: u64,
+    /// Packets that were not sent on.
+    pub dropped: u64,
 }
 
 impl Real {
@@ -142,7 +288,7 @@ impl Real {
 pub struct ReturnPath<A> {
     /// Shared address to translate to, network order.
     pub vip: A,
-    /// Shared port, network order.
+    /// Shared port, network order; 0: the port the packet comes from.
     pub vport: u16,
     /// Real-server id.
     pub real: u16,
@@ -156,6 +302,8 @@ pub struct ReturnPath<A> {
 
 /// Value of `ha_return4`.
 pub type ReturnPath4 = ReturnPath<u32>;
+/// Value of `ha_return6`.
+pub type ReturnPath6 = ReturnPath<Addr6>;
 
 /// An IP address in map keys and values, in network byte order: a `u32` for IPv4.
 pub trait Address: Copy + PartialEq + Default {
@@ -167,6 +315,10 @@ pub trait Address: Copy + PartialEq + Default {
     fn wide(self) -> Addr6;
     /// The address in such a field.
     fn narrow(wide: Addr6) -> Self;
+    /// The address without all but its first `bits`.
+    fn prefix(self, bits: u8) -> Self;
+    /// Its bit in the filter of addresses that concern the data plane ([`crate::filter`]).
+    fn filter_bit(self) -> u32;
 }
 
 impl Address for u32 {
@@ -192,6 +344,26 @@ impl Address for u32 {
         let [first, ..] = wide.words;
         first
     }
+
+    #[inline(always)]
+    fn prefix(self, bits: u8) -> Self {
+        self & mask(bits)
+    }
+
+    #[inline(always)]
+    fn filter_bit(self) -> u32 {
+        filter::bit(self)
+    }
+}
+
+/// The first `bits` of a word of an address.
+#[inline(always)]
+const fn mask(bits: u8) -> u32 {
+    if bits >= 32 {
+        u32::MAX
+    } else {
+        !(u32::MAX >> bits).to_be()
+    }
 }
 
 /// An IPv6 address, network order.
@@ -200,6 +372,57 @@ impl Address for u32 {
 pub struct Addr6 {
     /// Its words.
     pub words: [u32; 4],
+}
+
+impl Address for Addr6 {
+    #[inline(always)]
+    fn delta(self, new: Self) -> u32 {
+        let ([a, b, c, d], [e, f, g, h]) = (self.words, new.words);
+        checksum::delta32(a, e)
+            + checksum::delta32(b, f)
+            + checksum::delta32(c, g)
+            + checksum::delta32(d, h)
+    }
+
+    #[inline(always)]
+    fn digest(self) -> u64 {
+        let [a, b, c, d] = self.words;
+        let (high, low) = (
+            u64::from(a) << 32 | u64::from(b),
+            u64::from(c) << 32 | u64::from(d),
+        );
+        // Neighbours differ in their low halves, networks in their high ones.
+        high.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ low
+    }
+
+    #[inline(always)]
+    fn wide(self) -> Addr6 {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(wide: Addr6) -> Self {
+        wide
+    }
+
+    #[inline(always)]
+    fn prefix(self, bits: u8) -> Self {
+        let [a, b, c, d] = self.words;
+        Self {
+            words: [
+                a & mask(bits),
+                b & mask(bits.saturating_sub(32)),
+                c & mask(bits.saturating_sub(64)),
+                d & mask(bits.saturating_sub(96)),
+            ],
+        }
+    }
+
+    #[inline(always)]
+    fn filter_bit(self) -> u32 {
+        let [a, b, c, d] = self.words;
+        filter::bit(a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d)
+    }
 }
 
 impl Addr6 {
@@ -235,8 +458,44 @@ pub mod addr_kind {
 }
 
 const _: () = assert!(size_of::<ServiceKey4>() == 8);
-const _: () = assert!(size_of::<Service>() == 32);
+const _: () = assert!(size_of::<ServiceKey6>() == 20);
+const _: () = assert!(size_of::<Service>() == 40);
+const _: () = assert!(size_of::<Timeouts>() == 32);
+const _: () = assert!(size_of::<Load>() == 16);
+const _: () = assert!(size_of::<Traffic>() == 48);
 const _: () = assert!(size_of::<Real>() == 64);
 const _: () = assert!(size_of::<ReturnPath4>() == 16);
+const _: () = assert!(size_of::<ReturnPath6>() == 28);
 const _: () = assert!(size_of::<Addr6>() == 16);
 const _: () = assert!(size_of::<LocalAddr>() == 8);
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn prefixes() {
+        let four = u32::from_ne_bytes(Ipv4Addr::new(10, 20, 30, 45).octets());
+        for (bits, wanted) in [
+            (32, [10, 20, 30, 45]),
+            (24, [10, 20, 30, 0]),
+            (12, [10, 16, 0, 0]),
+            (0, [0; 4]),
+        ] {
+            assert_eq!(four.prefix(bits), u32::from_ne_bytes(wanted), "{bits}");
+        }
+        let six: Ipv6Addr = "2001:db8:1:2:3:4:5:6".parse().unwrap();
+        let six = Addr6::new(six.octets());
+        for (bits, wanted) in [
+            (128, "2001:db8:1:2:3:4:5:6"),
+            (64, "2001:db8:1:2::"),
+            (40, "2001:db8::"),
+            (0, "::"),
+        ] {
+            let wanted: Ipv6Addr = wanted.parse().unwrap();
+            assert_eq!(six.prefix(bits), Addr6::new(wanted.octets()), "{bits}");
+        }
+    }
+}
