@@ -238,7 +238,9 @@ impl Tally {
             Self::FlowsLimited => {
                 "New flows forwarded by hash, without an entry, because too many began at once."
             }
-            Self::SampleLost => "Packets for a capture lost because the ring to the agent was full.",
+            Self::SampleLost => {
+                "Packets for a capture lost because the ring to the agent was full."
+            }
         }
     }
 }

@@ -8,16 +8,22 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use ha_common::LAYOUT_VERSION;
-use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
-use ha_common::control::{Config, Gate};
-use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent4, Evidence, EvidenceKind};
+use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
+use ha_common::control::{Config, Gate, Pace};
+use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent, Evidence, SAMPLE_BYTES, Sample};
+use ha_common::filter;
 use ha_common::maps;
 use ha_common::pair::{Digest, Heard, LINKS, PEERS, Pair, Peer};
 use ha_common::reason::{COUNTERS, Reason, Tally};
-use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{
+    Addr6, Address, Load, LocalAddr, Real, ReturnPath, Service, ServiceKey, Timeouts, Traffic,
+};
+use ha_common::stage::Stage;
 
+use crate::outcome::Outcome;
 use crate::packet::{Hop, Packet, Window};
 use crate::tables::{Flows, InsertError, Shared, Tables};
+use crate::work::Work;
 
 /// A frame in memory.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +36,18 @@ pub struct FakePacket {
     pub redirected: Option<u32>,
     /// The kernel's routes by destination.
     pub routes: HashMap<u32, Hop>,
+    /// The same for IPv6.
+    pub routes6: HashMap<Addr6, Hop>,
+    /// Longest IP packet by interface; 1500 where nothing is said.
+    pub mtus: HashMap<u32, u32>,
+    /// Bytes in front of the frame that are free.
+    pub headroom: usize,
 }
+
+/// What `XDP_PACKET_HEADROOM` leaves (Linux `include/uapi/linux/bpf.h`).
+const HEADROOM: usize = 256;
+/// What is found in room that was not used before.
+const GARBAGE: u8 = 0xff;
 
 impl FakePacket {
     /// A frame that came in on an interface, in a kernel without routes.
@@ -38,6 +55,7 @@ impl FakePacket {
         Self {
             bytes,
             ingress,
+            headroom: HEADROOM,
             ..Self::default()
         }
     }
@@ -57,7 +75,7 @@ impl Packet for FakePacket {
         Some(Window::new(bytes.first_chunk_mut()?))
     }
 
-    fn copy_out(&self, offset: usize, len: usize, to: &mut [u8; CARP_SEEN_BYTES]) -> bool {
+    fn copy_out<const N: usize>(&self, offset: usize, len: usize, to: &mut [u8; N]) -> bool {
         let from = offset
             .checked_add(len)
             .and_then(|end| self.bytes.get(offset..end));
@@ -70,11 +88,47 @@ impl Packet for FakePacket {
         }
     }
 
-    fn route(&mut self, _: u32, destination: u32) -> Hop {
+    fn move_head(&mut self, by: i32) -> bool {
+        let size = by.unsigned_abs() as usize;
+        if by < 0 {
+            if size > self.headroom {
+                return false;
+            }
+            self.headroom -= size;
+            self.bytes.splice(0..0, std::iter::repeat_n(GARBAGE, size));
+        } else {
+            if size >= self.bytes.len() {
+                return false;
+            }
+            self.headroom += size;
+            self.bytes.drain(..size);
+        }
+        true
+    }
+
+    fn truncate(&mut self, len: usize) -> bool {
+        let fits = len <= self.bytes.len();
+        self.bytes.truncate(len);
+        fits
+    }
+
+    fn route4(&mut self, _: u32, destination: u32) -> Hop {
         self.routes
             .get(&destination)
             .copied()
             .unwrap_or(Hop::UNKNOWN)
+    }
+
+    fn route6(&mut self, _: &Addr6, destination: &Addr6) -> Hop {
+        self.routes6
+            .get(destination)
+            .copied()
+            .unwrap_or(Hop::UNKNOWN)
+    }
+
+    fn exceeds_mtu(&mut self, ifindex: u32, len: u32) -> Option<u32> {
+        let mtu = self.mtus.get(&ifindex).copied().unwrap_or(1500);
+        (ifindex != 0 && len > mtu).then_some(mtu)
     }
 
     fn redirect(&mut self, ifindex: u32) {
@@ -161,6 +215,47 @@ impl<K: Eq + Hash + Copy, V: Copy> Table<K, V> {
 /// What another CPU does in the middle of a packet.
 pub type Interruption = Box<dyn FnOnce(&FakeTables)>;
 
+/// What is remembered of one family.
+#[derive(Debug)]
+pub struct FakeFlows<A> {
+    /// `ha_services4`.
+    pub services: Table<ServiceKey<A>, Service>,
+    /// `ha_return4`.
+    pub return_paths: Table<ServiceKey<A>, ReturnPath<A>>,
+    /// `ha_conns4`.
+    pub conns: Table<ConnKey<A>, Conn<A>>,
+    /// `ha_embryo4`.
+    pub embryos: Table<EmbryoKey<A>, Embryo<A>>,
+    /// `ha_frags4`.
+    pub fragments: Table<FragmentKey<A>, Conn<A>>,
+    /// `ha_persist4`.
+    pub persist: Table<PersistKey<A>, Persist>,
+    /// Events of this family in `ha_events`.
+    pub events: RefCell<Vec<ConnEvent<A>>>,
+    /// Workplaces: one for each packet, as if each were on a CPU of its own.
+    works: Table<u64, Work<A>>,
+    packets: Cell<u64>,
+}
+
+impl<A: Address + Eq + Hash> Default for FakeFlows<A> {
+    fn default() -> Self {
+        Self {
+            services: Table::default(),
+            return_paths: Table::default(),
+            conns: Table::default(),
+            embryos: Table::default(),
+            fragments: Table::default(),
+            persist: Table::default(),
+            events: RefCell::default(),
+            works: Table::default(),
+            packets: Cell::new(0),
+        }
+    }
+}
+
+/// Workplaces that are kept: packets that are handled at the same time.
+const WORKS: u64 = 16;
+
 /// All maps, clocks and rings.
 pub struct FakeTables {
     /// The clock, coarse and precise.
@@ -184,40 +279,46 @@ pub struct FakeTables {
     /// `ha_heard`.
     pub heard: Table<u32, Heard>,
     /// `ha_buckets`.
-    pub buckets: Table<EvidenceKind, u64>,
+    pub buckets: Table<u32, u64>,
+    /// `ha_filter`.
+    pub filter: Table<u32, u64>,
+    /// `ha_pace` of the one CPU.
+    pub pace: Table<(), Pace>,
     /// `ha_evidence`.
     pub evidence: RefCell<Vec<Evidence>>,
     /// Records that `ha_evidence` can hold.
     pub evidence_max: Cell<usize>,
-    /// `ha_services4`.
-    pub services: Table<ServiceKey4, Service>,
-    /// `ha_return4`.
-    pub return_paths: Table<ServiceKey4, ReturnPath4>,
     /// `ha_reals`.
     pub reals: Table<u16, Real>,
+    /// `ha_loads`.
+    pub loads: Table<u16, Load>,
+    /// `ha_traffic` of the one CPU.
+    pub traffic: Table<u16, Traffic>,
+    /// `ha_timeouts`.
+    pub timeouts: Table<u16, Timeouts>,
     /// `ha_slots`.
     pub slots: Table<u32, u32>,
     /// `ha_turns` of the one CPU.
     pub turns: Table<u16, u32>,
-    /// `ha_conns4`.
-    pub conns: Table<ConnKey4, Conn4>,
-    /// Entries that `ha_conns4` can hold.
+    /// What is remembered of IPv4.
+    pub v4: FakeFlows<u32>,
+    /// What is remembered of IPv6.
+    pub v6: FakeFlows<Addr6>,
+    /// Entries that each connection table can hold.
     pub conns_max: Cell<usize>,
-    /// `ha_embryo4`.
-    pub embryos: Table<EmbryoKey4, Embryo4>,
-    /// Whether `ha_embryo4` takes new entries.
+    /// Whether half-open connections find no room.
     pub embryos_full: Cell<bool>,
-    /// `ha_events`.
-    pub events: RefCell<Vec<ConnEvent4>>,
-    /// Events that `ha_events` can hold.
+    /// Events of each family that `ha_events` can hold.
     pub events_max: Cell<usize>,
     /// `ha_carp`.
     pub adverts: RefCell<Vec<CarpSeen>>,
     /// Records that `ha_carp` can hold.
     pub adverts_max: Cell<usize>,
+    /// `ha_samples`.
+    pub samples: RefCell<Vec<Sample>>,
     /// `ha_reasons`.
     pub counters: RefCell<[u64; COUNTERS]>,
-    /// Runs before the next entry is added to `ha_conns4`, each once.
+    /// Runs before the next entry is added to a connection table, each once.
     pub interruptions: RefCell<Vec<Interruption>>,
 }
 
@@ -239,21 +340,24 @@ impl Default for FakeTables {
             digests: Table::default(),
             heard: Table::default(),
             buckets: Table::default(),
+            filter: Table::default(),
+            pace: Table::default(),
             evidence: RefCell::default(),
             evidence_max: Cell::new(usize::MAX),
-            services: Table::default(),
-            return_paths: Table::default(),
             reals: Table::default(),
+            loads: Table::default(),
+            traffic: Table::default(),
+            timeouts: Table::default(),
             slots: Table::default(),
             turns: Table::default(),
-            conns: Table::default(),
+            v4: FakeFlows::default(),
+            v6: FakeFlows::default(),
             conns_max: Cell::new(maps::CONNS4_ENTRIES as usize),
-            embryos: Table::default(),
             embryos_full: Cell::new(false),
-            events: RefCell::default(),
             events_max: Cell::new(usize::MAX),
             adverts: RefCell::default(),
             adverts_max: Cell::new(usize::MAX),
+            samples: RefCell::default(),
             counters: RefCell::new([0; COUNTERS]),
             interruptions: RefCell::default(),
         }
@@ -261,11 +365,37 @@ impl Default for FakeTables {
 }
 
 impl FakeTables {
-    /// Judges a frame as the program does, counting the reason.
+    /// Judges a frame as the programs do, counting the reason.
     pub fn run(&self, packet: &mut FakePacket) -> Reason {
-        let reason = crate::process(packet, self);
+        let reason = self.judge(packet);
         self.count(reason as u32);
+        crate::sample::show(packet, self, reason);
         reason
+    }
+
+    fn judge(&self, packet: &mut FakePacket) -> Reason {
+        let mut outcome = crate::entry(packet, self);
+        loop {
+            let stage = match outcome {
+                Outcome::Done(reason) => return reason,
+                Outcome::Next(stage) => stage,
+            };
+            outcome = match stage {
+                Stage::Carp => Outcome::Done(crate::stage::carp(packet, self)),
+                Stage::Neighbour => Outcome::Done(crate::stage::neighbour(packet, self)),
+                Stage::Flow4 => Outcome::Done(crate::stage::flow::<u32, _, _>(packet, self)),
+                Stage::Flow6 => Outcome::Done(crate::stage::flow::<Addr6, _, _>(packet, self)),
+                Stage::Odd4 => Outcome::Done(crate::stage::odd4(packet, self)),
+                Stage::Odd6 => crate::stage::odd6(packet, self),
+            };
+        }
+    }
+
+    /// Sets the bit of an address that concerns the data plane.
+    pub fn concern<A: Address>(&self, address: A) {
+        let (word, mask) = filter::place(address.filter_bit());
+        let before = self.filter.get(&word).unwrap_or_default();
+        self.filter.put(word, before | mask);
     }
 
     /// A counter's value.
@@ -331,12 +461,34 @@ impl Tables for &FakeTables {
         self.heard.element(link, (link as usize) < LINKS)
     }
 
-    fn bucket(self, kind: EvidenceKind) -> Option<Shared<u64>> {
-        self.buckets.element(kind, true)
+    fn bucket(self, index: u32) -> Option<Shared<u64>> {
+        self.buckets.element(index, index < maps::BUCKETS_ENTRIES)
+    }
+
+    fn filter(self, word: u32) -> u64 {
+        self.filter.get(&word).unwrap_or_default()
+    }
+
+    fn pace(self) -> Option<Shared<Pace>> {
+        self.pace.element((), true)
     }
 
     fn real(self, id: u16) -> Option<Shared<Real>> {
         self.reals.element(id, u32::from(id) < maps::REALS_ENTRIES)
+    }
+
+    fn load(self, id: u16) -> Option<Shared<Load>> {
+        self.loads.element(id, u32::from(id) < maps::REALS_ENTRIES)
+    }
+
+    fn traffic(self, id: u16) -> Option<Shared<Traffic>> {
+        self.traffic
+            .element(id, u32::from(id) < maps::REALS_ENTRIES)
+    }
+
+    fn timeouts(self, service: u16) -> Option<Shared<Timeouts>> {
+        self.timeouts
+            .element(service, u32::from(service) < maps::SERVICES_MAX)
     }
 
     fn slot(self, index: u32) -> Option<u32> {
@@ -347,6 +499,10 @@ impl Tables for &FakeTables {
         let now = self.turns.get(&service).unwrap_or_default();
         self.turns.put(service, now.wrapping_add(1));
         now.checked_rem(members).unwrap_or_default()
+    }
+
+    fn chosen(self, every: u32) -> bool {
+        every == 1
     }
 
     fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool {
@@ -378,6 +534,22 @@ impl Tables for &FakeTables {
         true
     }
 
+    fn sample(self, fill: impl FnOnce(&mut Sample) -> bool) -> bool {
+        let mut sample = Sample {
+            at_ns: 0,
+            ifindex: 0,
+            reason: 0,
+            len: 0,
+            kept: 0,
+            frame: [0; SAMPLE_BYTES],
+        };
+        let keep = fill(&mut sample);
+        if keep {
+            self.samples.borrow_mut().push(sample);
+        }
+        keep
+    }
+
     fn count(self, index: u32) {
         if let Some(counter) = self.counters.borrow_mut().get_mut(index as usize) {
             *counter += 1;
@@ -385,60 +557,107 @@ impl Tables for &FakeTables {
     }
 }
 
-impl Flows<u32> for &FakeTables {
-    fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
-        self.services.share(key)
-    }
+macro_rules! flows {
+    ($address:ty, $family:ident, $full:ident) => {
+        impl Flows<$address> for &FakeTables {
+            fn service(self, key: &ServiceKey<$address>) -> Option<Shared<Service>> {
+                self.$family.services.share(key)
+            }
 
-    fn return_path(self, key: &ServiceKey4) -> Option<Shared<ReturnPath4>> {
-        self.return_paths.share(key)
-    }
+            fn return_path(
+                self,
+                key: &ServiceKey<$address>,
+            ) -> Option<Shared<ReturnPath<$address>>> {
+                self.$family.return_paths.share(key)
+            }
 
-    fn conn(self, key: &ConnKey4) -> Option<Shared<Conn4>> {
-        self.conns.share(key)
-    }
+            fn conn(self, key: &ConnKey<$address>) -> Option<Shared<Conn<$address>>> {
+                self.$family.conns.share(key)
+            }
 
-    fn add_conn(self, key: &ConnKey4, value: &Conn4) -> Result<(), InsertError> {
-        let interruption = self.interruptions.borrow_mut().pop();
-        if let Some(interruption) = interruption {
-            interruption(self);
+            fn add_conn(
+                self,
+                key: &ConnKey<$address>,
+                value: &Conn<$address>,
+            ) -> Result<(), InsertError> {
+                let interruption = self.interruptions.borrow_mut().pop();
+                if let Some(interruption) = interruption {
+                    interruption(self);
+                }
+                if self.$family.conns.get(key).is_some() {
+                    return Err(InsertError::Exists);
+                }
+                if self.$family.conns.len() >= self.conns_max.get() {
+                    return Err(InsertError::Full);
+                }
+                self.$family.conns.put(*key, *value);
+                Ok(())
+            }
+
+            fn remove_conn(self, key: &ConnKey<$address>) -> bool {
+                self.$family.conns.remove(key)
+            }
+
+            fn embryo(self, key: &EmbryoKey<$address>) -> Option<Shared<Embryo<$address>>> {
+                self.$family.embryos.share(key)
+            }
+
+            fn put_embryo(self, key: &EmbryoKey<$address>, value: &Embryo<$address>) -> bool {
+                if self.embryos_full.get() {
+                    return false;
+                }
+                self.$family.embryos.put(*key, *value);
+                true
+            }
+
+            fn remove_embryo(self, key: &EmbryoKey<$address>) {
+                self.$family.embryos.remove(key);
+            }
+
+            fn fragments(self, key: &FragmentKey<$address>) -> Option<Shared<Conn<$address>>> {
+                self.$family.fragments.share(key)
+            }
+
+            fn put_fragments(self, key: &FragmentKey<$address>, value: &Conn<$address>) -> bool {
+                self.$family.fragments.put(*key, *value);
+                true
+            }
+
+            fn persist(self, key: &PersistKey<$address>) -> Option<Shared<Persist>> {
+                self.$family.persist.share(key)
+            }
+
+            fn put_persist(self, key: &PersistKey<$address>, value: &Persist) -> bool {
+                self.$family.persist.put(*key, *value);
+                true
+            }
+
+            fn event(self, fill: impl FnOnce(&mut ConnEvent<$address>)) -> bool {
+                let mut events = self.$family.events.borrow_mut();
+                if events.len() >= self.events_max.get() {
+                    return false;
+                }
+                let mut event = ConnEvent::default();
+                fill(&mut event);
+                events.push(event);
+                true
+            }
+
+            fn table_full(self) -> bool {
+                self.config.get(&()).is_some_and(|config| config.$full != 0)
+            }
+
+            fn work(self) -> Option<Shared<Work<$address>>> {
+                let flows = &self.$family;
+                let packet = flows.packets.get();
+                flows.packets.set(packet.wrapping_add(1));
+                let work = flows.works.element(packet % WORKS, true)?;
+                work.update(|work| *work = Work::default());
+                Some(work)
+            }
         }
-        if self.conns.get(key).is_some() {
-            return Err(InsertError::Exists);
-        }
-        if self.conns.len() >= self.conns_max.get() {
-            return Err(InsertError::Full);
-        }
-        self.conns.put(*key, *value);
-        Ok(())
-    }
-
-    fn remove_conn(self, key: &ConnKey4) -> bool {
-        self.conns.remove(key)
-    }
-
-    fn embryo(self, key: &EmbryoKey4) -> Option<Shared<Embryo4>> {
-        self.embryos.share(key)
-    }
-
-    fn put_embryo(self, key: &EmbryoKey4, value: &Embryo4) -> bool {
-        if self.embryos_full.get() {
-            return false;
-        }
-        self.embryos.put(*key, *value);
-        true
-    }
-
-    fn remove_embryo(self, key: &EmbryoKey4) {
-        self.embryos.remove(key);
-    }
-
-    fn event(self, event: &ConnEvent4) -> bool {
-        let mut events = self.events.borrow_mut();
-        if events.len() >= self.events_max.get() {
-            return false;
-        }
-        events.push(*event);
-        true
-    }
+    };
 }
+
+flows!(u32, v4, table_full);
+flows!(Addr6, v6, table_full6);

@@ -50,12 +50,7 @@ pub trait Family: Address {
 
     /// Makes an ICMP error about the packet at `l3`, sent by `source`, of it, but for the Ethernet
     /// addresses. `None` if that cannot be done.
-    fn explain<P: Packet>(
-        packet: &mut P,
-        l3: usize,
-        source: Self,
-        trouble: Trouble,
-    ) -> Option<()>;
+    fn explain<P: Packet>(packet: &mut P, l3: usize, source: Self, trouble: Trouble) -> Option<()>;
 
     /// Turns the IP header of a segment round, in front of `payload` bytes.
     fn turn<P: Packet>(packet: &mut P, flow: &Flow<Self>, payload: usize) -> Option<()>;
@@ -75,8 +70,7 @@ impl Family for u32 {
     #[inline(always)]
     fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>> {
         let ip = ipv4::parse(packet, l3)?;
-        ip.is_plain()
-            .then(|| network4(&ip, l3, l3 + ipv4::LEN))
+        ip.is_plain().then(|| network4(&ip, l3, l3 + ipv4::LEN))
     }
 
     #[inline(always)]
@@ -142,12 +136,7 @@ impl Family for u32 {
     }
 
     #[inline(always)]
-    fn explain<P: Packet>(
-        packet: &mut P,
-        l3: usize,
-        source: Self,
-        trouble: Trouble,
-    ) -> Option<()> {
+    fn explain<P: Packet>(packet: &mut P, l3: usize, source: Self, trouble: Trouble) -> Option<()> {
         answer::explain4(packet, l3, source, trouble)
     }
 
@@ -260,12 +249,7 @@ impl Family for Addr6 {
     }
 
     #[inline(always)]
-    fn explain<P: Packet>(
-        packet: &mut P,
-        l3: usize,
-        source: Self,
-        trouble: Trouble,
-    ) -> Option<()> {
+    fn explain<P: Packet>(packet: &mut P, l3: usize, source: Self, trouble: Trouble) -> Option<()> {
         answer::explain6(packet, l3, source, trouble)
     }
 

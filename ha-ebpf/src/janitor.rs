@@ -97,8 +97,7 @@ fn expire<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>) -> u32 {
         }
     }
     let idle = tables.coarse_ns().saturating_sub(last_seen);
-    if idle < timeout(tables, entry.get().service, key.proto, state)
-        || !remove(tables, key, entry)
+    if idle < timeout(tables, entry.get().service, key.proto, state) || !remove(tables, key, entry)
     {
         return 0;
     }

@@ -6,8 +6,7 @@ use core::ptr::{self, NonNull};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, BPF_RB_NO_WAKEUP,
-    bpf_fib_lookup as FibLookup, xdp_md,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, BPF_RB_NO_WAKEUP, bpf_fib_lookup as FibLookup, xdp_md,
 };
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{
@@ -19,9 +18,7 @@ use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, Pe
 use ha_common::control::{Config, Gate, Pace};
 use ha_common::event::{CarpSeen, ConnEvent, Evidence, Sample};
 use ha_common::pair::{Digest, Heard, Pair, Peer};
-use ha_common::service::{
-    Addr6, Load, Real, ReturnPath, Service, ServiceKey, Timeouts, Traffic,
-};
+use ha_common::service::{Addr6, Load, Real, ReturnPath, Service, ServiceKey, Timeouts, Traffic};
 
 use crate::maps;
 use crate::packet::{Hop, Mac, Packet, Window};
@@ -290,7 +287,9 @@ impl Tables for Maps {
     #[inline(always)]
     fn filter(self, word: u32) -> u64 {
         // SAFETY: an element of an array map, read at once.
-        maps::FILTER.get_ptr(word).map_or(0, |word| unsafe { *word })
+        maps::FILTER
+            .get_ptr(word)
+            .map_or(0, |word| unsafe { *word })
     }
 
     #[inline(always)]
@@ -489,8 +488,7 @@ macro_rules! flows {
 
             #[inline(always)]
             fn table_full(self) -> bool {
-                self.config()
-                    .is_some_and(|config| config.get().$full != 0)
+                self.config().is_some_and(|config| config.get().$full != 0)
             }
 
             #[inline(always)]
@@ -501,5 +499,17 @@ macro_rules! flows {
     };
 }
 
-flows!(u32, table_full, SERVICES4, RETURN4, CONNS4, EMBRYO4, FRAGMENTS4, PERSIST4, WORK4);
-flows!(Addr6, table_full6, SERVICES6, RETURN6, CONNS6, EMBRYO6, FRAGMENTS6, PERSIST6, WORK6);
+flows!(
+    u32, table_full, SERVICES4, RETURN4, CONNS4, EMBRYO4, FRAGMENTS4, PERSIST4, WORK4
+);
+flows!(
+    Addr6,
+    table_full6,
+    SERVICES6,
+    RETURN6,
+    CONNS6,
+    EMBRYO6,
+    FRAGMENTS6,
+    PERSIST6,
+    WORK6
+);

@@ -162,9 +162,7 @@ fn forward<A: Family, P: Packet, T: Flows<A>>(
     network: &Network<A>,
     stage: Stage,
 ) -> Outcome {
-    match transport::parse(packet, network)
-        .and_then(|flow| fast::forward(packet, tables, &flow))
-    {
+    match transport::parse(packet, network).and_then(|flow| fast::forward(packet, tables, &flow)) {
         Some(reason) => Outcome::Done(reason),
         None => Outcome::Next(stage),
     }
@@ -203,9 +201,7 @@ pub mod stage {
     #[inline(always)]
     pub fn neighbour<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Reason {
         let reason = match ethernet::parse(packet) {
-            Ok(link) if link.ethertype == ethertype::ARP => {
-                neighbour::arp(packet, tables, link.l3)
-            }
+            Ok(link) if link.ethertype == ethertype::ARP => neighbour::arp(packet, tables, link.l3),
             Ok(link) => match neighbour::discovery(packet, tables, link.l3) {
                 Some(reason) => reason,
                 None => odd::local6(packet, tables, link.l3),
@@ -238,8 +234,7 @@ pub mod stage {
     /// Reads a packet of TCP or UDP. `false` if it cannot be read.
     #[inline(never)]
     fn read<A: Family, P: Packet>(packet: &mut P, l3: usize, work: &mut Work<A>) -> bool {
-        let flow =
-            A::network(packet, l3).and_then(|network| transport::parse(packet, &network));
+        let flow = A::network(packet, l3).and_then(|network| transport::parse(packet, &network));
         match flow {
             Some(flow) => {
                 work.flow = flow;

@@ -144,11 +144,7 @@ pub fn local6<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Rea
 
 /// A packet of TCP or UDP whose headers cannot be read.
 #[inline(always)]
-pub fn unreadable<A: Family, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: T,
-    l3: usize,
-) -> Reason {
+pub fn unreadable<A: Family, P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
     let Some(destination) = A::destination(packet, l3) else {
         return Reason::NotIp;
     };

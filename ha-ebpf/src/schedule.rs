@@ -121,11 +121,7 @@ fn take<A: Family, T: Flows<A>>(
     if is_full(tables, &real, id) {
         return Some(Reason::RealServersFull);
     }
-    let port = if real.port == 0 {
-        key.dport
-    } else {
-        real.port
-    };
+    let port = if real.port == 0 { key.dport } else { real.port };
     let addr: A = real.addr();
     let forwarding = Forwarding::from_u8(real.forwarding);
     if forwarding == Forwarding::Nat && !is_free(tables, key, (addr, port)) {

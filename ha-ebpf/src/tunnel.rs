@@ -23,7 +23,9 @@ pub fn encapsulate<A: Family, P: Packet>(
     destination: A,
 ) -> Option<()> {
     // Whatever is between the Ethernet addresses and the packet moves with the front.
-    let kind: u16 = packet.window::<{ ethernet::LEN }>(0)?.load::<{ ethernet::TYPE }, _>();
+    let kind: u16 = packet
+        .window::<{ ethernet::LEN }>(0)?
+        .load::<{ ethernet::TYPE }, _>();
     let tags: u64 = if l3 == ethernet::LEN {
         0
     } else {
@@ -52,29 +54,29 @@ pub(crate) fn outer4<P: Packet>(
     source: u32,
     destination: u32,
 ) -> Option<()> {
-        let mut ip = packet.window::<{ 2 * ipv4::LEN }>(l3)?;
-        // RFC 2003 section 3.1: type of service and "do not fragment" are those of the inner packet.
-        let tos: u8 = ip.load::<{ ipv4::LEN + ipv4::TOS }, _>();
-        let inner_len: u16 = ip.load::<{ ipv4::LEN + ipv4::TOTAL_LEN }, _>();
-        let fragment: u16 = ip.load::<{ ipv4::LEN + ipv4::FRAGMENT }, u16>() & ipv4::DONT_FRAGMENT;
-        let len = (u16::from_be(inner_len).wrapping_add(ipv4::LEN as u16)).to_be();
-        let first = u16::from_ne_bytes([ipv4::VERSION_4_NO_OPTIONS, tos]);
-        let kind = u16::from_ne_bytes([TTL, proto::IPIP]);
-        let sum = u32::from(first)
-            + u32::from(len)
-            + u32::from(fragment)
-            + u32::from(kind)
-            + halves(source)
-            + halves(destination);
-        ip.store::<{ ipv4::VERSION_IHL }, u16>(first);
-        ip.store::<{ ipv4::TOTAL_LEN }, u16>(len);
-        ip.store::<{ ipv4::ID }, u16>(0);
-        ip.store::<{ ipv4::FRAGMENT }, u16>(fragment);
-        ip.store::<{ ipv4::TTL }, u16>(kind);
-        ip.store::<{ ipv4::CHECKSUM }, u16>(!checksum::fold(sum));
-        ip.store::<{ ipv4::SRC }, u32>(source);
-        ip.store::<{ ipv4::DST }, u32>(destination);
-        Some(())
+    let mut ip = packet.window::<{ 2 * ipv4::LEN }>(l3)?;
+    // RFC 2003 section 3.1: type of service and "do not fragment" are those of the inner packet.
+    let tos: u8 = ip.load::<{ ipv4::LEN + ipv4::TOS }, _>();
+    let inner_len: u16 = ip.load::<{ ipv4::LEN + ipv4::TOTAL_LEN }, _>();
+    let fragment: u16 = ip.load::<{ ipv4::LEN + ipv4::FRAGMENT }, u16>() & ipv4::DONT_FRAGMENT;
+    let len = (u16::from_be(inner_len).wrapping_add(ipv4::LEN as u16)).to_be();
+    let first = u16::from_ne_bytes([ipv4::VERSION_4_NO_OPTIONS, tos]);
+    let kind = u16::from_ne_bytes([TTL, proto::IPIP]);
+    let sum = u32::from(first)
+        + u32::from(len)
+        + u32::from(fragment)
+        + u32::from(kind)
+        + halves(source)
+        + halves(destination);
+    ip.store::<{ ipv4::VERSION_IHL }, u16>(first);
+    ip.store::<{ ipv4::TOTAL_LEN }, u16>(len);
+    ip.store::<{ ipv4::ID }, u16>(0);
+    ip.store::<{ ipv4::FRAGMENT }, u16>(fragment);
+    ip.store::<{ ipv4::TTL }, u16>(kind);
+    ip.store::<{ ipv4::CHECKSUM }, u16>(!checksum::fold(sum));
+    ip.store::<{ ipv4::SRC }, u32>(source);
+    ip.store::<{ ipv4::DST }, u32>(destination);
+    Some(())
 }
 
 /// The same for IPv6.
@@ -85,18 +87,18 @@ pub(crate) fn outer6<P: Packet>(
     source: Addr6,
     destination: Addr6,
 ) -> Option<()> {
-        let mut ip = packet.window::<{ 2 * ipv6::LEN }>(l3)?;
-        // Version, traffic class and flow label are those of the inner packet, so that routers which
-        // spread by the label (RFC 6438) keep the packets of a flow together.
-        let first: u32 = ip.load::<{ ipv6::LEN + ipv6::VERSION }, _>();
-        let inner_len: u16 = ip.load::<{ ipv6::LEN + ipv6::PAYLOAD_LEN }, _>();
-        let len = (u16::from_be(inner_len).wrapping_add(ipv6::LEN as u16)).to_be();
-        ip.store::<{ ipv6::VERSION }, u32>(first);
-        ip.store::<{ ipv6::PAYLOAD_LEN }, u16>(len);
-        ip.store::<{ ipv6::NEXT }, u16>(u16::from_ne_bytes([proto::IPV6, TTL]));
-        ip.store::<{ ipv6::SRC }, Addr6>(source);
-        ip.store::<{ ipv6::DST }, Addr6>(destination);
-        Some(())
+    let mut ip = packet.window::<{ 2 * ipv6::LEN }>(l3)?;
+    // Version, traffic class and flow label are those of the inner packet, so that routers which
+    // spread by the label (RFC 6438) keep the packets of a flow together.
+    let first: u32 = ip.load::<{ ipv6::LEN + ipv6::VERSION }, _>();
+    let inner_len: u16 = ip.load::<{ ipv6::LEN + ipv6::PAYLOAD_LEN }, _>();
+    let len = (u16::from_be(inner_len).wrapping_add(ipv6::LEN as u16)).to_be();
+    ip.store::<{ ipv6::VERSION }, u32>(first);
+    ip.store::<{ ipv6::PAYLOAD_LEN }, u16>(len);
+    ip.store::<{ ipv6::NEXT }, u16>(u16::from_ne_bytes([proto::IPV6, TTL]));
+    ip.store::<{ ipv6::SRC }, Addr6>(source);
+    ip.store::<{ ipv6::DST }, Addr6>(destination);
+    Some(())
 }
 
 #[inline(always)]

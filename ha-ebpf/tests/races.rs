@@ -6,8 +6,9 @@ use ha_common::reason::Tally;
 use ha_ebpf::conntrack::entry::{Created, First, create};
 use ha_ebpf::fake::FakeTables;
 use ha_ebpf::packet::Hop;
-use ha_ebpf::rewrite::Translation;
+use ha_ebpf::rewrite::{Direction, Translation};
 use ha_ebpf::schedule::{Target, reverse_key};
+use ha_ebpf::work::Work;
 use proptest::prelude::*;
 
 const KEY: ConnKey4 = ConnKey4 {
@@ -29,12 +30,21 @@ fn target(addr: u32) -> Target<u32> {
         real: addr as u16,
         generation: 1,
         service: 1,
-        flags: 0,
+        ..Target::default()
     }
 }
 
+fn make(tables: &FakeTables, target: Target<u32>) -> Created {
+    let mut work = Work {
+        key: KEY,
+        target,
+        ..Work::default()
+    };
+    create(tables, &mut work, FIRST, &Hop::UNKNOWN)
+}
+
 fn entries(tables: &FakeTables) -> Vec<(ConnKey4, Conn4)> {
-    let mut all = tables.conns.all();
+    let mut all = tables.v4.conns.all();
     all.sort_by_key(|(_, conn)| conn.is_reverse());
     all
 }
@@ -43,17 +53,14 @@ fn entries(tables: &FakeTables) -> Vec<(ConnKey4, Conn4)> {
 fn race(ours: u32, theirs: u32, before_first: bool) -> (Created, FakeTables) {
     let tables = FakeTables::default();
     let other = Box::new(move |tables: &FakeTables| {
-        assert_eq!(
-            create(tables, &KEY, &target(theirs), &FIRST, &Hop::UNKNOWN),
-            Created::New
-        );
+        assert_eq!(make(tables, target(theirs)), Created::New);
     });
     // The last one runs first.
     tables.interruptions.borrow_mut().push(other);
     if !before_first {
         tables.interruptions.borrow_mut().push(Box::new(|_| {}));
     }
-    let created = create(&tables, &KEY, &target(ours), &FIRST, &Hop::UNKNOWN);
+    let created = make(&tables, target(ours));
     (created, tables)
 }
 
@@ -80,12 +87,9 @@ fn a_connection_is_announced_by_its_maker_only() {
     config.emit_events = 1;
     tables.config.put((), config);
     for wanted in [Created::New, Created::Existing] {
-        assert_eq!(
-            create(&tables, &KEY, &target(10), &FIRST, &Hop::UNKNOWN),
-            wanted
-        );
+        assert_eq!(make(&tables, target(10)), wanted);
     }
-    let events = tables.events.borrow();
+    let events = tables.v4.events.borrow();
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].kind, EventKind::Add as u8);
     assert_eq!(tables.tally(Tally::EventLost), 0);
@@ -95,8 +99,16 @@ proptest! {
     #[test]
     fn there_and_back_is_where_it_was(vip: u32, real: u32, vport: u16, port: u16, sum in 1..=0xfffeu16) {
         use ha_common::checksum::apply;
-        let there = Translation::new((vip, vport), (real, port));
-        let back = Translation::new((real, port), (vip, vport));
+        let key = |src: (u32, u16), dst: (u32, u16)| ConnKey4 {
+            src: src.0,
+            dst: dst.0,
+            sport: src.1,
+            dport: dst.1,
+            proto: 6,
+        };
+        let (client, shared, server) = ((1, 2), (vip, vport), (real, port));
+        let there = Translation::new(&key(client, shared), Direction::Forward, server, None);
+        let back = Translation::new(&key(server, client), Direction::Reverse, shared, None);
         let after = apply(apply(sum, there.l4_delta.into()), back.l4_delta.into());
         prop_assert_eq!(after, sum);
         let after = apply(apply(sum, there.l3_delta.into()), back.l3_delta.into());

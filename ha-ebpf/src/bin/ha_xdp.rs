@@ -35,7 +35,10 @@ mod programs {
 
     #[xdp]
     fn ha_flow6(ctx: XdpContext) -> u32 {
-        end(&ctx, stage::flow::<Addr6, _, _>(&mut Frame::new(&ctx), Maps))
+        end(
+            &ctx,
+            stage::flow::<Addr6, _, _>(&mut Frame::new(&ctx), Maps),
+        )
     }
 
     #[xdp]

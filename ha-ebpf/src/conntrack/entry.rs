@@ -128,10 +128,13 @@ fn forward<A: Family>(work: &mut Work<A>, first: First, way_back: &Hop, now: u64
     way_back.src.write(&mut entry.hop_src);
     entry.last_seen_ns = now;
     entry.created_ns = now;
-    let from = (target.flags & flags::BOTH_ENDS != 0)
-        .then_some((target.from_addr, target.from_port));
+    let from =
+        (target.flags & flags::BOTH_ENDS != 0).then_some((target.from_addr, target.from_port));
     let to = (target.addr, target.port);
-    translate(entry, Translation::new(&work.key, Direction::Forward, to, from));
+    translate(
+        entry,
+        Translation::new(&work.key, Direction::Forward, to, from),
+    );
     from.is_some()
 }
 

@@ -121,13 +121,7 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
 /// A packet whose time to live is used up.
 #[inline(always)]
 fn expired<A: Family, P: Packet, T: Tables>(packet: &mut P, tables: T, work: &Work<A>) -> Reason {
-    if answer::explain(
-        packet,
-        tables,
-        &work.flow,
-        &work.vip,
-        Trouble::TTL_EXPIRED,
-    ) {
+    if answer::explain(packet, tables, &work.flow, &work.vip, Trouble::TTL_EXPIRED) {
         Reason::TtlAnswered
     } else {
         Reason::TtlExpired

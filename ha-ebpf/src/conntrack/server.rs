@@ -64,10 +64,7 @@ pub(super) fn answer_to_stand_in<A: Family, P: Packet, T: Flows<A>>(
 
 /// The service to which a real server's packet belongs: by its port, else by its address alone.
 #[inline(always)]
-fn path_of<A: Family, T: Flows<A>>(
-    tables: T,
-    key: &ConnKey<A>,
-) -> Option<Shared<ReturnPath<A>>> {
+fn path_of<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>) -> Option<Shared<ReturnPath<A>>> {
     let mut from = ServiceKey {
         addr: key.src,
         port: key.sport,
