@@ -31,12 +31,16 @@ pub(super) const LONGEST: usize = 25;
 /// A connection as both nodes see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Client to shared address, network order.
-    pub key: ConnKey4,
-    /// Real server, network order.
-    pub real_addr: u32,
-    /// Its port, network order.
+    /// Client to shared address.
+    pub key: FlowKey,
+    /// Real server, of the same family.
+    pub real_addr: IpAddr,
+    /// With [`ha_common::conn::flags::BOTH_ENDS`], what stands in for the client; else no address.
+    pub from_addr: IpAddr,
+    /// Real server's port, network order.
     pub real_port: u16,
+    /// Port that goes with `from_addr`, network order; else 0.
+    pub from_port: u16,
     /// A [`ha_common::conn::ConnState`].
     pub state: u8,
     /// [`ha_common::conn::flags`].
@@ -51,12 +55,12 @@ pub enum Change {
     /// The connection is now this.
     Put(Record),
     /// The connection is gone.
-    Delete(ConnKey4),
+    Delete(FlowKey),
 }
 
 impl Change {
     /// The connection.
-    pub(super) const fn key(&self) -> ConnKey4 {
+    pub(super) const fn key(&self) -> FlowKey {
         match self {
             Self::Put(record) => record.key,
             Self::Delete(key) => *key,
