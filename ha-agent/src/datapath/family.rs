@@ -205,10 +205,7 @@ fn map_event<A: Copy, B>(from: &ConnEvent<A>, map: impl Fn(A) -> B) -> ConnEvent
     }
 }
 
-pub(super) fn map_listen<A: Copy, B>(
-    from: &ServiceKey<A>,
-    map: impl Fn(A) -> B,
-) -> ServiceKey<B> {
+pub(super) fn map_listen<A: Copy, B>(from: &ServiceKey<A>, map: impl Fn(A) -> B) -> ServiceKey<B> {
     ServiceKey {
         addr: map(from.addr),
         port: from.port,
@@ -216,10 +213,7 @@ pub(super) fn map_listen<A: Copy, B>(
     }
 }
 
-pub(super) fn map_return<A: Copy, B>(
-    from: &ReturnPath<A>,
-    map: impl Fn(A) -> B,
-) -> ReturnPath<B> {
+pub(super) fn map_return<A: Copy, B>(from: &ReturnPath<A>, map: impl Fn(A) -> B) -> ReturnPath<B> {
     ReturnPath {
         vip: map(from.vip),
         vport: from.vport,
@@ -230,10 +224,7 @@ pub(super) fn map_return<A: Copy, B>(
     }
 }
 
-pub(super) fn map_client<A: Copy, B>(
-    from: &PersistKey<A>,
-    map: impl Fn(A) -> B,
-) -> PersistKey<B> {
+pub(super) fn map_client<A: Copy, B>(from: &PersistKey<A>, map: impl Fn(A) -> B) -> PersistKey<B> {
     PersistKey {
         client: map(from.client),
         service: from.service,
@@ -278,10 +269,16 @@ mod tests {
             (entry.from_addr, entry.hop_mac) = (address, [1; 6]);
             if address.is_ipv4() {
                 assert_eq!(map_key(&map_key(&key, u32::from_ip), Kernel::ip), key);
-                assert_eq!(map_entry(&map_entry(&entry, u32::from_ip), Kernel::ip), entry);
+                assert_eq!(
+                    map_entry(&map_entry(&entry, u32::from_ip), Kernel::ip),
+                    entry
+                );
             } else {
                 assert_eq!(map_key(&map_key(&key, Addr6::from_ip), Kernel::ip), key);
-                assert_eq!(map_entry(&map_entry(&entry, Addr6::from_ip), Kernel::ip), entry);
+                assert_eq!(
+                    map_entry(&map_entry(&entry, Addr6::from_ip), Kernel::ip),
+                    entry
+                );
             }
         }
     }

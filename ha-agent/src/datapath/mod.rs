@@ -17,14 +17,16 @@ pub mod family;
 pub mod gate;
 pub mod load;
 mod milestones;
+mod named;
 pub mod pair;
+mod stages;
 mod successor;
 pub mod sys;
 mod tables;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::family::{ClientKey, FlowEntry, FlowKey, ListenKey, ReturnRoute};
@@ -280,6 +282,13 @@ pub const fn nanos(time: Duration) -> u64 {
     } else {
         nanos as u64
     }
+}
+
+/// How long a connection may be idle before it may be deleted, as the janitor program computes it.
+/// `timeouts` are those of its service, if there is one.
+pub(crate) fn idle_ns(timeouts: Option<&Timeouts>, key: &FlowKey, conn: &FlowEntry) -> u64 {
+    let known = timeouts.filter(|timeouts| timeouts.established_ns != 0);
+    known.unwrap_or(&TIMEOUTS).of(key.proto, conn.state)
 }
 
 /// A data plane together with its settings, which several parts of the agent change.

@@ -10,8 +10,7 @@ use crate::datapath::family::{FlowEntry, FlowKey, delta, entry_to};
 use crate::proto::sync::Record;
 
 /// Flags that hold on whichever node the connection is.
-const LASTING: u8 =
-    flags::RECONSTRUCTED | flags::BY_HASH | flags::BOTH_ENDS | flags::ONE_WAY;
+const LASTING: u8 = flags::RECONSTRUCTED | flags::BY_HASH | flags::BOTH_ENDS | flags::ONE_WAY;
 
 /// The entries of a connection: none in reverse if answers do not come back this way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +52,11 @@ pub(super) fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
             created_ns: now_ns,
             ..entry_to(to[1].0)
         };
-        let (mut addresses, mut ports) = if has(flags::ONE_WAY) { (0, 0) } else { sums(to) };
+        let (mut addresses, mut ports) = if has(flags::ONE_WAY) {
+            (0, 0)
+        } else {
+            sums(to)
+        };
         if has(flags::BOTH_ENDS) {
             (entry.from_addr, entry.from_port) = from[1];
             let more = sums(from);

@@ -1,7 +1,7 @@
 //! What commands act on, and how they are carried out.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::config::{self, Loaded};
 use crate::control::{Done, Handler, Heirloom, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::pair::PairTables;
-use crate::datapath::{Cursor, Datapath, DatapathError};
+use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
@@ -55,6 +55,8 @@ pub struct Shared {
     pub netlink: Netlink,
     /// The maps.
     pub datapath: Arc<dyn Datapath>,
+    /// The data plane's settings.
+    pub settings: Arc<Settings>,
     /// What the data plane was told of the pair.
     pub pair: Mutex<PairTables>,
     /// Virtual services.
@@ -68,7 +70,7 @@ pub struct Shared {
     /// Health checks.
     pub health: Mutex<HealthChecks>,
     /// Why real servers are down, by address.
-    pub failures: Mutex<BTreeMap<SocketAddrV4, String>>,
+    pub failures: Mutex<BTreeMap<SocketAddr, String>>,
     /// What is wrong.
     pub board: alarms::Board,
     /// Who else has the shared addresses.
@@ -184,10 +186,11 @@ impl Shared {
 
     fn table_size(&self, config: &Config) -> TableSize {
         let census = self.keeper.census();
+        let connections = parts::connections(config);
         TableSize {
             established: census.connections,
             embryonic: census.half_open,
-            max: u64::from(config.limits.connections),
+            max: u64::from(connections.v4) + u64::from(connections.v6),
         }
     }
 
@@ -330,9 +333,9 @@ impl Shared {
     /// Tells the data plane of the addresses of interfaces that were made anew.
     pub(super) fn tell_addresses(&self, bound: &[Bound]) -> Result<(), ApplyError> {
         let local = parts::local_addresses(&self.config(), bound);
-        self.datapath.set_addrs6(&parts::addrs6(&local))?;
         let mut services = lock(&self.services);
         services.set_addresses(local);
+        services.set_mtu(parts::smallest_mtu(bound));
         services.apply(&*self.datapath)
     }
 
