@@ -178,11 +178,7 @@ pub(crate) fn pretty(duration: Duration) -> String {
 }
 
 /// One of some words.
-pub(crate) fn choice<T: Copy>(
-    scalar: Scalar<'_>,
-    key: &str,
-    choices: &[(&str, T)],
-) -> Parsed<T> {
+pub(crate) fn choice<T: Copy>(scalar: Scalar<'_>, key: &str, choices: &[(&str, T)]) -> Parsed<T> {
     let found = choices.iter().find(|(word, _)| *word == scalar.text);
     found.map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words = choices.iter().map(|(word, _)| format!("`{word}`"));
@@ -208,7 +204,10 @@ pub(crate) fn ports(scalar: Scalar<'_>) -> Parsed<Ports> {
         });
     };
     let port = |text: &str| {
-        let plain = Scalar { text: text.trim(), plain: true };
+        let plain = Scalar {
+            text: text.trim(),
+            plain: true,
+        };
         number::<u16>(plain, 1, u16::MAX).ok()
     };
     let (Some(first), Some(last)) = (port(first), port(last)) else {
@@ -224,7 +223,11 @@ pub(crate) fn ports(scalar: Scalar<'_>) -> Parsed<Ports> {
         )),
         Some(0) => Ok(Ports::One(first)),
         Some(more) if more >= Ports::RANGE_MAX => Err(Fault::new(
-            format!("{} is a range of {} ports", quote(text), u32::from(more) + 1),
+            format!(
+                "{} is a range of {} ports",
+                quote(text),
+                u32::from(more) + 1
+            ),
             format!("write at most {} ports, or `any`", Ports::RANGE_MAX),
         )),
         Some(_) => Ok(Ports::Range { first, last }),
@@ -272,8 +275,20 @@ mod tests {
             ("80", Ports::One(80)),
             ("0", Ports::Any),
             ("any", Ports::Any),
-            ("8000-8100", Ports::Range { first: 8000, last: 8100 }),
-            ("1 - 4096", Ports::Range { first: 1, last: 4096 }),
+            (
+                "8000-8100",
+                Ports::Range {
+                    first: 8000,
+                    last: 8100,
+                },
+            ),
+            (
+                "1 - 4096",
+                Ports::Range {
+                    first: 1,
+                    last: 4096,
+                },
+            ),
             ("80-80", Ports::One(80)),
         ] {
             assert_eq!(ports(plain(text)).unwrap(), meaning, "{text}");

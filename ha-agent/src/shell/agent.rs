@@ -1,7 +1,7 @@
 //! What commands act on, and how they are carried out.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::addresses::{self, SharedOn};
+use super::capture::Capture;
 use super::conflicts::Picture;
 use super::guard::Guard;
 use super::history::HistoryFile;
@@ -16,17 +17,19 @@ use super::netlink::Netlink;
 use super::parts::{self, Bound};
 use super::reexec::Program;
 use super::{alarms, clock, election, frame, replication};
-use crate::config::model::{Config, Mode, Protocol};
+use crate::config::model::{Config, Mode, Ports, Protocol};
 use crate::config::{self, Loaded};
-use crate::control::{Done, Handler, Heirloom, Refusal, Reloaded, Reply};
+use crate::control::{CaptureRequest, Done, Handler, Heirloom, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attacher, Attachment};
+use crate::datapath::family::FlowKey;
 use crate::datapath::pair::PairTables;
-use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
+use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
 use crate::services::expiry::Keeper;
 use crate::services::{ApplyError, ServiceTable};
+use crate::status::capture::Captured;
 use crate::status::model;
 use crate::status::model::{
     Connection, ConnectionPage, ConnectionQuery, Counters, InterfaceStatus, NodeIdentity, Partner,
@@ -55,8 +58,8 @@ pub struct Shared {
     pub netlink: Netlink,
     /// The maps.
     pub datapath: Arc<dyn Datapath>,
-    /// The data plane's settings.
-    pub settings: Arc<Settings>,
+    /// The capture of what the data plane sends.
+    pub capture: Arc<Capture>,
     /// What the data plane was told of the pair.
     pub pair: Mutex<PairTables>,
     /// Virtual services.
@@ -195,33 +198,14 @@ impl Shared {
     }
 
     fn page(&self, query: &ConnectionQuery) -> Result<ConnectionPage, DatapathError> {
-        let names: BTreeMap<(Ipv4Addr, u16, u32), String> = self
-            .config()
-            .virtual_services
-            .into_iter()
-            .map(|service| {
-                let protocol = match service.protocol {
-                    Protocol::Tcp => ha_common::proto::TCP,
-                    Protocol::Udp => ha_common::proto::UDP,
-                };
-                (
-                    (service.address, service.port, u32::from(protocol)),
-                    service.name,
-                )
-            })
-            .collect();
+        let names = Names::new(&self.config());
         let now = clock::now().as_nanos();
         let mut page = query.page();
         let mut cursor = Some(Cursor(query.from.unwrap_or_default()));
         while let Some(from) = cursor {
             let scan = self.datapath.scan_conns(from, PIECE)?;
             let connections = scan.entries.iter().filter_map(|(key, conn)| {
-                let listen = (
-                    Ipv4Addr::from(u32::from_be(key.dst)),
-                    u16::from_be(key.dport),
-                    key.proto,
-                );
-                Connection::from_entry(key, conn, names.get(&listen).cloned(), now)
+                Connection::from_entry(key, conn, names.of(key).map(str::to_owned), now)
             });
             query.add(&mut page, connections);
             cursor = scan.next;
@@ -426,8 +410,46 @@ impl Handler for Shared {
         Self::record(self, &path, seconds).await
     }
 
+    async fn capture(&self, request: CaptureRequest) -> Reply<Captured> {
+        let devices = lock(&self.bound)
+            .iter()
+            .map(|bound| (bound.link.ifindex, bound.link.device.clone()))
+            .collect();
+        self.capture.request(request, &devices)
+    }
+
     async fn reexec(&self) -> Reply<Done> {
         Err(Self::reexec(self).await)
+    }
+}
+
+/// Names of virtual services, by shared address and protocol: one port or a range before any port.
+struct Names(BTreeMap<(IpAddr, u32), Vec<(Ports, String)>>);
+
+impl Names {
+    fn new(config: &Config) -> Self {
+        let mut names = BTreeMap::<_, Vec<_>>::new();
+        for service in &config.virtual_services {
+            let protocol = match service.protocol {
+                Protocol::Tcp => ha_common::proto::TCP,
+                Protocol::Udp => ha_common::proto::UDP,
+            };
+            let there = names.entry((service.address, u32::from(protocol)));
+            let named = (service.ports, service.name.clone());
+            there.or_default().push(named);
+        }
+        for named in names.values_mut() {
+            named.sort_unstable();
+        }
+        Self(names)
+    }
+
+    /// The service that a connection is of.
+    fn of(&self, key: &FlowKey) -> Option<&str> {
+        let there = self.0.get(&(key.dst, key.proto))?;
+        let port = u16::from_be(key.dport);
+        let found = there.iter().find(|(ports, _)| ports.contains(port));
+        found.map(|(_, name)| name.as_str())
     }
 }
 

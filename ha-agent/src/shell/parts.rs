@@ -271,6 +271,7 @@ pub(super) fn steering(config: &Config) -> Steering {
     Steering {
         vhid: u32::from(config.ha.virtual_id),
         node_bit: u32::from(config.node.mode == Mode::Second),
+        new_flows_max: config.limits.new_flows,
         ..Steering::default()
     }
 }

@@ -51,7 +51,10 @@ fn once(
         return;
     };
     if !seen.first((address.value, port)) {
-        let last_resort = service.last_resort.value().is_some_and(|last| std::ptr::eq(last, real));
+        let last_resort = service
+            .last_resort
+            .value()
+            .is_some_and(|last| std::ptr::eq(last, real));
         let remedy = if last_resort {
             "the last resort is for when no real server is left: name another"
         } else {
@@ -71,9 +74,11 @@ fn once(
 
 /// The port is rewritten only where the destination is, and then to one port.
 fn port(service: &ServiceDraft, real: &RealDraft, walk: &mut Walk<'_>) {
-    let (Some(at), Some(ports), Some(forwarding)) =
-        (real.port.given(), service.ports.value(), service.forwarding())
-    else {
+    let (Some(at), Some(ports), Some(forwarding)) = (
+        real.port.given(),
+        service.ports.value(),
+        service.forwarding(),
+    ) else {
         return;
     };
     match (ports, forwarding) {
@@ -120,7 +125,10 @@ fn way(service: &ServiceDraft, at: &At<IpAddr>, around: &Surroundings, walk: &mu
     if is_link_local(at.value) {
         walk.error(
             at.span,
-            format!("{} is link-local, which does not say on which interface", at.value),
+            format!(
+                "{} is link-local, which does not say on which interface",
+                at.value
+            ),
             "write an address of the real server that is unique",
         );
         return;
@@ -128,9 +136,10 @@ fn way(service: &ServiceDraft, at: &At<IpAddr>, around: &Surroundings, walk: &mu
     let Some(forwarding) = service.forwarding() else {
         return;
     };
-    let near = around.subnets.as_ref().is_none_or(|subnets| {
-        subnets.iter().any(|subnet| subnet.contains(at.value))
-    });
+    let near = around
+        .subnets
+        .as_ref()
+        .is_none_or(|subnets| subnets.iter().any(|subnet| subnet.contains(at.value)));
     match forwarding {
         // Without any network there is nothing that it could be in, which is reported elsewhere.
         Forwarding::Nat if !near && around.subnets.as_ref().is_some_and(|s| !s.is_empty()) => {

@@ -40,7 +40,11 @@ impl Surroundings {
         };
         Self {
             own: draft.own_addresses(),
-            shared: shared.list.iter().filter_map(|s| s.address.value().copied()).collect(),
+            shared: shared
+                .list
+                .iter()
+                .filter_map(|s| s.address.value().copied())
+                .collect(),
             shared_known: shared.known && shared.list.iter().all(|s| s.address.value().is_some()),
             subnets: interfaces_known.then(|| subnets().collect()),
         }
@@ -54,7 +58,8 @@ impl Surroundings {
     /// Whose own address this is, if it is a node's.
     pub(super) fn whose(&self, address: IpAddr) -> Option<&str> {
         let mut own = self.own.iter();
-        own.find(|(own, _)| *own == address).map(|(_, whose)| whose.as_str())
+        own.find(|(own, _)| *own == address)
+            .map(|(_, whose)| whose.as_str())
     }
 }
 
@@ -182,7 +187,10 @@ fn address(service: &ServiceDraft, around: &Surroundings, walk: &mut Walk<'_>) {
         return;
     };
     if let Some(whose) = around.whose(at.value) {
-        let ssh = service.ports.value().is_some_and(|ports| ports.contains(SSH_PORT))
+        let ssh = service
+            .ports
+            .value()
+            .is_some_and(|ports| ports.contains(SSH_PORT))
             && service.protocol.or_default(Protocol::Tcp) == Some(Protocol::Tcp);
         let note = if ssh {
             ", and TCP 22 there is the node's own SSH"
@@ -226,7 +234,12 @@ fn source(service: &ServiceDraft, around: &Surroundings, walk: &mut Walk<'_>) {
     {
         walk.error(
             at.span,
-            format!("source {} is {}, but the service is {}", at.value, family(at.value), family(*service)),
+            format!(
+                "source {} is {}, but the service is {}",
+                at.value,
+                family(at.value),
+                family(*service)
+            ),
             "write a shared address of the service's family",
         );
     } else if around.shared_known && !around.is_shared(at.value) {

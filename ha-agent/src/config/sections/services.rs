@@ -124,30 +124,38 @@ fn real_server(walk: &mut Walk<'_>, id: NodeId) -> Option<RealDraft> {
         address: walk.required(&section, "address", "10.1.0.21", network::address),
         port: walk.value(&section, "port", |v| values::number(v, 1, u16::MAX)),
         weight: walk.value(&section, "weight", |v| values::number(v, 0, WEIGHT_MAX)),
-        connections: walk.value(&section, "connections", |v| {
-            values::number(v, 0, u32::MAX)
-        }),
+        connections: walk.value(&section, "connections", |v| values::number(v, 0, u32::MAX)),
     })
 }
 
 fn last_resort(walk: &mut Walk<'_>, service: &Section<'_>) -> Field<RealDraft> {
-    sub_map(walk, service, "last_resort", &["address", "port"], |walk, section| RealDraft {
-        address: walk.required(section, "address", "10.1.0.99", network::address),
-        port: walk.value(section, "port", |v| values::number(v, 1, u16::MAX)),
-        weight: Field::Absent,
-        connections: Field::Absent,
-    })
+    sub_map(
+        walk,
+        service,
+        "last_resort",
+        &["address", "port"],
+        |walk, section| RealDraft {
+            address: walk.required(section, "address", "10.1.0.99", network::address),
+            port: walk.value(section, "port", |v| values::number(v, 1, u16::MAX)),
+            weight: Field::Absent,
+            connections: Field::Absent,
+        },
+    )
 }
 
 fn persistence(walk: &mut Walk<'_>, service: &Section<'_>) -> Field<PersistenceDraft> {
-    sub_map(walk, service, "persistence", &["timeout", "prefix"], |walk, section| {
-        PersistenceDraft {
+    sub_map(
+        walk,
+        service,
+        "persistence",
+        &["timeout", "prefix"],
+        |walk, section| PersistenceDraft {
             timeout: walk.required(section, "timeout", "300s", |v| {
                 values::duration(v, PERSISTENCE.0, PERSISTENCE.1)
             }),
             prefix: walk.value(section, "prefix", |v| values::number(v, 1, 128)),
-        }
-    })
+        },
+    )
 }
 
 fn timeouts(walk: &mut Walk<'_>, service: &Section<'_>) -> TimeoutsDraft {
@@ -201,7 +209,9 @@ pub(crate) fn source_of(
 ) -> Option<IpAddr> {
     let beside = || {
         let mut shared = shared.into_iter();
-        shared.find(|cidr| cidr.contains(server)).map(|cidr| cidr.address)
+        shared
+            .find(|cidr| cidr.contains(server))
+            .map(|cidr| cidr.address)
     };
     match forwarding {
         Forwarding::Nat | Forwarding::Dsr => None,
@@ -218,7 +228,10 @@ impl ServiceDraft {
 
     /// Everybody it may forward to.
     pub(crate) fn all_servers(&self) -> impl Iterator<Item = &RealDraft> {
-        self.real_servers.list.iter().chain(self.last_resort.value())
+        self.real_servers
+            .list
+            .iter()
+            .chain(self.last_resort.value())
     }
 
     fn check(&self, walk: &mut Walk<'_>) {

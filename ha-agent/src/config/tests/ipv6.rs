@@ -170,7 +170,10 @@ fn services_have_one_family() {
     let with_source = only6.replace("    health", "    forwarding: full_nat\n    health");
     let service = parse(&with_source).unwrap().config.virtual_services[0].clone();
     assert_eq!(service.real_servers[0].source, Some(ips("fd00:1::1")[0]));
-    let narrow = only6.replace("    health", "    persistence: { timeout: 5m, prefix: 64 }\n    health");
+    let narrow = only6.replace(
+        "    health",
+        "    persistence: { timeout: 5m, prefix: 64 }\n    health",
+    );
     assert_eq!(said(&narrow), Vec::<String>::new());
 
     let mixed = dual.replace("10.1.0.22", "'fd00:1::22'");

@@ -156,9 +156,10 @@ fn every_key_that_is_supported() {
 limits: { connections: 4096, connections_ipv6: 2048, new_flows: 0 }
 shared_addresses",
     );
-    let text = text.replace(
-        "    health: { type: tcp }",
-        "    protocol: udp
+    let text = text
+        .replace(
+            "    health: { type: tcp }",
+            "    protocol: udp
     forwarding: nat
     scheduler: rr
     persistence: { timeout: 300s, prefix: 24 }
@@ -167,11 +168,11 @@ shared_addresses",
     timeouts: { established: 1h, closing: 1m, closed: 10s, udp: 5s }
     resteer: false
     health: ~",
-    )
-    .replace(
-        "10.1.0.22, port: 8080",
-        "10.1.0.22, port: 8080, weight: 3, connections: 100",
-    );
+        )
+        .replace(
+            "10.1.0.22, port: 8080",
+            "10.1.0.22, port: 8080, weight: 3, connections: 100",
+        );
     let loaded = parse(&text).unwrap();
     assert_eq!(loaded.warnings, []);
     let config = loaded.config;
@@ -183,7 +184,11 @@ shared_addresses",
     assert!(config.ha.virtual_mac);
     let limits = config.limits;
     assert_eq!(
-        (limits.connections, limits.connections_ipv6, limits.new_flows),
+        (
+            limits.connections,
+            limits.connections_ipv6,
+            limits.new_flows
+        ),
         (4096, 2048, 0)
     );
     let service = &config.virtual_services[0];

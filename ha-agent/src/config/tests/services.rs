@@ -43,7 +43,10 @@ fn a_service_may_have_many_ports() {
         let service = on_ports(any, CHECKED).replace("    health: { type: tcp }\n", "");
         assert_eq!(first(&service).ports, Ports::Any);
     }
-    only(&on_ports("any", ""), "does not say which of them is to be checked");
+    only(
+        &on_ports("any", ""),
+        "does not say which of them is to be checked",
+    );
     assert_eq!(
         first(&on_ports("any", "").replace("type: tcp", "type: icmp")).ports,
         Ports::Any
@@ -56,7 +59,8 @@ fn a_service_may_have_many_ports() {
     );
     only(&on_ports("1-5000", ""), "a range of 5000 ports");
     only(
-        &on_ports("6900-7000", "").replace("address: 10.0.0.100\n", "address: 10.1.0.1\n")
+        &on_ports("6900-7000", "")
+            .replace("address: 10.0.0.100\n", "address: 10.1.0.1\n")
             .replace("type: tcp", "type: icmp"),
         "TCP 6973 on this interface is reserved",
     );
@@ -109,7 +113,10 @@ fn all_ports_together_are_limited() {
         )
         .unwrap();
     }
-    only(&text, "20480 ports together, more than a pair can hold: 16384");
+    only(
+        &text,
+        "20480 ports together, more than a pair can hold: 16384",
+    );
 }
 
 #[test]
@@ -128,19 +135,29 @@ fn real_servers_keep_the_port_where_it_is_not_rewritten() {
 fn ways_of_forwarding() {
     let dsr = and("forwarding: dsr").replace(", port: 8080", "");
     assert_eq!(first(&dsr).forwarding, Forwarding::Dsr);
-    only(&dsr.replace("10.1.0.22", "10.9.0.22"), "must be a neighbour");
+    only(
+        &dsr.replace("10.1.0.22", "10.9.0.22"),
+        "must be a neighbour",
+    );
 
     let tunnel = and("forwarding: tunnel").replace(", port: 8080", "");
     let sources = |text: &str| {
         let service = first(text);
         let servers = service.real_servers.iter();
         servers
-            .map(|real| real.source.map_or_else(String::new, |source| source.to_string()))
+            .map(|real| {
+                real.source
+                    .map_or_else(String::new, |source| source.to_string())
+            })
             .collect::<Vec<_>>()
     };
     assert_eq!(sources(&tunnel), ["10.1.0.1", "10.1.0.1"]);
     let far = tunnel.replace("10.1.0.22", "10.9.0.22");
-    assert_eq!(sources(&far), ["10.1.0.1", "10.0.0.100"], "the service's own");
+    assert_eq!(
+        sources(&far),
+        ["10.1.0.1", "10.0.0.100"],
+        "the service's own"
+    );
     let given = "forwarding: tunnel\n    source: 10.0.0.100";
     let given = and(given).replace(", port: 8080", "");
     assert_eq!(sources(&given), ["10.0.0.100", "10.0.0.100"]);
@@ -156,10 +173,19 @@ fn ways_of_forwarding() {
 
 #[test]
 fn sources_are_shared_addresses() {
-    only(&and("source: 10.1.0.1"), "means nothing to a service with `forwarding: nat`");
+    only(
+        &and("source: 10.1.0.1"),
+        "means nothing to a service with `forwarding: nat`",
+    );
     let full_nat = |source: &str| and(&format!("forwarding: full_nat\n    source: {source}"));
-    only(&full_nat("10.1.0.11"), "source 10.1.0.11 is not a shared address");
-    only(&full_nat("fd00::1"), "source fd00::1 is IPv6, but the service is IPv4");
+    only(
+        &full_nat("10.1.0.11"),
+        "source 10.1.0.11 is not a shared address",
+    );
+    only(
+        &full_nat("fd00::1"),
+        "source fd00::1 is IPv6, but the service is IPv4",
+    );
     assert_eq!(said(&full_nat("10.0.0.100")), [""; 0]);
 }
 
@@ -173,26 +199,44 @@ fn schedulers() {
         ("wlc", Scheduler::Wlc),
         ("sh", Scheduler::Sh),
     ] {
-        assert_eq!(first(&and(&format!("scheduler: {word}"))).scheduler, scheduler);
+        assert_eq!(
+            first(&and(&format!("scheduler: {word}"))).scheduler,
+            scheduler
+        );
         assert_eq!(scheduler.as_str(), word);
     }
     only(&and("scheduler: wheel"), "`scheduler: wheel` is not known");
     for way in ["dsr", "tunnel"] {
         let text = and(&format!("forwarding: {way}\n    scheduler: wlc"));
-        only(&text.replace(", port: 8080", ""), "answers do not come back this way");
+        only(
+            &text.replace(", port: 8080", ""),
+            "answers do not come back this way",
+        );
     }
-    assert_eq!(said(&and("forwarding: full_nat\n    scheduler: lc")), [""; 0]);
+    assert_eq!(
+        said(&and("forwarding: full_nat\n    scheduler: lc")),
+        [""; 0]
+    );
 }
 
 #[test]
 fn persistence() {
     let persistence = |keys: &str| and(&format!("persistence: {{ {keys} }}"));
-    assert_eq!(first(&persistence("timeout: 1h")).persistence.unwrap().prefix, 32);
+    assert_eq!(
+        first(&persistence("timeout: 1h"))
+            .persistence
+            .unwrap()
+            .prefix,
+        32
+    );
     only(&persistence("prefix: 24"), "`timeout` has no value");
     only(&persistence("timeout: 500ms"), "out of range");
     only(&persistence("timeout: 25h"), "out of range");
     only(&persistence("timeout: 5m, prefix: 0"), "out of range");
-    only(&persistence("timeout: 5m, prefix: 33"), "longer than an IPv4 address");
+    only(
+        &persistence("timeout: 5m, prefix: 33"),
+        "longer than an IPv4 address",
+    );
     only(&and("persistence: 300s"), "must be a map");
 }
 
@@ -201,7 +245,10 @@ fn the_last_resort() {
     let last = |keys: &str| and(&format!("last_resort: {{ {keys} }}"));
     assert_eq!(first(&last("address: 10.1.0.99")).all_servers().count(), 3);
     only(&last("port: 80"), "`address` has no value");
-    only(&last("address: 10.1.0.99, weight: 5"), "unknown key `weight`");
+    only(
+        &last("address: 10.1.0.99, weight: 5"),
+        "unknown key `weight`",
+    );
     only(&last("address: 10.1.0.21, port: 8080"), "listed twice");
     assert_eq!(said(&last("address: 10.1.0.21, port: 81")), [""; 0]);
     only(&last("address: 10.1.0.1"), "is a shared address");

@@ -334,6 +334,14 @@ impl Item {
         }
     }
 
+    /// Whether an older version skips it.
+    #[cfg(test)]
+    pub(super) fn is_skippable(&self) -> bool {
+        let mut body = Vec::new();
+        self.encode(&mut body);
+        body.first().is_some_and(|kind| *kind >= SKIPPABLE)
+    }
+
     fn decode_body(kind: u8, reader: &mut Reader<'_>) -> Result<Self, ItemError> {
         match kind {
             PUT4 => read_put(reader, read_v4).map(|record| Self::Change(Change::Put(record))),

@@ -27,6 +27,7 @@ use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
 use crate::shell::addresses;
 use crate::shell::agent::{Shared, lock};
+use crate::shell::capture::Capture;
 use crate::shell::history::HistoryFile;
 use crate::shell::netlink::{Changes, Netlink};
 use crate::shell::parts::{self, Bound};
@@ -412,7 +413,7 @@ async fn bring_up(
         lifetime,
         netlink,
         datapath: map,
-        settings,
+        capture: Capture::new(settings),
         pair: Mutex::new(pair),
         services,
         keeper,
