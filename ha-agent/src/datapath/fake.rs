@@ -286,22 +286,20 @@ impl Datapath for Fake {
 
     fn put_conns(&self, entries: &[(FlowKey, FlowEntry)]) -> Result<(), DatapathError> {
         let mut state = self.state();
-        let mut room = [false, true].map(|v6| self.connections_max - state.connections(v6));
         let mut stored = Ok(());
-        let mut done = 0;
-        for (key, conn) in entries {
-            let [v4, v6] = &mut room;
-            let room = if key.dst.is_ipv6() { v6 } else { v4 };
-            if !state.conns.contains_key(key) {
-                let Some(left) = room.checked_sub(1) else {
-                    let map = by_family(key.dst, maps::CONNS4, maps::CONNS6);
-                    stored = stored.and(Err(DatapathError::Full { map, done }));
-                    continue;
-                };
-                *room = left;
+        for (v6, map) in [(false, maps::CONNS4), (true, maps::CONNS6)] {
+            let mut room = self.connections_max.saturating_sub(state.connections(v6));
+            let entries = entries.iter().filter(|(key, _)| key.dst.is_ipv6() == v6);
+            for (done, (key, conn)) in entries.enumerate() {
+                if !state.conns.contains_key(key) {
+                    let Some(left) = room.checked_sub(1) else {
+                        stored = stored.and(Err(DatapathError::Full { map, done }));
+                        break;
+                    };
+                    room = left;
+                }
+                state.conns.insert(*key, *conn);
             }
-            state.conns.insert(*key, *conn);
-            done += 1;
         }
         stored
     }

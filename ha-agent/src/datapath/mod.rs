@@ -204,8 +204,8 @@ pub trait Datapath: Send + Sync {
 
     /// One entry of the connection tables.
     fn get_conn(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError>;
-    /// Stores entries, replacing what is there. After [`DatapathError::Full`] those for which there was
-    /// room are stored.
+    /// Stores entries, replacing what is there. [`DatapathError::Full`] tells how many of a family were
+    /// stored; those of the other one are stored all the same.
     fn put_conns(&self, entries: &[(FlowKey, FlowEntry)]) -> Result<(), DatapathError>;
     /// Removes entries, in any order, and tells how many were there.
     fn remove_conns(&self, keys: &[FlowKey]) -> Result<usize, DatapathError>;

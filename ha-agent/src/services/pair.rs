@@ -84,3 +84,120 @@ pub(super) fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
 fn sums([old, new]: [End; 2]) -> (u32, u32) {
     (delta(old.0, new.0), checksum::delta16(old.1, new.1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::family::none_like;
+    use crate::services::ids::Id;
+
+    const TARGET: Target = Target {
+        service: 3,
+        real: Id {
+            id: 4,
+            generation: 5,
+        },
+    };
+
+    fn record(v6: bool, kind: u8) -> Record {
+        let address = |host: u8| -> IpAddr {
+            if v6 {
+                [0x20, 1, 0xd, 0xb8, host, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, host].into()
+            } else {
+                [10, host, 0xff, host].into()
+            }
+        };
+        let stand_in = if kind & flags::BOTH_ENDS != 0 {
+            (address(9), 20_001u16.to_be())
+        } else {
+            (none_like(address(1)), 0)
+        };
+        Record {
+            key: FlowKey {
+                src: address(1),
+                dst: address(2),
+                sport: 40_000u16.to_be(),
+                dport: 80u16.to_be(),
+                proto: 6,
+            },
+            real_addr: address(3),
+            from_addr: stand_in.0,
+            real_port: 8080u16.to_be(),
+            from_port: stand_in.1,
+            state: 2,
+            flags: kind | flags::HOP_KNOWN,
+            version: 7,
+        }
+    }
+
+    /// What a rewritten packet has instead of this key.
+    fn rewritten(key: &FlowKey, entry: &FlowEntry) -> FlowKey {
+        let mut after = *key;
+        let (to, from) = if entry.is_reverse() {
+            ((&mut after.src, &mut after.sport), (&mut after.dst, &mut after.dport))
+        } else {
+            ((&mut after.dst, &mut after.dport), (&mut after.src, &mut after.sport))
+        };
+        (*to.0, *to.1) = (entry.to_addr, entry.to_port);
+        if entry.flags & flags::BOTH_ENDS != 0 {
+            (*from.0, *from.1) = (entry.from_addr, entry.from_port);
+        }
+        after
+    }
+
+    /// Checksums over the addresses, and over addresses and ports.
+    fn checksums(key: &FlowKey) -> (u16, u16) {
+        let mut bytes = Vec::new();
+        for address in [key.src, key.dst] {
+            match address {
+                IpAddr::V4(v4) => bytes.extend(v4.octets()),
+                IpAddr::V6(v6) => bytes.extend(v6.octets()),
+            }
+        }
+        let addresses = checksum::internet(&bytes).to_be();
+        bytes.extend(key.sport.to_ne_bytes());
+        bytes.extend(key.dport.to_ne_bytes());
+        (addresses, checksum::internet(&bytes).to_be())
+    }
+
+    #[test]
+    fn both_halves_rewrite_what_the_other_expects() {
+        for v6 in [false, true] {
+            for kind in [0, flags::BOTH_ENDS] {
+                let record = record(v6, kind);
+                let Halves { forward, reverse } = entries(&record, TARGET, 99);
+                let reverse = reverse.unwrap();
+                assert_eq!(forward.1.partner_key(&forward.0), reverse.0);
+                assert_eq!(reverse.1.partner_key(&reverse.0), forward.0);
+                for (key, entry) in [forward, reverse] {
+                    let after = rewritten(&key, &entry);
+                    let other = if entry.is_reverse() { forward.0 } else { reverse.0 };
+                    // As the answer to it is found.
+                    assert_eq!((after.src, after.sport), (other.dst, other.dport));
+                    assert_eq!((after.dst, after.dport), (other.src, other.sport));
+                    let (l3, l4) = checksums(&key);
+                    let (l3_after, l4_after) = checksums(&after);
+                    assert_eq!(checksum::apply(l4, entry.l4_delta.into()), l4_after);
+                    let l3_now = checksum::apply(l3, entry.l3_delta.into());
+                    assert_eq!(l3_now, if v6 { l3 } else { l3_after });
+                    assert_eq!(entry.flags & !flags::REVERSE, flags::REPLICATED | kind);
+                    assert_eq!((entry.real, entry.real_generation, entry.service), (4, 5, 3));
+                    assert_eq!((entry.version, entry.created_ns), (7, 99));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_goes_one_way_keeps_its_addresses() {
+        for v6 in [false, true] {
+            let record = record(v6, flags::ONE_WAY);
+            let Halves { forward, reverse } = entries(&record, TARGET, 99);
+            assert_eq!(reverse, None);
+            assert_eq!(forward.0, record.key);
+            assert_eq!(forward.1.to_addr, record.real_addr);
+            assert_eq!((forward.1.l3_delta, forward.1.l4_delta), (0, 0));
+            assert_eq!(forward.1.flags, flags::REPLICATED | flags::ONE_WAY);
+        }
+    }
+}
