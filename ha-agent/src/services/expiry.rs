@@ -1,10 +1,13 @@
-//! Walks the connection table: finds what may expire, counts what is there.
+//! Walks the connection tables: finds what may expire, counts what is there.
 //!
 //! A pass reads the table piece by piece, at leisure. What looks idle is handed to the kernel's janitor
 //! program, which looks again and deletes both directions ([`Datapath::expire`]); a pass never
 //! deletes by what it read. Only an active node lets connections expire: on a standby no packets
 //! move, so every entry would look idle; there the partner's deletions arrive by replication. For the
 //! same reason no connection is older than the moment at which this node became active.
+//!
+//! What a pass finds of each real server corrects the number that the data plane keeps, for schedulers that
+//! compare loads and for limits: entries that replication stores or removes are counted by nobody else.
 //!
 //! The walk takes a small share of one CPU whatever the size of the table; it hurries when the table
 //! is nearly full.
@@ -15,12 +18,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ha_common::conn::{Conn4, ConnKey4, Embryo4};
+use ha_common::conn::Embryo4;
 use ha_common::maps;
 use ha_common::reason::Tally;
+use ha_common::service::{Load, Timeouts};
 
 use super::ServiceTable;
-use crate::datapath::{Cursor, DatapathError, Settings, idle_timeout_ns};
+use crate::datapath::family::{FlowEntry, FlowKey};
+use crate::datapath::load::Connections;
+use crate::datapath::{Cursor, Datapath, DatapathError, Settings, idle_ns};
 use crate::proto::time::Instant;
 use crate::shell::clock;
 
@@ -43,8 +49,10 @@ const RELAXED_PERCENT: u64 = 85;
 /// What a pass over the whole table has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Entries of both directions.
+    /// IPv4 entries of both directions.
     pub entries: u64,
+    /// IPv6 entries of both directions.
+    pub entries_ipv6: u64,
     /// Connections, that is forward entries.
     pub connections: u64,
     /// Connections by real-server id.
@@ -53,65 +61,97 @@ pub struct Census {
     pub half_open: u64,
     /// Connections that expired during the pass.
     pub expired: u64,
+    /// Those of them that were IPv6.
+    pub expired_ipv6: u64,
 }
 
-/// A walk through the connection table, one piece at a time.
+/// A walk through the connection tables, one piece at a time.
 #[derive(Debug, Default)]
 pub struct Walk {
     cursor: Cursor,
     census: Census,
-    idle: Vec<ConnKey4>,
+    /// Idle times by service id, as they were when the pass began.
+    timeouts: Vec<Timeouts>,
+    /// Loads by real-server id, as they were when the pass began.
+    loads: Vec<Load>,
+    idle: Vec<FlowKey>,
 }
 
 impl Walk {
-    /// Reads one piece; the census is returned at the end of the table, after which the walk starts
+    /// Reads one piece; the census is returned at the end of the tables, after which the walk starts
     /// again. Connections expire if the node is active, and then not before they have been idle since
     /// `active_since`.
     pub fn step(
         &mut self,
         now: Instant,
         active_since: Option<Instant>,
-        settings: &Settings,
+        datapath: &dyn Datapath,
     ) -> Result<Option<Census>, DatapathError> {
-        let datapath = settings.datapath();
+        if self.cursor == Cursor::default() {
+            self.timeouts = datapath.timeouts()?;
+            self.loads = datapath.loads()?;
+            self.census = Census {
+                by_real: vec![0; maps::REALS_ENTRIES as usize],
+                ..Census::default()
+            };
+        }
         let scan = datapath.scan_conns(self.cursor, PIECE)?;
-        let config = settings.get();
         self.idle.clear();
         for (key, conn) in &scan.entries {
-            self.count(conn);
+            self.count(key, conn);
             if let Some(since) = active_since {
                 let moved = conn.last_seen_ns.max(since.as_nanos());
-                if now.as_nanos().saturating_sub(moved) >= idle_timeout_ns(&config, key, conn.state)
-                {
+                let timeouts = self.timeouts.get(usize::from(conn.service));
+                if now.as_nanos().saturating_sub(moved) >= idle_ns(timeouts, key, conn) {
                     self.idle.push(*key);
                 }
             }
         }
-        self.census.expired += datapath.expire(&self.idle)? as u64;
+        let expired = datapath.expire(&self.idle)? as u64;
+        self.census.expired += expired;
+        if self.idle.first().is_some_and(|key| key.dst.is_ipv6()) {
+            self.census.expired_ipv6 += expired;
+        }
         self.cursor = scan.next.unwrap_or_default();
-        Ok(scan
-            .next
-            .is_none()
-            .then(|| std::mem::take(&mut self.census)))
+        if scan.next.is_some() {
+            return Ok(None);
+        }
+        self.correct_loads(datapath)?;
+        Ok(Some(std::mem::take(&mut self.census)))
     }
 
-    fn count(&mut self, conn: &Conn4) {
-        self.census.entries += 1;
+    fn count(&mut self, key: &FlowKey, conn: &FlowEntry) {
+        if key.dst.is_ipv6() {
+            self.census.entries_ipv6 += 1;
+        } else {
+            self.census.entries += 1;
+        }
         if conn.is_reverse() {
             return;
         }
         self.census.connections += 1;
-        if self.census.by_real.is_empty() {
-            self.census.by_real = vec![0; maps::REALS_ENTRIES as usize];
-        }
         if let Some(count) = self.census.by_real.get_mut(usize::from(conn.real)) {
             *count += 1;
         }
     }
+
+    /// While connections come and go what was counted during the pass is between what the data plane
+    /// had before and what it has now. Where it is not, the data plane is wrong.
+    fn correct_loads(&self, datapath: &dyn Datapath) -> Result<(), DatapathError> {
+        let now = datapath.loads()?;
+        let held = self.loads.iter().zip(&now);
+        for ((id, (before, now)), found) in (0..).zip(held).zip(&self.census.by_real) {
+            let (before, now) = (before.connections, now.connections);
+            if *found < before.min(now) || *found > before.max(now) {
+                datapath.set_load(id, *found)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Whether the table is nearly full, judged between two passes by what the data plane has counted
-/// since.
+/// Whether the table of a family is nearly full, judged between two passes by what the data plane has
+/// counted since: as if all of it were of this family, so that a table is never taken for emptier than it is.
 #[derive(Debug)]
 struct Fullness {
     max: u64,
@@ -177,12 +217,13 @@ struct Shared {
 }
 
 impl Keeper {
-    /// Starts walking over a table with room for `entries` entries.
+    /// Starts walking over tables of this size.
     pub fn spawn(
         settings: Arc<Settings>,
         services: Arc<Mutex<ServiceTable>>,
-        entries: u32,
+        connections: Connections,
     ) -> std::io::Result<Self> {
+        let fullness = connections.entries().map(|(_, entries)| Fullness::new(u64::from(entries)));
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             active_since: AtomicU64::new(0),
@@ -193,7 +234,7 @@ impl Keeper {
             settings,
             services,
             walk: Walk::default(),
-            fullness: Fullness::new(u64::from(entries)),
+            fullness,
             made: 0,
             pass_started: Instant::default(),
         };
@@ -229,7 +270,8 @@ struct Worker {
     settings: Arc<Settings>,
     services: Arc<Mutex<ServiceTable>>,
     walk: Walk,
-    fullness: Fullness,
+    /// Of the IPv4 table and of the IPv6 table.
+    fullness: [Fullness; 2],
     /// Connections made when this pass began: those of the pass itself count twice rather than not.
     made: u64,
     pass_started: Instant,
@@ -264,23 +306,29 @@ impl Worker {
             nanos => Some(Instant::from_nanos(nanos)),
         };
         let made = Fullness::made(&self.settings.datapath().counters()?);
-        let census = self.walk.step(now, active_since, &self.settings)?;
+        let census = self.walk.step(now, active_since, self.settings.datapath())?;
         let complete = census.is_some();
         if let Some(mut census) = census {
             let young = now - Duration::from_nanos(Embryo4::LIFETIME_NS);
             census.half_open = self.settings.datapath().half_open(young)?;
-            let left = census.entries.saturating_sub(2 * census.expired);
-            self.fullness.rebase(left, self.made);
+            let [v4, v6] = &mut self.fullness;
+            let expired = census.expired - census.expired_ipv6;
+            v4.rebase(census.entries.saturating_sub(2 * expired), self.made);
+            let left = census.entries_ipv6.saturating_sub(2 * census.expired_ipv6);
+            v6.rebase(left, self.made);
             self.made = made;
             self.note(now, census);
         }
-        if let Some(full) = self.fullness.judge(made) {
-            tracing::warn!(
-                full,
-                "connection table nearly full: new flows are forwarded without entries"
-            );
+        let [v4, v6] = &mut self.fullness;
+        if let Some(full) = v4.judge(made) {
+            warn(full, "IPv4");
             self.settings
                 .update(|config| config.table_full = u32::from(full))?;
+        }
+        if let Some(full) = v6.judge(made) {
+            warn(full, "IPv6");
+            self.settings
+                .update(|config| config.table_full6 = u32::from(full))?;
         }
         Ok(complete)
     }
@@ -297,7 +345,7 @@ impl Worker {
 
     fn pause(&mut self, started: Instant, complete: bool) -> Duration {
         let now = clock::now();
-        let share = if self.fullness.full {
+        let share = if self.fullness.iter().any(|fullness| fullness.full) {
             SHARE_FULL
         } else {
             SHARE
@@ -320,6 +368,14 @@ impl Worker {
             thread::park_timeout(left.min(SLEEP_MAX));
         }
     }
+}
+
+fn warn(full: bool, family: &str) {
+    tracing::warn!(
+        full,
+        family,
+        "connection table nearly full: new flows are forwarded without entries"
+    );
 }
 
 #[cfg(test)]
