@@ -1,6 +1,6 @@
 //! Services as people want to see them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ha_common::proto;
 use ha_common::service::{RealState, Traffic};
@@ -40,8 +40,8 @@ pub struct RealStatus {
     pub port: Option<u16>,
     /// Weight; 0 = draining.
     pub weight: u32,
-    /// `up`, `draining` or `down`.
-    pub state: &'static str,
+    /// Whether it takes connections.
+    pub state: RealState,
     /// Whether it only takes what nobody else may take.
     pub last_resort: bool,
     /// Whether it has left the configuration, or is known from the partner only.
@@ -54,6 +54,26 @@ pub struct RealStatus {
     pub connections_max: u32,
     /// What went to and from it.
     pub traffic: Traffic,
+}
+
+impl ServiceStatus {
+    /// Address and port, ports or `any`.
+    pub fn listen(&self) -> String {
+        match self.address {
+            IpAddr::V4(address) => format!("{address}:{}", self.ports),
+            IpAddr::V6(address) => format!("[{address}]:{}", self.ports),
+        }
+    }
+}
+
+impl RealStatus {
+    /// Address, and port if it has one.
+    pub fn at(&self) -> String {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).to_string(),
+            None => self.address.to_string(),
+        }
+    }
 }
 
 impl ServiceTable {
@@ -95,11 +115,7 @@ impl ServiceTable {
             address: key.addr,
             port: Some(u16::from_be(key.port)).filter(|port| *port != 0),
             weight: server.weight,
-            state: match server.state() {
-                RealState::Up => "up",
-                RealState::Down => "down",
-                RealState::Draining | RealState::Unused => "draining",
-            },
+            state: server.state(),
             last_resort: server.last_resort,
             leaving: server.leaving,
             reachable: self.hops.contains_key(&key.addr),

@@ -28,13 +28,13 @@ use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
 use crate::services::expiry::Keeper;
-use crate::services::{ApplyError, ServiceTable};
+use crate::services::{ApplyError, RealStatus, ServiceTable};
 use crate::status::capture::Captured;
 use crate::status::model;
 use crate::status::model::{
     Connection, ConnectionPage, ConnectionQuery, Counters, InterfaceStatus, NodeIdentity, Partner,
-    RealServerState, RealServerStatus, Replaced, Replication, SCHEMA_VERSION, ServiceStatus,
-    Services, Square, Status, TableSize, XdpMode,
+    Replaced, Replication, SCHEMA_VERSION, ServiceStatus, Services, Square, Status, TableSize,
+    XdpMode,
 };
 
 /// Entries read at a time for a page of connections.
@@ -217,7 +217,7 @@ impl Shared {
         Ok(page)
     }
 
-    fn service_list(&self) -> Services {
+    fn service_list(&self) -> Result<Services, DatapathError> {
         let order: Vec<String> = self
             .config()
             .virtual_services
@@ -225,32 +225,15 @@ impl Shared {
             .map(|service| service.name)
             .collect();
         let failures = lock(&self.failures).clone();
-        let mut services: Vec<ServiceStatus> = lock(&self.services)
-            .status()
-            .into_iter()
-            .map(|service| ServiceStatus {
-                listen: SocketAddrV4::new(service.address, service.port),
-                protocol: service.protocol.to_owned(),
-                scheduler: service.scheduler.to_owned(),
-                real_servers: service
-                    .real_servers
-                    .into_iter()
-                    .map(|real| RealServerStatus {
-                        address: SocketAddrV4::new(real.address, real.port),
-                        weight: real.weight,
-                        state: match real.state {
-                            "up" => RealServerState::Up,
-                            "down" => RealServerState::Down,
-                            _ => RealServerState::Draining,
-                        },
-                        reason: failures
-                            .get(&SocketAddrV4::new(real.address, real.port))
-                            .filter(|_| real.state == "down")
-                            .cloned(),
-                    })
-                    .collect(),
-                name: service.name,
-            })
+        let traffic = self.datapath.traffic()?;
+        let reason = |real: &RealStatus| {
+            let at = SocketAddr::new(real.address, real.port.unwrap_or(0));
+            failures.get(&at).cloned()
+        };
+        let services = lock(&self.services).status(&traffic);
+        let services = services.into_iter();
+        let mut services: Vec<ServiceStatus> = services
+            .map(|service| ServiceStatus::new(service, reason))
             .collect();
         services.sort_by_key(|found| {
             order
@@ -258,10 +241,10 @@ impl Shared {
                 .position(|name| *name == found.name)
                 .unwrap_or(usize::MAX)
         });
-        Services {
+        Ok(Services {
             schema_version: SCHEMA_VERSION,
             services,
-        }
+        })
     }
 
     /// Reads the file again and takes over what may change under traffic; on any error nothing changes.
@@ -286,6 +269,10 @@ impl Shared {
             .apply(&*self.datapath)
             .map_err(|error| failed(&error))?;
         drop(services);
+        let new_flows_max = fresh.config.limits.new_flows;
+        self.settings
+            .update(|settings| settings.new_flows_max = new_flows_max)
+            .map_err(|error| failed(&error))?;
         if !changes.is_empty() {
             self.check_health(&fresh.config);
             self.guard(&fresh.config);
@@ -387,7 +374,7 @@ impl Handler for Shared {
     }
 
     async fn services(&self) -> Reply<Services> {
-        Ok(self.service_list())
+        self.service_list().map_err(|error| map_refusal(&error))
     }
 
     async fn failover(&self) -> Reply<Done> {

@@ -3,3 +3,4 @@
 pub mod capture;
 pub mod model;
 pub mod render;
+mod services;

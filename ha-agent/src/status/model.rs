@@ -8,6 +8,10 @@ use ha_common::conn::{ConnState, flags};
 use ha_common::reason::{REASONS, Reason, Tally, Verdict};
 use serde::{Deserialize, Serialize};
 
+pub use super::services::{
+    PersistenceStatus, RealServerState, RealServerStatus, ServiceStatus, Services, TrafficStatus,
+};
+
 use crate::datapath::family::{FlowEntry, FlowKey};
 
 /// Version of all snapshots here.
@@ -463,65 +467,5 @@ const fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Drop => "drop",
         Verdict::Transmit => "transmit",
         Verdict::Redirect => "redirect",
-    }
-}
-
-/// Virtual services.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Services {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: u32,
-    /// In the order of the file.
-    pub services: Vec<ServiceStatus>,
-}
-
-/// One virtual service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceStatus {
-    /// Name.
-    pub name: String,
-    /// Shared address and port.
-    pub listen: SocketAddr,
-    /// `tcp` or `udp`.
-    pub protocol: String,
-    /// How a real server is chosen.
-    pub scheduler: String,
-    /// Real servers in the order of the file, then those that are only draining.
-    pub real_servers: Vec<RealServerStatus>,
-}
-
-/// One real server of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RealServerStatus {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// Configured weight.
-    pub weight: u32,
-    /// Whether it takes connections.
-    pub state: RealServerState,
-    /// Why it is down; null otherwise.
-    pub reason: Option<String>,
-}
-
-/// State of a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RealServerState {
-    /// Takes new connections.
-    Up,
-    /// Keeps its connections, gets no new ones.
-    Draining,
-    /// Failed its health check.
-    Down,
-}
-
-impl RealServerState {
-    /// As in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Draining => "draining",
-            Self::Down => "down",
-        }
     }
 }

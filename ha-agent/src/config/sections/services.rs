@@ -302,13 +302,13 @@ impl ServiceDraft {
     }
 
     pub(super) fn build(self, shared: &[Cidr]) -> Option<VirtualService> {
+        let forwarding = self.forwarding()?;
         let health = match self.health {
             Field::Absent => None,
             Field::Bad => return None,
             Field::Given(at) => Some(at.value.build()?),
         };
         let address = self.address.given()?.value;
-        let forwarding = self.forwarding()?;
         let source = optional(self.source)?;
         let server = |server: RealDraft| {
             let to = server.address.given()?.value;

@@ -295,7 +295,7 @@ async fn bring_up(
     let keeper = Keeper::spawn(
         Arc::clone(&settings),
         Arc::clone(&services),
-        config.limits.connections.saturating_mul(2),
+        parts::connections(&config),
     )
     .map_err(StartError::Election)?;
     let mut threads = Vec::new();

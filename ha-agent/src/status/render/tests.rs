@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ha_common::conn::{ConnState, flags};
 
 use super::super::model::{
-    Alarm, Connection, ConnectionQuery, NodeIdentity, RealServerStatus, Replication,
-    SCHEMA_VERSION, ServiceStatus, TableSize,
+    Alarm, Connection, ConnectionQuery, NodeIdentity, Replication,
+    SCHEMA_VERSION, TableSize,
 };
 use super::*;
 use crate::datapath::family::{FlowEntry, FlowKey, entry_to};
@@ -306,38 +306,6 @@ fn counters_tell_what_they_count() {
     let text = counters(&all, true, Style::PLAIN);
     assert!(text.contains("events_lost"), "{text}");
     assert!(all.counters.iter().all(|c| !c.meaning.is_empty()));
-}
-
-#[test]
-fn services_with_their_real_servers() {
-    let real = |port, state| RealServerStatus {
-        address: std::net::SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 21), port),
-        weight: 1,
-        state,
-        reason: None,
-    };
-    let list = Services {
-        schema_version: SCHEMA_VERSION,
-        services: vec![ServiceStatus {
-            name: "web".to_owned(),
-            listen: "10.0.0.100:80".parse().unwrap(),
-            protocol: "tcp".to_owned(),
-            scheduler: "mh".to_owned(),
-            real_servers: vec![
-                real(8080, RealServerState::Up),
-                RealServerStatus {
-                    reason: Some("connection refused".to_owned()),
-                    ..real(8081, RealServerState::Down)
-                },
-            ],
-        }],
-    };
-    let expected = "\
-SERVICE  LISTENS ON         SCHEDULER  REAL SERVER     WEIGHT  STATE  REASON
-web      10.0.0.100:80 tcp  mh         10.1.0.21:8080  1       up     -
-                                       10.1.0.21:8081  1       down   connection refused
-";
-    assert_eq!(services(&list, Style::PLAIN), expected);
 }
 
 #[test]
