@@ -17,6 +17,12 @@ pub fn flow<A: Address>(seed: u64, key: &ConnKey<A>) -> u32 {
     (mixed >> 32) as u32
 }
 
+/// Mixes a client's address alone with a service's seed.
+#[inline(always)]
+pub fn client<A: Address>(seed: u64, address: A) -> u32 {
+    (finalise(finalise(address.digest() ^ seed) ^ seed.rotate_left(32)) >> 32) as u32
+}
+
 /// Reduces a hash to `0..len` without a division (Lemire, "A fast alternative to the modulo
 /// reduction"). `len` must not be 0 for the result to be an index.
 #[inline(always)]

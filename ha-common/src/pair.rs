@@ -128,6 +128,8 @@ impl Rate {
     pub const NAMED: Self = Self::per_second(16, 16);
     /// Records of evidence, a kind.
     pub const EVIDENCE: Self = Self::per_second(16, 16);
+    /// ICMP errors and resets of the data plane's own (RFC 1812 section 4.3.2.8 demands a bound).
+    pub const ANSWERS: Self = Self::per_second(1024, 128);
 
     const fn per_second(tokens: u64, burst: u64) -> Self {
         Self {

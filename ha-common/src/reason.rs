@@ -103,6 +103,8 @@ reasons! {
     RealServerDown = "real_server_down" => Drop;
     /// The same; the client is told by a reset.
     ResetAnswered = "reset_answered" => Transmit;
+    /// A new flow for which there is no room, or of too many at once, whose service needs an entry (full NAT).
+    TableFull = "table_full" => Drop;
     /// No room in front of the packet for the header of a tunnel.
     NoHeadroom = "no_headroom" => Drop;
     /// A mid-flow packet of an unknown connection, and re-steering by hash is off.

@@ -170,6 +170,14 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
+    /// Those of a service that says nothing else; established connections live as long as with IPVS.
+    pub const USUAL: Self = Self {
+        established_ns: 900_000_000_000,
+        closing_ns: 120_000_000_000,
+        closed_ns: 30_000_000_000,
+        udp_ns: 120_000_000_000,
+    };
+
     /// How long a connection in this state may be idle.
     #[inline(always)]
     pub const fn of(&self, protocol: u32, state: u8) -> u64 {
@@ -321,6 +329,8 @@ pub type ReturnPath6 = ReturnPath<Addr6>;
 pub trait Address: Copy + PartialEq + Default {
     /// What replacing `self` by `new` adds to a one's-complement sum.
     fn delta(self, new: Self) -> u32;
+    /// The one's-complement sum of its words, not folded.
+    fn sum(self) -> u32;
     /// The address as 64 bits for [`crate::hash`]; an IPv4 address keeps all of its bits.
     fn digest(self) -> u64;
     /// The address in a field for either family: an IPv4 address is the first word.
@@ -337,6 +347,11 @@ impl Address for u32 {
     #[inline(always)]
     fn delta(self, new: Self) -> u32 {
         checksum::delta32(self, new)
+    }
+
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        (self & 0xffff) + (self >> 16)
     }
 
     #[inline(always)]
@@ -394,6 +409,12 @@ impl Address for Addr6 {
             + checksum::delta32(b, f)
             + checksum::delta32(c, g)
             + checksum::delta32(d, h)
+    }
+
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        let [a, b, c, d] = self.words;
+        a.sum() + b.sum() + c.sum() + d.sum()
     }
 
     #[inline(always)]

@@ -31,7 +31,7 @@ pub fn show<P: Packet, T: Tables>(
     kind: EvidenceKind,
     exhibit: &Exhibit,
 ) -> bool {
-    let Some(bucket) = tables.bucket(kind) else {
+    let Some(bucket) = tables.bucket(kind as u32) else {
         return false;
     };
     // Two CPUs may take the same token. A bucket bounds work, it does not count.

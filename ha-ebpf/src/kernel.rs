@@ -1,29 +1,39 @@
 //! The packet and the tables as the kernel has them.
 
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, BPF_RB_NO_WAKEUP, bpf_fib_lookup as FibLookup, xdp_md,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, BPF_RB_NO_WAKEUP,
+    bpf_fib_lookup as FibLookup, xdp_md,
 };
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_xdp_load_bytes,
+    bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect,
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::XdpContext;
-use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
-use ha_common::control::{Config, Gate};
-use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent4, Evidence, EvidenceKind};
+use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
+use ha_common::control::{Config, Gate, Pace};
+use ha_common::event::{CarpSeen, ConnEvent, Evidence, Sample};
 use ha_common::pair::{Digest, Heard, Pair, Peer};
-use ha_common::service::{Addr6, Real, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{
+    Addr6, Load, Real, ReturnPath, Service, ServiceKey, Timeouts, Traffic,
+};
 
 use crate::maps;
 use crate::packet::{Hop, Mac, Packet, Window};
 use crate::tables::{Flows, InsertError, Shared, Tables};
+use crate::work::Work;
 
 /// `AF_INET`, Linux `include/linux/socket.h`.
 const AF_INET: u8 = 2;
+/// `AF_INET6`.
+const AF_INET6: u8 = 10;
+/// `BPF_MTU_CHK_RET_FRAG_NEEDED`, Linux `include/uapi/linux/bpf.h`.
+const MTU_EXCEEDED: i64 = 1;
 /// `EEXIST`, Linux `include/uapi/asm-generic/errno-base.h`.
 const EEXIST: i32 = 17;
 
@@ -57,6 +67,40 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// A question to the kernel's routes.
+    #[inline(always)]
+    fn lookup(&self, family: u8) -> FibLookup {
+        // SAFETY: integers and byte arrays only: all zero is a value.
+        let mut lookup: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+        lookup.family = family;
+        lookup.ifindex = self.ingress();
+        lookup
+    }
+
+    #[inline(always)]
+    fn ask(&self, lookup: &mut FibLookup) -> Hop {
+        let parameters: *mut FibLookup = ptr::from_mut(lookup);
+        // SAFETY: the context is the program's, the size that of the parameters.
+        let result = unsafe {
+            bpf_fib_lookup(
+                self.ctx.cast(),
+                parameters,
+                size_of::<FibLookup>() as i32,
+                0,
+            )
+        };
+        if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+            return Hop::UNKNOWN;
+        }
+        Hop {
+            ifindex: lookup.ifindex,
+            mac: Mac::read(&lookup.dmac),
+            src: Mac::read(&lookup.smac),
+        }
+    }
+}
+
 impl Packet for Frame {
     #[inline(always)]
     fn frame_len(&self) -> usize {
@@ -81,8 +125,10 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn copy_out(&self, offset: usize, len: usize, to: &mut [u8; CARP_SEEN_BYTES]) -> bool {
-        if len == 0 || len > CARP_SEEN_BYTES {
+    fn copy_out<const N: usize>(&self, offset: usize, len: usize, to: &mut [u8; N]) -> bool {
+        // Else the compiler asks whether the frame has an end, which tells the verifier nothing.
+        let len = black_box(len);
+        if len == 0 || len > N {
             return false;
         }
         let to = ptr::from_mut(to).cast();
@@ -90,31 +136,46 @@ impl Packet for Frame {
         unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to, len as u32) == 0 }
     }
 
+    #[inline(always)]
+    fn move_head(&mut self, by: i32) -> bool {
+        // SAFETY: the context is the program's. No window outlives the call, since it borrows the frame.
+        unsafe { bpf_xdp_adjust_head(self.ctx, by) == 0 }
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: usize) -> bool {
+        // Else the compiler subtracts from a pointer, which the verifier does not allow.
+        let surplus = black_box(self.frame_len()) as i32 - len as i32;
+        // SAFETY: as above.
+        surplus >= 0 && unsafe { bpf_xdp_adjust_tail(self.ctx, -surplus) == 0 }
+    }
+
     #[inline(never)]
-    fn route(&mut self, source: u32, destination: u32) -> Hop {
-        // SAFETY: integers and byte arrays only: all zero is a value.
-        let mut lookup: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
-        lookup.family = AF_INET;
-        lookup.ifindex = self.ingress();
+    fn route4(&mut self, source: u32, destination: u32) -> Hop {
+        let mut lookup = self.lookup(AF_INET);
         lookup.__bindgen_anon_3.ipv4_src = source;
         lookup.__bindgen_anon_4.ipv4_dst = destination;
-        // SAFETY: the context is the program's, the size that of the parameters.
-        let result = unsafe {
-            bpf_fib_lookup(
-                self.ctx.cast(),
-                &raw mut lookup,
-                size_of::<FibLookup>() as i32,
-                0,
-            )
-        };
-        if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
-            return Hop::UNKNOWN;
+        self.ask(&mut lookup)
+    }
+
+    #[inline(never)]
+    fn route6(&mut self, source: &Addr6, destination: &Addr6) -> Hop {
+        let mut lookup = self.lookup(AF_INET6);
+        lookup.__bindgen_anon_3.ipv6_src = source.words;
+        lookup.__bindgen_anon_4.ipv6_dst = destination.words;
+        self.ask(&mut lookup)
+    }
+
+    #[inline(never)]
+    fn exceeds_mtu(&mut self, ifindex: u32, len: u32) -> Option<u32> {
+        if ifindex == 0 {
+            return None;
         }
-        Hop {
-            ifindex: lookup.ifindex,
-            mac: Mac::read(&lookup.dmac),
-            src: Mac::read(&lookup.smac),
-        }
+        // In: what is asked about; out: what the interface takes.
+        let mut mtu = len;
+        // SAFETY: the context is the program's; the helper writes one word.
+        let result = unsafe { bpf_check_mtu(self.ctx.cast(), ifindex, &raw mut mtu, 0, 0) };
+        (result == MTU_EXCEEDED).then_some(mtu)
     }
 
     #[inline(always)]
@@ -132,7 +193,7 @@ pub struct Maps;
 #[inline(always)]
 fn shared<T: Copy>(pointer: Option<*mut T>) -> Option<Shared<T>> {
     // SAFETY: map values stay readable and writable while the program runs; all value types are
-    // integers and byte arrays.
+    // integers and byte arrays, but for those that only the data plane writes.
     pointer
         .and_then(NonNull::new)
         .map(|pointer| unsafe { Shared::new(pointer) })
@@ -222,13 +283,45 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn bucket(self, kind: EvidenceKind) -> Option<Shared<u64>> {
-        shared(maps::BUCKETS.get_ptr_mut(kind as u32))
+    fn bucket(self, index: u32) -> Option<Shared<u64>> {
+        shared(maps::BUCKETS.get_ptr_mut(index))
+    }
+
+    #[inline(always)]
+    fn filter(self, word: u32) -> u64 {
+        // SAFETY: an element of an array map, read at once.
+        maps::FILTER.get_ptr(word).map_or(0, |word| unsafe { *word })
+    }
+
+    #[inline(always)]
+    fn pace(self) -> Option<Shared<Pace>> {
+        shared(maps::PACE.get_ptr_mut(0))
     }
 
     #[inline(always)]
     fn real(self, id: u16) -> Option<Shared<Real>> {
         shared(maps::REALS.get_ptr_mut(u32::from(id)))
+    }
+
+    #[inline(always)]
+    fn load(self, id: u16) -> Option<Shared<Load>> {
+        shared(maps::LOADS.get_ptr_mut(u32::from(id)))
+    }
+
+    #[inline(always)]
+    fn traffic(self, id: u16) -> Option<Shared<Traffic>> {
+        shared(maps::TRAFFIC.get_ptr_mut(u32::from(id)))
+    }
+
+    #[inline(always)]
+    fn timeouts(self, service: u16) -> Option<Shared<Timeouts>> {
+        shared(maps::TIMEOUTS.get_ptr_mut(u32::from(service)))
+    }
+
+    #[inline(always)]
+    fn chosen(self, every: u32) -> bool {
+        // SAFETY: no memory is involved.
+        unsafe { bpf_get_prandom_u32() }.is_multiple_of(every)
     }
 
     #[inline(always)]
@@ -278,6 +371,24 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn sample(self, fill: impl FnOnce(&mut Sample) -> bool) -> bool {
+        let Some(mut entry) = maps::SAMPLES.reserve_untyped::<Sample>(0) else {
+            return false;
+        };
+        let sample = entry.as_mut_ptr();
+        // SAFETY: the record was reserved for one value of this type.
+        unsafe { sample.write_bytes(0, 1) };
+        // SAFETY: initialised by the line above: integers and byte arrays only.
+        let keep = fill(unsafe { &mut *sample });
+        if keep {
+            entry.submit(0);
+        } else {
+            entry.discard(0);
+        }
+        keep
+    }
+
+    #[inline(always)]
     fn count(self, index: u32) {
         if let Some(counter) = maps::REASONS.get_ptr_mut(index) {
             // SAFETY: this CPU's element of a per-CPU array map.
@@ -286,59 +397,109 @@ impl Tables for Maps {
     }
 }
 
-impl Flows<u32> for Maps {
-    #[inline(always)]
-    fn service(self, key: &ServiceKey4) -> Option<Shared<Service>> {
-        shared(maps::SERVICES4.get_ptr_mut(key))
-    }
+macro_rules! flows {
+    ($address:ty, $full:ident, $services:ident, $returns:ident, $conns:ident, $embryos:ident,
+     $fragments:ident, $persist:ident, $work:ident) => {
+        impl Flows<$address> for Maps {
+            #[inline(always)]
+            fn service(self, key: &ServiceKey<$address>) -> Option<Shared<Service>> {
+                shared(maps::$services.get_ptr_mut(key))
+            }
 
-    #[inline(always)]
-    fn return_path(self, key: &ServiceKey4) -> Option<Shared<ReturnPath4>> {
-        shared(maps::RETURN4.get_ptr_mut(key))
-    }
+            #[inline(always)]
+            fn return_path(
+                self,
+                key: &ServiceKey<$address>,
+            ) -> Option<Shared<ReturnPath<$address>>> {
+                shared(maps::$returns.get_ptr_mut(key))
+            }
 
-    #[inline(always)]
-    fn conn(self, key: &ConnKey4) -> Option<Shared<Conn4>> {
-        shared(maps::CONNS4.get_ptr_mut(key))
-    }
+            #[inline(always)]
+            fn conn(self, key: &ConnKey<$address>) -> Option<Shared<Conn<$address>>> {
+                shared(maps::$conns.get_ptr_mut(key))
+            }
 
-    #[inline(always)]
-    fn add_conn(self, key: &ConnKey4, value: &Conn4) -> Result<(), InsertError> {
-        match maps::CONNS4.insert(key, value, u64::from(BPF_NOEXIST)) {
-            Ok(()) => Ok(()),
-            Err(error) if error == -EEXIST => Err(InsertError::Exists),
-            Err(_) => Err(InsertError::Full),
+            #[inline(always)]
+            fn add_conn(
+                self,
+                key: &ConnKey<$address>,
+                value: &Conn<$address>,
+            ) -> Result<(), InsertError> {
+                match maps::$conns.insert(key, value, u64::from(BPF_NOEXIST)) {
+                    Ok(()) => Ok(()),
+                    Err(error) if error == -EEXIST => Err(InsertError::Exists),
+                    Err(_) => Err(InsertError::Full),
+                }
+            }
+
+            #[inline(always)]
+            fn remove_conn(self, key: &ConnKey<$address>) -> bool {
+                maps::$conns.remove(key).is_ok()
+            }
+
+            #[inline(always)]
+            fn embryo(self, key: &EmbryoKey<$address>) -> Option<Shared<Embryo<$address>>> {
+                shared(maps::$embryos.get_ptr_mut(key))
+            }
+
+            #[inline(always)]
+            fn put_embryo(self, key: &EmbryoKey<$address>, value: &Embryo<$address>) -> bool {
+                maps::$embryos.insert(key, value, 0).is_ok()
+            }
+
+            #[inline(always)]
+            fn remove_embryo(self, key: &EmbryoKey<$address>) {
+                // It may have been evicted meanwhile.
+                maps::$embryos.remove(key).ok();
+            }
+
+            #[inline(always)]
+            fn fragments(self, key: &FragmentKey<$address>) -> Option<Shared<Conn<$address>>> {
+                shared(maps::$fragments.get_ptr_mut(key))
+            }
+
+            #[inline(always)]
+            fn put_fragments(self, key: &FragmentKey<$address>, value: &Conn<$address>) -> bool {
+                maps::$fragments.insert(key, value, 0).is_ok()
+            }
+
+            #[inline(always)]
+            fn persist(self, key: &PersistKey<$address>) -> Option<Shared<Persist>> {
+                shared(maps::$persist.get_ptr_mut(key))
+            }
+
+            #[inline(always)]
+            fn put_persist(self, key: &PersistKey<$address>, value: &Persist) -> bool {
+                maps::$persist.insert(key, value, 0).is_ok()
+            }
+
+            #[inline(always)]
+            fn event(self, fill: impl FnOnce(&mut ConnEvent<$address>)) -> bool {
+                let Some(mut entry) = maps::EVENTS.reserve_untyped::<ConnEvent<$address>>(0) else {
+                    return false;
+                };
+                let event = entry.as_mut_ptr();
+                // SAFETY: the record was reserved for one value of this type.
+                unsafe { event.write_bytes(0, 1) };
+                // SAFETY: initialised by the line above: integers only.
+                fill(unsafe { &mut *event });
+                entry.submit(0);
+                true
+            }
+
+            #[inline(always)]
+            fn table_full(self) -> bool {
+                self.config()
+                    .is_some_and(|config| config.get().$full != 0)
+            }
+
+            #[inline(always)]
+            fn work(self) -> Option<Shared<Work<$address>>> {
+                shared(maps::$work.get_ptr_mut(0))
+            }
         }
-    }
-
-    #[inline(always)]
-    fn remove_conn(self, key: &ConnKey4) -> bool {
-        maps::CONNS4.remove(key).is_ok()
-    }
-
-    #[inline(always)]
-    fn embryo(self, key: &EmbryoKey4) -> Option<Shared<Embryo4>> {
-        shared(maps::EMBRYO4.get_ptr_mut(key))
-    }
-
-    #[inline(always)]
-    fn put_embryo(self, key: &EmbryoKey4, value: &Embryo4) -> bool {
-        maps::EMBRYO4.insert(key, value, 0).is_ok()
-    }
-
-    #[inline(always)]
-    fn remove_embryo(self, key: &EmbryoKey4) {
-        // It may have been evicted meanwhile.
-        maps::EMBRYO4.remove(key).ok();
-    }
-
-    #[inline(always)]
-    fn event(self, event: &ConnEvent4) -> bool {
-        let Some(mut entry) = maps::EVENTS.reserve_untyped::<ConnEvent4>(0) else {
-            return false;
-        };
-        entry.write(*event);
-        entry.submit(0);
-        true
-    }
+    };
 }
+
+flows!(u32, table_full, SERVICES4, RETURN4, CONNS4, EMBRYO4, FRAGMENTS4, PERSIST4, WORK4);
+flows!(Addr6, table_full6, SERVICES6, RETURN6, CONNS6, EMBRYO6, FRAGMENTS6, PERSIST6, WORK6);

@@ -3,139 +3,272 @@
 //! This library is the packet logic, generic over a [`packet::Packet`] and [`tables::Tables`]. On the
 //! host it runs on the stand-ins of [`fake`], in the kernel on the frame and the BPF maps
 //! (`kernel`, `maps`); the programs in `src/bin` only connect the two. It has no other access to
-//! anything: whatever a packet meets is one call of [`process`] and ends as one [`Reason`].
+//! anything: whatever a packet meets is one call of [`entry`], maybe one of [`stage`], and ends as one
+//! [`Reason`].
 //!
 //! ```text
-//! Ethernet, VLAN ─ ARP ────────── shared address and gate closed? drop : virtual MAC? answer : pass
-//!                ├ IPv6 ─ CARP ── as in IPv4
-//!                │      └ other ─ to, or about, a shared address? gate : pass
-//!                └ IPv4 ─ CARP ── ours? form, source, freshness, tag ─ ring to the election
-//!                       ├ TCP, UDP ─ connection? gate ─ translate ─ out
-//!                       │          ├ to a shared address ─ gate ─ service ─ half-open | new
-//!                       │          └ from a real server ─ gate ─ half-open | rebuild
-//!                       └ other ── shared address? gate : pass
+//! entry   Ethernet, VLAN ─ ARP, neighbour discovery ─▶ neighbour
+//!                        ├ CARP ── of another group? pass ─▶ carp
+//!                        ├ neither to a shared address nor from a real server? pass
+//!                        ├ TCP, UDP ── established, all known? translate ─ out
+//!                        │           └ else ─▶ flow
+//!                        └ fragments, options, ICMP, others ─▶ odd
+//!
+//! carp       form, source, freshness, tag ─ ring to the election
+//! neighbour  shared address and gate closed? drop : virtual MAC? answer : pass
+//! flow       connection? gate ─ translate ─ out
+//!            ├ to a shared address ─ gate ─ service ─ half-open | new
+//!            └ from a real server ─ gate ─ half-open | rebuild
+//! odd        later fragment? after the first : ICMP error? like its connection : shared address? gate
 //! ```
 //!
-//! Deliberately absent: the election (user space decides who is active, the gate says it here; only
+//! `─▶` is a tail call: each stage is a program of its own ([`ha_common::stage`]), which reads the packet
+//! anew. Deliberately absent: the election (user space decides who is active, the gate says it here; only
 //! that a higher term closes the gate is known here as well), timers, and every kind of waiting.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod answer;
 pub mod carp;
 pub mod conntrack;
 pub mod evidence;
 #[cfg(not(target_arch = "bpf"))]
 pub mod fake;
 pub mod family;
+pub mod fast;
+pub mod fragment;
+pub mod icmp;
 pub mod janitor;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;
 #[cfg(target_arch = "bpf")]
 pub mod maps;
 pub mod neighbour;
+pub mod odd;
+pub mod outcome;
 pub mod packet;
 pub mod parse;
 pub mod rewrite;
+pub mod sample;
 pub mod schedule;
+pub mod send;
 pub mod tables;
+pub mod tunnel;
 pub mod verdict;
 pub mod virtual_mac;
+pub mod work;
 
 use ha_common::proto;
 use ha_common::reason::Reason;
-use ha_common::service::addr_kind;
+use ha_common::service::Addr6;
+use ha_common::stage::Stage;
 
-use crate::carp::Datagram;
-use crate::family::Family as _;
+use crate::family::{Family, is_transport};
+use crate::outcome::Outcome;
 use crate::packet::Packet;
 use crate::parse::ethernet::{self, ethertype};
+use crate::parse::transport::{self, Network};
 use crate::parse::{ipv4, ipv6};
-use crate::tables::{Flows, Tables, gate_open};
+use crate::tables::{Flows, Tables, concerns};
 
-/// Judges one frame, changes it accordingly, and says why.
+/// Judges one frame: forwards what is established, lets pass what is not ours, and names the stage in
+/// which everything else goes on.
 #[inline(always)]
-pub fn process<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T) -> Reason {
-    let reason = judge(packet, tables);
-    virtual_mac::accept(packet, tables, reason)
+pub fn entry<P: Packet, T: Flows<u32> + Flows<Addr6>>(packet: &mut P, tables: T) -> Outcome {
+    match judge(packet, tables) {
+        Outcome::Done(reason) => Outcome::Done(virtual_mac::accept(packet, tables, reason)),
+        next @ Outcome::Next(_) => next,
+    }
 }
 
 #[inline(always)]
-fn judge<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T) -> Reason {
+fn judge<P: Packet, T: Flows<u32> + Flows<Addr6>>(packet: &mut P, tables: T) -> Outcome {
     let link = match ethernet::parse(packet) {
         Ok(link) => link,
-        Err(reason) => return reason,
+        Err(reason) => return Outcome::Done(reason),
     };
     match link.ethertype {
         ethertype::IPV4 => ipv4(packet, tables, link.l3),
         ethertype::IPV6 => ipv6(packet, tables, link.l3),
-        ethertype::ARP => neighbour::arp(packet, tables, link.l3),
-        _ => Reason::NotIp,
+        ethertype::ARP => Outcome::Next(Stage::Neighbour),
+        _ => Outcome::Done(Reason::NotIp),
     }
 }
 
-/// Judges an IPv4 packet.
 #[inline(always)]
-fn ipv4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> Reason {
-    match u32::parse(packet, l3) {
-        Some(flow) => conntrack::handle(packet, tables, &flow),
-        None => special(packet, tables, l3),
-    }
-}
-
-/// An IPv4 packet that is not translated: CARP, other protocols, a fragment, one with IP options, or a
-/// malformed one.
-#[inline(never)]
-fn special<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
+fn ipv4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> Outcome {
     let Some(ip) = ipv4::parse(packet, l3) else {
-        return Reason::NotIp;
+        return Outcome::Done(Reason::NotIp);
     };
-    if ip.sound && ip.protocol == proto::CARP {
-        if ip.fragment {
-            return Reason::CarpForeign;
-        }
-        return carp::handle(packet, tables, &Datagram::v4(l3, &ip));
+    if ip.protocol == proto::CARP {
+        // Without options; with them, the stage finds the id.
+        return if ip.is_plain() && carp::is_foreign(packet, tables, l3 + ipv4::LEN) {
+            Outcome::Done(Reason::CarpForeign)
+        } else {
+            Outcome::Next(Stage::Carp)
+        };
     }
-    if tables.addr_kind(ip.dst) != addr_kind::SHARED {
-        return Reason::NotOurs;
+    if !concerns(tables, ip.dst) && !concerns(tables, ip.src) {
+        return if ip.protocol == proto::ICMP {
+            Outcome::Next(Stage::Odd4)
+        } else {
+            Outcome::Done(Reason::NotOurs)
+        };
     }
-    let if_open = if !ip.sound {
-        return Reason::BadIpHeader;
-    } else if ip.fragment {
-        Reason::Fragment
-    } else if ip.header_len != ipv4::LEN {
-        Reason::IpOptions
-    } else if ip.protocol == proto::TCP || ip.protocol == proto::UDP {
-        return Reason::Truncated;
-    } else {
-        Reason::SharedAddressLocal
-    };
-    if gate_open(tables, tables.coarse_ns()) {
-        if_open
-    } else {
-        Reason::GateClosed
+    if !is_transport(ip.protocol) || ip.is_later_fragment() {
+        return Outcome::Next(Stage::Odd4);
+    }
+    match u32::plain(packet, l3) {
+        Some(network) => forward(packet, tables, &network, Stage::Flow4),
+        None => Outcome::Next(Stage::Flow4),
     }
 }
 
-/// Judges an IPv6 packet: no service forwards it yet, so it is CARP, or the kernel's.
-#[inline(never)]
-fn ipv6<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
+#[inline(always)]
+fn ipv6<P: Packet, T: Flows<Addr6>>(packet: &mut P, tables: T, l3: usize) -> Outcome {
     let Some(ip) = ipv6::parse(packet, l3) else {
-        return Reason::NotIp;
+        return Outcome::Done(Reason::NotIp);
     };
-    if ip.sound && ip.next == proto::CARP {
-        return carp::handle(packet, tables, &Datagram::v6(l3, &ip));
+    if ip.next == proto::CARP {
+        return if ip.sound && carp::is_foreign(packet, tables, l3 + ipv6::LEN) {
+            Outcome::Done(Reason::CarpForeign)
+        } else {
+            Outcome::Next(Stage::Carp)
+        };
     }
-    if ip.sound
-        && ip.next == proto::ICMPV6
-        && let Some(reason) = neighbour::discovery(packet, tables, l3)
+    if ip.next == proto::ICMPV6 {
+        return Outcome::Next(if neighbour::is_discovery(packet, l3) {
+            Stage::Neighbour
+        } else {
+            Stage::Odd6
+        });
+    }
+    if !concerns(tables, ip.dst) && !concerns(tables, ip.src) {
+        return Outcome::Done(Reason::NotOurs);
+    }
+    if !is_transport(ip.next) {
+        return Outcome::Next(Stage::Odd6);
+    }
+    match Addr6::plain(packet, l3) {
+        Some(network) => forward(packet, tables, &network, Stage::Flow6),
+        None => Outcome::Next(Stage::Flow6),
+    }
+}
+
+/// A packet of TCP or UDP that is whole and without options.
+#[inline(always)]
+fn forward<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    network: &Network<A>,
+    stage: Stage,
+) -> Outcome {
+    match transport::parse(packet, network)
+        .and_then(|flow| fast::forward(packet, tables, &flow))
     {
-        return reason;
+        Some(reason) => Outcome::Done(reason),
+        None => Outcome::Next(stage),
     }
-    if tables.addr6_kind(&ip.dst) != addr_kind::SHARED {
-        return Reason::NotOurs;
+}
+
+/// The stages, each for a program of its own.
+pub mod stage {
+    use super::{Addr6, Family, Flows, Outcome, Packet, Reason, Tables};
+    use crate::parse::ethernet::{self, ethertype};
+    use crate::parse::transport;
+    use crate::work::Work;
+    use crate::{carp, conntrack, neighbour, odd, virtual_mac};
+
+    /// Bound of where the IP header starts, for the verifier.
+    const L3_MASK: usize = 31;
+
+    /// Where the IP header starts. By adding a zero that the verifier cannot know to be one, it is one place
+    /// within bounds, and not all ways have to be gone once for every number of tags.
+    #[inline(always)]
+    fn l3<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Result<usize, Reason> {
+        let zero = tables.config().map_or(0, |config| config.get().pad);
+        ethernet::parse(packet).map(|link| (link.l3 + zero as usize) & L3_MASK)
     }
-    if gate_open(tables, tables.coarse_ns()) {
-        Reason::SharedAddressLocal
-    } else {
-        Reason::GateClosed
+
+    /// Protocol 112.
+    #[inline(always)]
+    pub fn carp<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Reason {
+        match ethernet::parse(packet) {
+            Ok(link) if link.ethertype == ethertype::IPV6 => carp::ipv6(packet, tables, link.l3),
+            Ok(link) => carp::ipv4(packet, tables, link.l3),
+            Err(reason) => reason,
+        }
+    }
+
+    /// ARP and neighbour discovery.
+    #[inline(always)]
+    pub fn neighbour<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Reason {
+        let reason = match ethernet::parse(packet) {
+            Ok(link) if link.ethertype == ethertype::ARP => {
+                neighbour::arp(packet, tables, link.l3)
+            }
+            Ok(link) => match neighbour::discovery(packet, tables, link.l3) {
+                Some(reason) => reason,
+                None => odd::local6(packet, tables, link.l3),
+            },
+            Err(reason) => reason,
+        };
+        virtual_mac::accept(packet, tables, reason)
+    }
+
+    /// TCP and UDP of either family.
+    #[inline(always)]
+    pub fn flow<A: Family, P: Packet, T: Flows<A>>(packet: &mut P, tables: T) -> Reason {
+        let l3 = match l3(packet, tables) {
+            Ok(l3) => l3,
+            Err(reason) => return reason,
+        };
+        let Some(work) = tables.work() else {
+            return Reason::StageMissing;
+        };
+        let reason = work.update(|work| {
+            if read(packet, l3, work) {
+                conntrack::handle(packet, tables, work)
+            } else {
+                odd::unreadable::<A, _, _>(packet, tables, l3)
+            }
+        });
+        virtual_mac::accept(packet, tables, reason)
+    }
+
+    /// Reads a packet of TCP or UDP. `false` if it cannot be read.
+    #[inline(never)]
+    fn read<A: Family, P: Packet>(packet: &mut P, l3: usize, work: &mut Work<A>) -> bool {
+        let flow =
+            A::network(packet, l3).and_then(|network| transport::parse(packet, &network));
+        match flow {
+            Some(flow) => {
+                work.flow = flow;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What else there is in IPv4.
+    #[inline(always)]
+    pub fn odd4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T) -> Reason {
+        let reason = match l3(packet, tables) {
+            Ok(l3) => odd::ipv4(packet, tables, l3),
+            Err(reason) => reason,
+        };
+        virtual_mac::accept(packet, tables, reason)
+    }
+
+    /// What else there is in IPv6. TCP and UDP behind extension headers goes on in the stage of flows.
+    #[inline(always)]
+    pub fn odd6<P: Packet, T: Flows<Addr6>>(packet: &mut P, tables: T) -> Outcome {
+        let outcome = match l3(packet, tables) {
+            Ok(l3) => odd::ipv6(packet, tables, l3),
+            Err(reason) => Outcome::Done(reason),
+        };
+        match outcome {
+            Outcome::Done(reason) => Outcome::Done(virtual_mac::accept(packet, tables, reason)),
+            next @ Outcome::Next(_) => next,
+        }
     }
 }

@@ -73,6 +73,15 @@ pub fn arp<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason
     }
 }
 
+/// Whether an `ICMPv6` packet at `l3` is a solicitation or an advertisement.
+#[inline(always)]
+pub fn is_discovery<P: Packet>(packet: &mut P, l3: usize) -> bool {
+    packet.window::<1>(l3 + ipv6::LEN).is_some_and(|message| {
+        let code: u8 = message.load::<{ nd::TYPE }, _>();
+        code == nd::SOLICITATION || code == nd::ADVERTISEMENT
+    })
+}
+
 /// Judges an `ICMPv6` packet. `None` if it is not neighbour discovery for a shared address.
 #[inline(never)]
 pub fn discovery<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Option<Reason> {

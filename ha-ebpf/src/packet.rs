@@ -4,7 +4,7 @@
 //! [`Window`] then reads and writes fields at offsets that are checked when the program is compiled.
 //! The verifier sees one comparison and constant offsets behind it, the host tests see safe code.
 
-use ha_common::event::CARP_SEEN_BYTES;
+use ha_common::service::Addr6;
 
 /// An Ethernet address in one register: comparing and copying six separate bytes is what the BPF
 /// backend does worst.
@@ -99,10 +99,23 @@ pub trait Packet {
     fn window<const N: usize>(&mut self, offset: usize) -> Option<Window<'_, N>>;
 
     /// Copies `len` bytes from `offset` on; `false` if they are not there or do not fit.
-    fn copy_out(&self, offset: usize, len: usize, to: &mut [u8; CARP_SEEN_BYTES]) -> bool;
+    fn copy_out<const N: usize>(&self, offset: usize, len: usize, to: &mut [u8; N]) -> bool;
+
+    /// Moves the beginning of the frame: forward if `by` is positive, else to make room whose content is
+    /// garbage. `false` if there is none.
+    fn move_head(&mut self, by: i32) -> bool;
+
+    /// Cuts the frame to this length. `false` if it is not longer.
+    fn truncate(&mut self, len: usize) -> bool;
 
     /// The hop from `source` to `destination`, if the kernel knows route and neighbour.
-    fn route(&mut self, source: u32, destination: u32) -> Hop;
+    fn route4(&mut self, source: u32, destination: u32) -> Hop;
+
+    /// The same for IPv6.
+    fn route6(&mut self, source: &Addr6, destination: &Addr6) -> Hop;
+
+    /// The longest IP packet that leaves through an interface, if one of `len` bytes is too long for it.
+    fn exceeds_mtu(&mut self, ifindex: u32, len: u32) -> Option<u32>;
 
     /// Says through which interface a frame with the verdict *redirect* leaves.
     fn redirect(&mut self, ifindex: u32);
@@ -208,6 +221,24 @@ impl<F: Field, const N: usize> Field for [F; N] {
             // SAFETY: one of `N` writable elements.
             unsafe { element.store(to.wrapping_add(index * F::LEN)) };
         }
+    }
+}
+
+impl Field for Addr6 {
+    const LEN: usize = 16;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        Self {
+            // SAFETY: sixteen bytes that are readable by contract.
+            words: unsafe { Field::load(from) },
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: sixteen bytes that are writable by contract.
+        unsafe { self.words.store(to) };
     }
 }
 

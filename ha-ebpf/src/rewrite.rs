@@ -1,15 +1,12 @@
-//! Network address translation of a packet, and its way out.
+//! Network address translation of a packet.
 
 use ha_common::checksum;
-use ha_common::conn::{Conn, ConnKey};
+use ha_common::conn::{Conn, ConnKey, flags};
 use ha_common::proto;
-use ha_common::reason::Reason;
-use ha_common::service::Address;
 
 use crate::family::Family;
-use crate::packet::{Hop, Packet};
-use crate::parse::transport::{self, Flow};
-use crate::parse::{ethernet, ipv4};
+use crate::packet::Packet;
+use crate::parse::transport::{DPORT, SPORT, TCP_CHECKSUM, TCP_LEN, UDP_CHECKSUM, UDP_LEN};
 
 /// Which way a packet of a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,164 +20,133 @@ pub enum Direction {
 /// What is written into a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Translation<A> {
-    /// The new address, network order.
-    pub addr: A,
-    /// The new port, network order.
-    pub port: u16,
-    /// What that adds to the IPv4 header checksum.
+    /// The new address of the end that is always translated, network order.
+    pub to: A,
+    /// The new address of the other end, if that is translated as well.
+    pub from: A,
+    /// The port that goes with `to`.
+    pub to_port: u16,
+    /// The port that goes with `from`.
+    pub from_port: u16,
+    /// What that adds to the IPv4 header checksum; 0 for IPv6.
     pub l3_delta: u16,
     /// What that adds to the TCP or UDP checksum.
     pub l4_delta: u16,
+    /// Whether the other end is translated as well: full NAT.
+    pub both_ends: bool,
 }
 
-impl<A: Address> Translation<A> {
-    /// The translation from one address and port to another.
+impl<A: Family> Translation<A> {
+    /// The translation of a packet with this 5-tuple; `from` is given if both ends are translated.
     #[inline(always)]
-    pub fn new(from: (A, u16), to: (A, u16)) -> Self {
-        let addresses = checksum::fold(from.0.delta(to.0));
+    pub fn new(
+        key: &ConnKey<A>,
+        direction: Direction,
+        to: (A, u16),
+        from: Option<(A, u16)>,
+    ) -> Self {
+        let (near, far) = match direction {
+            Direction::Forward => ((key.src, key.sport), (key.dst, key.dport)),
+            Direction::Reverse => ((key.dst, key.dport), (key.src, key.sport)),
+        };
+        let mut addresses = far.0.delta(to.0);
+        let mut ports = checksum::delta16(far.1, to.1);
+        if let Some(from) = from {
+            addresses += near.0.delta(from.0);
+            ports += checksum::delta16(near.1, from.1);
+        }
+        let addresses = checksum::fold(addresses);
         Self {
-            addr: to.0,
-            port: to.1,
-            l3_delta: addresses,
-            l4_delta: checksum::fold(u32::from(addresses) + checksum::delta16(from.1, to.1)),
+            to: to.0,
+            to_port: to.1,
+            from: from.map_or(A::default(), |from| from.0),
+            from_port: from.map_or(0, |from| from.1),
+            l3_delta: if A::HEADER_CHECKSUM { addresses } else { 0 },
+            l4_delta: checksum::fold(u32::from(addresses) + ports),
+            both_ends: from.is_some(),
         }
     }
-
-    /// From the shared address a client's packet was sent to, to a real server.
-    #[inline(always)]
-    pub fn forward(key: &ConnKey<A>, real: (A, u16)) -> Self {
-        Self::new((key.dst, key.dport), real)
-    }
-
-    /// From the real server a packet comes from, to the shared address.
-    #[inline(always)]
-    pub fn reverse(key: &ConnKey<A>, shared: (A, u16)) -> Self {
-        Self::new((key.src, key.sport), shared)
-    }
 }
 
-impl<A: Address> From<&Conn<A>> for Translation<A> {
+impl<A: Family> From<&Conn<A>> for Translation<A> {
     #[inline(always)]
     fn from(conn: &Conn<A>) -> Self {
         Self {
-            addr: conn.to_addr,
-            port: conn.to_port,
+            to: conn.to_addr,
+            from: conn.from_addr,
+            to_port: conn.to_port,
+            from_port: conn.from_port,
             l3_delta: conn.l3_delta,
             l4_delta: conn.l4_delta,
+            both_ends: conn.flags & flags::BOTH_ENDS != 0,
         }
     }
 }
 
-/// Translates the packet and sends it to `hop`; if that is unknown, leaves the way to the kernel.
+/// Rewrites addresses, ports and checksums, and takes `hops` off the time to live, of a packet of `protocol`
+/// with its headers at `l3` and `l4`. `false` if the frame is too short.
 #[inline(always)]
-pub fn send<A: Family, P: Packet>(
+pub fn translate<A: Family, P: Packet>(
     packet: &mut P,
-    flow: &Flow<A>,
+    l3: usize,
+    l4: usize,
+    protocol: u32,
     direction: Direction,
     translation: &Translation<A>,
-    hop: &Hop,
-) -> Reason {
-    if hop.is_known() {
-        send_to(packet, flow, direction, translation, || *hop)
-    } else {
-        leave_to_kernel(packet, flow, direction, translation)
-    }
-}
-
-/// Translates the packet and sends it to `hop`, which is asked for when it is needed.
-#[inline(always)]
-pub fn send_to<A: Family, P: Packet>(
-    packet: &mut P,
-    flow: &Flow<A>,
-    direction: Direction,
-    translation: &Translation<A>,
-    hop: impl FnOnce() -> Hop,
-) -> Reason {
-    if !A::translate(packet, flow, direction, translation, 1) {
-        return Reason::Truncated;
-    }
-    let hop = hop();
-    let Some(mut frame) = packet.window::<{ ethernet::LEN }>(0) else {
-        return Reason::Truncated;
-    };
-    frame.store::<{ ethernet::DST }, _>(hop.mac);
-    frame.store::<{ ethernet::SRC }, _>(hop.src);
-    if hop.ifindex == packet.ingress() {
-        return match direction {
-            Direction::Forward => Reason::ForwardTransmit,
-            Direction::Reverse => Reason::ReverseTransmit,
-        };
-    }
-    packet.redirect(hop.ifindex);
-    match direction {
-        Direction::Forward => Reason::ForwardRedirect,
-        Direction::Reverse => Reason::ReverseRedirect,
-    }
-}
-
-/// Translates the packet and passes it on: the kernel finds route and neighbour. It also decrements
-/// the time to live of what it forwards, so that is left alone here.
-#[inline(always)]
-fn leave_to_kernel<A: Family, P: Packet>(
-    packet: &mut P,
-    flow: &Flow<A>,
-    direction: Direction,
-    translation: &Translation<A>,
-) -> Reason {
-    if !A::translate(packet, flow, direction, translation, 0) {
-        return Reason::Truncated;
-    }
-    match direction {
-        Direction::Forward => Reason::ForwardKernel,
-        Direction::Reverse => Reason::ReverseKernel,
-    }
-}
-
-/// Rewrites address, port, time to live and checksums of an IPv4 packet. `false` if the frame is too
-/// short.
-#[inline(always)]
-pub(crate) fn translate4<P: Packet>(
-    packet: &mut P,
-    flow: &Flow<u32>,
-    direction: Direction,
-    translation: &Translation<u32>,
     hops: u8,
 ) -> bool {
-    let Some(mut ip) = packet.window::<{ transport::UDP_END }>(flow.l3) else {
+    if !A::readdress(packet, l3, direction, translation, hops) {
         return false;
-    };
-    match direction {
-        Direction::Forward => {
-            ip.store::<{ ipv4::DST }, _>(translation.addr);
-            ip.store::<{ transport::DPORT }, _>(translation.port);
-        }
-        Direction::Reverse => {
-            ip.store::<{ ipv4::SRC }, _>(translation.addr);
-            ip.store::<{ transport::SPORT }, _>(translation.port);
-        }
     }
-    ip.store::<{ ipv4::TTL }, u8>(flow.ttl.wrapping_sub(hops));
-    let header = ip.load::<{ ipv4::CHECKSUM }, u16>();
-    let delta = u32::from(translation.l3_delta) + u32::from(hops) * checksum::TTL_DELTA;
-    ip.store::<{ ipv4::CHECKSUM }, u16>(checksum::apply(header, delta));
-
-    let l4_delta = u32::from(translation.l4_delta);
-    if flow.key.proto == u32::from(proto::TCP) {
-        let Some(mut tcp) = packet.window::<{ transport::TCP_END }>(flow.l3) else {
+    let (sport, dport) = match direction {
+        Direction::Forward => (
+            translation.both_ends.then_some(translation.from_port),
+            Some(translation.to_port),
+        ),
+        Direction::Reverse => (
+            Some(translation.to_port),
+            translation.both_ends.then_some(translation.from_port),
+        ),
+    };
+    let delta = u32::from(translation.l4_delta);
+    if protocol == u32::from(proto::TCP) {
+        let Some(mut tcp) = packet.window::<TCP_LEN>(l4) else {
             return false;
         };
-        let old = tcp.load::<{ transport::TCP_CHECKSUM }, u16>();
-        tcp.store::<{ transport::TCP_CHECKSUM }, u16>(checksum::apply(old, l4_delta));
-    } else {
-        let old = ip.load::<{ transport::UDP_CHECKSUM }, u16>();
-        // RFC 768: all zero means that the sender computed none; a computed zero is sent as all ones.
-        if old != 0 {
-            let new = match checksum::apply(old, l4_delta) {
-                0 => 0xffff,
-                sum => sum,
-            };
-            ip.store::<{ transport::UDP_CHECKSUM }, u16>(new);
+        if let Some(port) = sport {
+            tcp.store::<SPORT, u16>(port);
         }
+        if let Some(port) = dport {
+            tcp.store::<DPORT, u16>(port);
+        }
+        let old: u16 = tcp.load::<TCP_CHECKSUM, _>();
+        tcp.store::<TCP_CHECKSUM, u16>(checksum::apply(old, delta));
+        return true;
     }
+    let Some(mut udp) = packet.window::<UDP_LEN>(l4) else {
+        return false;
+    };
+    if let Some(port) = sport {
+        udp.store::<SPORT, u16>(port);
+    }
+    if let Some(port) = dport {
+        udp.store::<DPORT, u16>(port);
+    }
+    let old: u16 = udp.load::<UDP_CHECKSUM, _>();
+    udp.store::<UDP_CHECKSUM, u16>(udp_checksum(old, delta));
     true
+}
+
+/// A UDP checksum after a change.
+///
+/// RFC 768: all zero means that the sender computed none; a computed zero is sent as all ones.
+#[inline(always)]
+pub const fn udp_checksum(old: u16, delta: u32) -> u16 {
+    if old == 0 {
+        return 0;
+    }
+    match checksum::apply(old, delta) {
+        0 => 0xffff,
+        sum => sum,
+    }
 }

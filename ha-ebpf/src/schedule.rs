@@ -1,30 +1,37 @@
 //! Choosing a real server for a new connection.
 
-use ha_common::conn::{ConnKey, flags};
+use ha_common::conn::{ConnKey, Persist, PersistKey, flags};
 use ha_common::hash;
 use ha_common::reason::Reason;
-use ha_common::service::{RealState, Scheduler, Service};
+use ha_common::service::{Forwarding, Real, RealState, Scheduler, Service};
 
 use crate::family::Family;
-use crate::tables::Flows;
+use crate::tables::{Flows, Shared, Tables};
 
 /// How many candidates are looked at: the first choice and four more.
 const CANDIDATES: u32 = 5;
+/// How many real servers are compared by their connections; of more, as many in turn.
+const COMPARED: u32 = 32;
 
 /// A real server that was chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target<A> {
     /// Its address, network order.
     pub addr: A,
+    /// With full NAT, what stands in for the client; see [`ha_common::conn::Conn::from_addr`].
+    pub from_addr: A,
     /// Its port, network order.
     pub port: u16,
+    /// Port that goes with `from_addr`; 0 as long as none was chosen.
+    pub from_port: u16,
     /// Its id.
     pub real: u16,
     /// Generation of the id.
     pub generation: u16,
     /// Service id.
     pub service: u16,
-    /// [`flags::BY_HASH`] if the partner would choose the same.
+    /// The [`flags`] of its connections: [`flags::BY_HASH`] if the partner would choose the same,
+    /// [`flags::BOTH_ENDS`] and [`flags::ONE_WAY`] by the forwarding method.
     pub flags: u8,
 }
 
@@ -37,57 +44,217 @@ pub enum Choice {
     ByHash,
 }
 
-/// Chooses a real server that is up and to which no other flow has this client address and port.
+/// Chooses a real server that is up, has room, and to which no other flow has this client address and
+/// port.
 ///
 /// Returns why there is none.
 #[inline(never)]
 pub fn choose<A: Family, T: Flows<A>>(
     tables: T,
-    service: &Service,
+    service: Shared<Service>,
     key: &ConnKey<A>,
     choice: Choice,
     target: &mut Target<A>,
 ) -> Option<Reason> {
-    let round_robin =
-        choice == Choice::Scheduled && Scheduler::from_u8(service.scheduler) == Some(Scheduler::Rr);
-    let (offset, len) = if round_robin {
-        (service.members_offset, service.members_len)
-    } else {
-        (service.table_offset, service.table_len)
-    };
-    if len == 0 {
-        return Some(Reason::NoRealServer);
+    if service.get().persist_seconds != 0 && persisted(tables, service, key, target) {
+        return None;
     }
-    let mut index = if round_robin {
-        tables.turn(service.id, len)
+    let value = service;
+    let service = service.get();
+    let scheduler = match (choice, Scheduler::from_u8(service.scheduler)) {
+        (Choice::ByHash, Some(Scheduler::Sh)) => Scheduler::Sh,
+        (Choice::ByHash, _) | (Choice::Scheduled, None) => Scheduler::Mh,
+        (Choice::Scheduled, Some(scheduler)) => scheduler,
+    };
+    let by_hash = scheduler.is_hash();
+    let (offset, len) = if by_hash {
+        (service.table_offset, service.table_len)
     } else {
-        hash::reduce(hash::flow(service.hash_seed, key), len)
+        (service.members_offset, service.members_len)
     };
     let mut failure = Reason::NoRealServer;
-    for attempt in 0..CANDIDATES {
-        if let Some(id) = tables.slot(offset.wrapping_add(index))
-            && let Some(real) = tables.real(id as u16)
-        {
-            let real = real.get();
-            if RealState::from_u8(real.state) == RealState::Up {
-                if free(tables, key, (real.addr(), real.port)) {
-                    let by_hash = !round_robin && attempt == 0;
-                    *target = Target {
-                        addr: real.addr(),
-                        port: real.port,
-                        real: id as u16,
-                        generation: real.generation,
-                        service: service.id,
-                        flags: if by_hash { flags::BY_HASH } else { 0 },
-                    };
-                    return None;
+    if len != 0 {
+        let first = match scheduler {
+            Scheduler::Mh => hash::reduce(hash::flow(service.hash_seed, key), len),
+            Scheduler::Sh => hash::reduce(hash::client(service.hash_seed, key.src), len),
+            Scheduler::Rr | Scheduler::Wrr => tables.turn(service.id, len),
+            Scheduler::Lc => least(tables, value, false),
+            Scheduler::Wlc => least(tables, value, true),
+        };
+        for attempt in 0..CANDIDATES {
+            if let Some(id) = tables.slot(offset.wrapping_add(wrapped(first + attempt, len))) {
+                match take(tables, key, id as u16, target) {
+                    None => {
+                        if by_hash && attempt == 0 {
+                            target.flags |= flags::BY_HASH;
+                        }
+                        return None;
+                    }
+                    Some(Reason::NoRealServer) => {}
+                    Some(reason) => failure = reason,
                 }
-                failure = Reason::PortClash;
             }
         }
-        index = if index + 1 < len { index + 1 } else { 0 };
+    }
+    if service.last_resort != 0 {
+        return take(tables, key, service.last_resort, target);
     }
     Some(failure)
+}
+
+/// Takes a real server if it is up, has room, and if the connection would not clash with another. Returns
+/// why not.
+#[inline(never)]
+fn take<A: Family, T: Flows<A>>(
+    tables: T,
+    key: &ConnKey<A>,
+    id: u16,
+    target: &mut Target<A>,
+) -> Option<Reason> {
+    let Some(real) = tables.real(id) else {
+        return Some(Reason::NoRealServer);
+    };
+    let real = real.get();
+    if RealState::from_u8(real.state) != RealState::Up {
+        return Some(Reason::NoRealServer);
+    }
+    if is_full(tables, &real, id) {
+        return Some(Reason::RealServersFull);
+    }
+    let port = if real.port == 0 {
+        key.dport
+    } else {
+        real.port
+    };
+    let addr: A = real.addr();
+    let forwarding = Forwarding::from_u8(real.forwarding);
+    if forwarding == Forwarding::Nat && !is_free(tables, key, (addr, port)) {
+        return Some(Reason::PortClash);
+    }
+    target.addr = addr;
+    target.port = port;
+    target.real = id;
+    target.generation = real.generation;
+    target.service = real.service;
+    target.from_addr = A::default();
+    target.from_port = 0;
+    target.flags = match forwarding {
+        Forwarding::Nat => 0,
+        Forwarding::FullNat => {
+            target.from_addr = A::narrow(real.source);
+            flags::BOTH_ENDS
+        }
+        Forwarding::Dsr | Forwarding::Tunnel => flags::ONE_WAY,
+    };
+    None
+}
+
+/// Whether a real server has as many connections as it may have.
+#[inline(always)]
+fn is_full<T: Tables>(tables: T, real: &Real, id: u16) -> bool {
+    real.connections_max != 0
+        && tables
+            .load(id)
+            .is_some_and(|load| load.get().connections >= u64::from(real.connections_max))
+}
+
+/// The member with the fewest connections, or with the fewest for its weight.
+#[inline(never)]
+fn least<T: Tables>(tables: T, service: Shared<Service>, weighted: bool) -> u32 {
+    let service = service.get();
+    let len = service.members_len;
+    // Of more members than are compared others each time; and of equals not always the same.
+    let first = tables.turn(service.id, len);
+    let (mut best, mut best_connections, mut best_weight) = (first, u64::from(u32::MAX), 1);
+    for compared in 0..COMPARED {
+        if compared >= len {
+            break;
+        }
+        let index = wrapped(first + compared, len);
+        if let Some(id) = tables.slot(service.members_offset.wrapping_add(index))
+            && let Some(real) = tables.real(id as u16)
+            && let Some(load) = tables.load(id as u16)
+        {
+            let (real, load) = (real.get(), load.get());
+            let connections = load.connections & u64::from(u32::MAX);
+            let weight = if weighted {
+                (load.weight & 0xffff).max(1)
+            } else {
+                1
+            };
+            // a / b < c / d without a division; the products fit into 48 bits.
+            if RealState::from_u8(real.state) == RealState::Up
+                && connections * best_weight < best_connections * weight
+            {
+                (best, best_connections, best_weight) = (index, connections, weight);
+            }
+        }
+    }
+    best
+}
+
+/// An index beyond the end of a list, but not of a second one behind it, as if the list were a ring.
+#[inline(always)]
+const fn wrapped(index: u32, len: u32) -> u32 {
+    if index >= len { index - len } else { index }
+}
+
+/// Takes the real server that the client's earlier connections went to, if it is still to be had.
+#[inline(never)]
+fn persisted<A: Family, T: Flows<A>>(
+    tables: T,
+    service: Shared<Service>,
+    key: &ConnKey<A>,
+    target: &mut Target<A>,
+) -> bool {
+    let service = &service.get();
+    let Some(found) = tables.persist(&persist_key(service, key.src)) else {
+        return false;
+    };
+    let found = found.get();
+    let age = tables.coarse_ns().saturating_sub(found.last_seen_ns);
+    if age >= u64::from(service.persist_seconds) * 1_000_000_000 {
+        return false;
+    }
+    let Some(real) = tables.real(found.real) else {
+        return false;
+    };
+    let real = real.get();
+    real.generation == found.real_generation
+        && real.service == service.id
+        && take(tables, key, found.real, target).is_none()
+}
+
+/// Remembers where a client's connection went.
+#[inline(always)]
+pub fn remember<A: Family, T: Flows<A>>(
+    tables: T,
+    service: Shared<Service>,
+    key: &ConnKey<A>,
+    target: &Target<A>,
+) {
+    let service = &service.get();
+    if service.persist_seconds == 0 {
+        return;
+    }
+    tables.put_persist(
+        &persist_key(service, key.src),
+        &Persist {
+            real: target.real,
+            real_generation: target.generation,
+            pad: 0,
+            last_seen_ns: tables.coarse_ns(),
+        },
+    );
+}
+
+#[inline(always)]
+fn persist_key<A: Family>(service: &Service, client: A) -> PersistKey<A> {
+    PersistKey {
+        client: client.prefix(service.persist_prefix),
+        service: service.id,
+        pad: 0,
+    }
 }
 
 /// The key of the real server's packets to the client.
@@ -104,7 +271,7 @@ pub const fn reverse_key<A: Copy>(key: &ConnKey<A>, real: (A, u16)) -> ConnKey<A
 
 /// Whether no other flow of this client address and port goes to the real server.
 #[inline(always)]
-fn free<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, real: (A, u16)) -> bool {
+fn is_free<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, real: (A, u16)) -> bool {
     match tables.conn(&reverse_key(key, real)) {
         None => true,
         Some(taken) => {

@@ -3,14 +3,18 @@
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
-use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey};
-use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent, Evidence, EvidenceKind};
+use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
+use ha_common::control::{Config, Gate, Pace};
+use ha_common::event::{CarpSeen, ConnEvent, Evidence, Sample};
+use ha_common::filter;
 use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
 use ha_common::reason::Tally;
-use ha_common::service::{Addr6, Real, ReturnPath, Service, ServiceKey};
+use ha_common::service::{
+    Addr6, Address, Load, Real, ReturnPath, Service, ServiceKey, Timeouts, Traffic,
+};
 
 use crate::packet::Field;
+use crate::work::Work;
 
 /// The maps, clocks and rings of the data plane. The kernel's implementation is a handle of no size.
 pub trait Tables: Copy {
@@ -40,19 +44,33 @@ pub trait Tables: Copy {
     fn digest(self, index: u32) -> Option<Shared<Digest>>;
     /// What was last heard on a link.
     fn heard(self, link: u32) -> Option<Shared<Heard>>;
-    /// The token bucket of a kind of evidence.
-    fn bucket(self, kind: EvidenceKind) -> Option<Shared<u64>>;
+    /// An element of `ha_buckets`: a token bucket.
+    fn bucket(self, index: u32) -> Option<Shared<u64>>;
+    /// A word of `ha_filter`.
+    fn filter(self, word: u32) -> u64;
+    /// How many flows begin on this CPU.
+    fn pace(self) -> Option<Shared<Pace>>;
     /// A real server by id.
     fn real(self, id: u16) -> Option<Shared<Real>>;
+    /// Connections of a real server.
+    fn load(self, id: u16) -> Option<Shared<Load>>;
+    /// What went to and from a real server on this CPU.
+    fn traffic(self, id: u16) -> Option<Shared<Traffic>>;
+    /// Idle times of a service by id.
+    fn timeouts(self, service: u16) -> Option<Shared<Timeouts>>;
     /// An element of a Maglev table or member list.
     fn slot(self, index: u32) -> Option<u32>;
     /// Whose turn it is in round robin, of `members` > 0.
     fn turn(self, service: u16, members: u32) -> u32;
+    /// Whether this is the one packet in `every` > 0 that is shown.
+    fn chosen(self, every: u32) -> bool;
     /// Hands an advertisement to the agent. `fill` completes a record that is all zero and says
     /// whether it is to be kept. `false` if the ring is full or `fill` declined.
     fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool;
     /// Hands a record of evidence to the agent, which is not woken; `false` if the ring is full.
     fn evidence(self, evidence: &Evidence) -> bool;
+    /// Shows a packet to whoever captures, as [`Self::carp_seen`] does.
+    fn sample(self, fill: impl FnOnce(&mut Sample) -> bool) -> bool;
     /// Adds one to a counter.
     fn count(self, index: u32);
 }
@@ -75,8 +93,21 @@ pub trait Flows<A>: Tables {
     fn put_embryo(self, key: &EmbryoKey<A>, value: &Embryo<A>) -> bool;
     /// Forgets a half-open connection.
     fn remove_embryo(self, key: &EmbryoKey<A>);
-    /// Hands a connection event to the agent; `false` if the ring is full.
-    fn event(self, event: &ConnEvent<A>) -> bool;
+    /// Where the fragments of a packet go.
+    fn fragments(self, key: &FragmentKey<A>) -> Option<Shared<Conn<A>>>;
+    /// Remembers where they go.
+    fn put_fragments(self, key: &FragmentKey<A>, value: &Conn<A>) -> bool;
+    /// Where a client's connections go.
+    fn persist(self, key: &PersistKey<A>) -> Option<Shared<Persist>>;
+    /// Remembers where they go.
+    fn put_persist(self, key: &PersistKey<A>, value: &Persist) -> bool;
+    /// Hands a connection event to the agent. `fill` completes a record that is all zero. `false` if the
+    /// ring is full.
+    fn event(self, fill: impl FnOnce(&mut ConnEvent<A>)) -> bool;
+    /// Whether the agent asks to make no more entries.
+    fn table_full(self) -> bool;
+    /// This CPU's workplace.
+    fn work(self) -> Option<Shared<Work<A>>>;
 }
 
 /// Why an entry was not added.
@@ -108,8 +139,8 @@ impl<T: Copy> Shared<T> {
     /// Wraps a pointer to a map value.
     ///
     /// # Safety
-    /// `pointer` must be valid for reads and writes as long as the packet is being handled, and every
-    /// bit pattern must be a valid `T`.
+    /// `pointer` must be valid for reads and writes as long as the packet is being handled, and whatever is
+    /// there a valid `T`.
     #[inline(always)]
     pub const unsafe fn new(pointer: NonNull<T>) -> Self {
         Self(pointer)
@@ -142,12 +173,12 @@ impl<T: Copy> Shared<T> {
         }
     }
 
-    /// Writes single fields in place.
+    /// Works on it in place: writes single fields of what others write, too.
     #[inline(always)]
-    pub fn update(self, change: impl FnOnce(&mut T)) {
+    pub fn update<R>(self, change: impl FnOnce(&mut T) -> R) -> R {
         let mut pointer = self.0;
         // SAFETY: valid by the contract of `new`; no other reference to it exists on this CPU.
-        change(unsafe { pointer.as_mut() });
+        change(unsafe { pointer.as_mut() })
     }
 }
 
@@ -234,4 +265,11 @@ pub fn handing_over<T: Tables>(tables: T) -> bool {
 #[inline(always)]
 pub fn tally<T: Tables>(tables: T, tally: Tally) {
     tables.count(tally.index());
+}
+
+/// Whether an address may concern the data plane. `false` is certain.
+#[inline(always)]
+pub fn concerns<A: Address, T: Tables>(tables: T, address: A) -> bool {
+    let (word, mask) = filter::place(address.filter_bit());
+    tables.filter(word) & mask != 0
 }

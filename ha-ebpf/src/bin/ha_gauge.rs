@@ -13,6 +13,7 @@ mod programs {
     use ha_common::conn::{Conn4, ConnKey4};
     use ha_common::gauge::{Gauge, HEAD_LEN, HEAD_WORDS};
     use ha_common::hash::reduce;
+    use ha_ebpf::family::Family as _;
     use ha_ebpf::kernel::Frame;
     use ha_ebpf::packet::Packet as _;
     use ha_ebpf::parse::{ethernet, transport};
@@ -78,7 +79,9 @@ mod programs {
     #[xdp]
     fn ha_lookup(ctx: XdpContext) -> u32 {
         let mut frame = Frame::new(&ctx);
-        let Some(flow) = transport::parse4(&mut frame, ethernet::LEN) else {
+        let flow = u32::plain(&mut frame, ethernet::LEN)
+            .and_then(|network| transport::parse(&mut frame, &network));
+        let Some(flow) = flow else {
             return XDP_ABORTED;
         };
         match FLOWS.get_ptr(flow.key) {

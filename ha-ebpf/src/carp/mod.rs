@@ -115,9 +115,43 @@ impl Datagram {
     }
 }
 
+/// Whether a packet of protocol 112, whose payload starts at `start`, is of another group for certain.
+#[inline(always)]
+pub fn is_foreign<P: Packet, T: Tables>(packet: &mut P, tables: T, start: usize) -> bool {
+    let Some(config) = tables.config() else {
+        return true;
+    };
+    let vhid = config.get().vhid as u8;
+    packet
+        .window::<PREFIX_LEN>(start)
+        .is_some_and(|prefix| prefix.load::<{ field::VHID }, u8>() != vhid)
+}
+
+/// Judges an IPv4 packet of protocol 112.
+#[inline(always)]
+pub fn ipv4<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
+    match ipv4::parse(packet, l3) {
+        Some(ip) if ip.sound && !ip.is_fragment() => {
+            handle(packet, tables, &Datagram::v4(l3, &ip))
+        }
+        Some(_) => Reason::CarpForeign,
+        None => Reason::NotIp,
+    }
+}
+
+/// Judges an IPv6 packet of protocol 112.
+#[inline(always)]
+pub fn ipv6<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
+    match ipv6::parse(packet, l3) {
+        Some(ip) if ip.sound => handle(packet, tables, &Datagram::v6(l3, &ip)),
+        Some(_) => Reason::CarpForeign,
+        None => Reason::NotIp,
+    }
+}
+
 /// Judges a packet of protocol 112.
 #[inline(never)]
-pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, ip: &Datagram) -> Reason {
+fn handle<P: Packet, T: Tables>(packet: &mut P, tables: T, ip: &Datagram) -> Reason {
     let start = ip.start();
     let len = ip.payload_len();
     let Some(config) = tables.config() else {

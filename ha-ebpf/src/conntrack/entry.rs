@@ -1,15 +1,16 @@
 //! Pairs of entries: made, announced and removed together.
 
 use ha_common::conn::{Conn, ConnKey, ConnState, flags};
-use ha_common::event::{ConnEvent, EventKind};
+use ha_common::event::EventKind;
 use ha_common::reason::Tally;
-use ha_common::service::Address;
+use ha_common::service::Load;
 
 use crate::family::Family;
 use crate::packet::Hop;
-use crate::rewrite::Translation;
-use crate::schedule::{Target, reverse_key};
-use crate::tables::{Flows, InsertError, Shared, tally};
+use crate::rewrite::{Direction, Translation};
+use crate::schedule::Target;
+use crate::tables::{Flows, InsertError, Shared, Tables, tally};
+use crate::work::Work;
 
 /// How a connection enters the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct First {
 /// What came of making a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// Both entries were made.
+    /// The entries were made.
     New,
     /// Another CPU was faster; its entry holds.
     Existing,
@@ -33,7 +34,7 @@ pub enum Created {
     Full,
 }
 
-/// Makes both entries of a connection from a client to `target` and announces it.
+/// Makes the entries of the connection [`Work::key`] to [`Work::target`] and announces it.
 ///
 /// The reverse entry comes first: once the forward entry exists, answers find theirs. Whoever adds
 /// the forward entry has made the connection, so two CPUs that see packets of one flow at the same
@@ -41,41 +42,52 @@ pub enum Created {
 #[inline(never)]
 pub fn create<A: Family, T: Flows<A>>(
     tables: T,
-    key: &ConnKey<A>,
-    target: &Target<A>,
-    first: &First,
+    work: &mut Work<A>,
+    first: First,
     way_back: &Hop,
 ) -> Created {
-    let reverse_key = reverse_key(key, (target.addr, target.port));
-    let mut entry = fresh(target, first, way_back, tables.coarse_ns());
-    entry.flags |= flags::REVERSE;
-    translate(&mut entry, (target.addr, target.port), (key.dst, key.dport));
-    let mut added = tables.add_conn(&reverse_key, &entry);
-    if added == Err(InsertError::Exists) {
-        if !is_half_of(tables, &reverse_key, key) {
-            return Created::Clash;
+    forward(work, first, way_back, tables.coarse_ns());
+    let one_way = work.target.flags & flags::ONE_WAY != 0;
+    if !one_way {
+        reverse(work);
+        match add_reverse(tables, work) {
+            Created::New => {}
+            other => return other,
         }
-        // Of this flow: another CPU's, or left over from a pair that lost its other half.
-        tables.remove_conn(&reverse_key);
-        added = tables.add_conn(&reverse_key, &entry);
     }
-    if added == Err(InsertError::Full) {
-        return Created::Full;
-    }
-    entry.flags = entry.flags & !flags::REVERSE | target.flags;
-    translate(&mut entry, (key.dst, key.dport), (target.addr, target.port));
-    match tables.add_conn(key, &entry) {
+    match tables.add_conn(&work.key, &work.forward) {
         Ok(()) => {
-            announce(tables, key, &entry, EventKind::Add);
+            began(tables, work.target.real);
+            announce(tables, &work.key, &work.forward, EventKind::Add);
             Created::New
         }
         Err(error) => {
-            if !leads_to(tables, key, target) {
-                tables.remove_conn(&reverse_key);
+            if !one_way && !leads_to(tables, &work.key, &work.target) {
+                tables.remove_conn(&work.reverse_key);
             }
             match error {
                 InsertError::Exists => Created::Existing,
                 InsertError::Full => Created::Full,
+            }
+        }
+    }
+}
+
+/// Adds the entry of a real server's packets.
+#[inline(always)]
+fn add_reverse<A: Family, T: Flows<A>>(tables: T, work: &Work<A>) -> Created {
+    match tables.add_conn(&work.reverse_key, &work.reverse) {
+        Ok(()) => Created::New,
+        Err(InsertError::Full) => Created::Full,
+        Err(InsertError::Exists) => {
+            if !is_half_of(tables, &work.reverse_key, &work.key) {
+                return Created::Clash;
+            }
+            // Of this flow: another CPU's, or left over from a pair that lost its other half.
+            tables.remove_conn(&work.reverse_key);
+            match tables.add_conn(&work.reverse_key, &work.reverse) {
+                Err(InsertError::Full) => Created::Full,
+                Ok(()) | Err(InsertError::Exists) => Created::New,
             }
         }
     }
@@ -98,33 +110,60 @@ pub fn is_half_of<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, other: &C
         .is_some_and(|entry| entry.get().partner_key(key) == *other)
 }
 
-/// An entry without its translation.
-#[inline(always)]
-fn fresh<A: Address>(target: &Target<A>, first: &First, way_back: &Hop, now: u64) -> Conn<A> {
-    Conn {
-        real: target.real,
-        real_generation: target.generation,
-        flags: if way_back.is_known() {
-            first.flags | flags::HOP_KNOWN
-        } else {
-            first.flags
-        },
-        state: first.state as u8,
-        service: target.service,
-        hop_ifindex: way_back.ifindex,
-        hop_mac: way_back.mac.bytes(),
-        hop_src: way_back.src.bytes(),
-        last_seen_ns: now,
-        created_ns: now,
-        ..Conn::default()
+/// Fills in the entry of a client's packets.
+#[inline(never)]
+fn forward<A: Family>(work: &mut Work<A>, first: First, way_back: &Hop, now: u64) -> bool {
+    let (entry, target) = (&mut work.forward, &work.target);
+    entry.real = target.real;
+    entry.real_generation = target.generation;
+    entry.flags = first.flags | target.flags;
+    if way_back.is_known() {
+        entry.flags |= flags::HOP_KNOWN;
     }
+    entry.state = first.state as u8;
+    entry.service = target.service;
+    entry.version = 0;
+    entry.hop_ifindex = way_back.ifindex;
+    way_back.mac.write(&mut entry.hop_mac);
+    way_back.src.write(&mut entry.hop_src);
+    entry.last_seen_ns = now;
+    entry.created_ns = now;
+    let from = (target.flags & flags::BOTH_ENDS != 0)
+        .then_some((target.from_addr, target.from_port));
+    let to = (target.addr, target.port);
+    translate(entry, Translation::new(&work.key, Direction::Forward, to, from));
+    from.is_some()
+}
+
+/// Fills in the entry of a real server's packets, given that of the client's.
+#[inline(never)]
+fn reverse<A: Family>(work: &mut Work<A>) -> bool {
+    work.reverse_key = work.forward.partner_key(&work.key);
+    let (entry, forward) = (&mut work.reverse, &work.forward);
+    entry.real = forward.real;
+    entry.real_generation = forward.real_generation;
+    entry.flags = forward.flags & !flags::BY_HASH | flags::REVERSE;
+    entry.state = forward.state;
+    entry.service = forward.service;
+    entry.version = 0;
+    entry.hop_ifindex = forward.hop_ifindex;
+    entry.hop_mac = forward.hop_mac;
+    entry.hop_src = forward.hop_src;
+    entry.last_seen_ns = forward.last_seen_ns;
+    entry.created_ns = forward.created_ns;
+    let from = (forward.flags & flags::BOTH_ENDS != 0).then_some((work.key.src, work.key.sport));
+    let to = (work.key.dst, work.key.dport);
+    let translation = Translation::new(&work.reverse_key, Direction::Reverse, to, from);
+    translate(entry, translation);
+    from.is_some()
 }
 
 #[inline(always)]
-fn translate<A: Address>(entry: &mut Conn<A>, from: (A, u16), to: (A, u16)) {
-    let translation = Translation::new(from, to);
-    entry.to_addr = translation.addr;
-    entry.to_port = translation.port;
+fn translate<A: Family>(entry: &mut Conn<A>, translation: Translation<A>) {
+    entry.to_addr = translation.to;
+    entry.to_port = translation.to_port;
+    entry.from_addr = translation.from;
+    entry.from_port = translation.from_port;
     entry.l3_delta = translation.l3_delta;
     entry.l4_delta = translation.l4_delta;
 }
@@ -143,12 +182,35 @@ pub fn remove<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, entry: Shared
 
 #[inline(always)]
 fn remove_one<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, entry: Shared<Conn<A>>) -> bool {
+    // Read first: the element may be given to another key as soon as it is removed.
     let conn = entry.get();
     let removed = tables.remove_conn(key);
     if removed && !conn.is_reverse() {
+        ended(tables, conn.real);
         announce(tables, key, &conn, EventKind::Delete);
     }
     removed
+}
+
+/// Counts a connection of a real server. What two CPUs do at once may be counted once; the agent puts it
+/// right.
+#[inline(always)]
+fn began<T: Tables>(tables: T, real: u16) {
+    if let Some(load) = tables.load(real) {
+        load.update(|load: &mut Load| load.connections += 1);
+    }
+    if let Some(traffic) = tables.traffic(real) {
+        traffic.update(|traffic| traffic.connections += 1);
+    }
+}
+
+#[inline(always)]
+fn ended<T: Tables>(tables: T, real: u16) {
+    if let Some(load) = tables.load(real)
+        && load.get().connections > 0
+    {
+        load.update(|load: &mut Load| load.connections -= 1);
+    }
 }
 
 /// Tells the agent of a change of a connection, given its forward entry, if it wants to know.
@@ -165,18 +227,19 @@ pub fn announce<A: Family, T: Flows<A>>(
     {
         return;
     }
-    let told = tables.event(&ConnEvent {
-        at_ns: tables.precise_ns(),
-        key: *key,
-        real_addr: forward.to_addr,
-        real_port: forward.to_port,
-        version: forward.version,
-        kind: kind as u8,
-        state: forward.state,
-        flags: forward.flags,
-        service: forward.service,
-        real: forward.real,
-        pad: 0,
+    let told = tables.event(|event| {
+        event.at_ns = tables.precise_ns();
+        event.key = *key;
+        event.real_addr = forward.to_addr;
+        event.real_port = forward.to_port;
+        event.from_addr = forward.from_addr;
+        event.from_port = forward.from_port;
+        event.version = forward.version;
+        event.kind = kind as u8;
+        event.state = forward.state;
+        event.flags = forward.flags;
+        event.service = forward.service;
+        event.real = forward.real;
     });
     if !told {
         tally(tables, Tally::EventLost);

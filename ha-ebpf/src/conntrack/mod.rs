@@ -1,129 +1,160 @@
-//! Connections: the path of packets that belong to one, and what becomes of the others.
+//! Connections: every packet of TCP and UDP that is not as usual ([`crate::fast`]).
 //!
 //! One lookup serves both directions. The forward entry also remembers from where the client's
 //! packets come, so that the reverse entry is touched only when that changes.
 
 pub mod client;
 pub mod entry;
+mod full_nat;
 pub mod server;
 pub mod state;
 
-use ha_common::conn::{Conn, ConnState, flags};
+use ha_common::conn::{Conn, ConnKey, ConnState, flags};
 use ha_common::event::EventKind;
 use ha_common::reason::Reason;
-use ha_common::service::{Real, RealState, addr_kind};
+use ha_common::service::{Real, RealState, addr_kind, real_flags};
 
+use crate::answer::{self, Trouble};
 use crate::family::Family;
-use crate::packet::{Hop, Mac, Packet};
+use crate::fast::STAMP_NS;
+use crate::fragment;
+use crate::packet::{Hop, Packet};
 use crate::parse::ethernet;
 use crate::parse::transport::Flow;
-use crate::rewrite::{Direction, Translation, send, send_to};
+use crate::rewrite::{Direction, Translation};
+use crate::send::{deliver, known_hop, real_hop};
 use crate::tables::{Flows, Shared, Tables, gate_open, handing_over};
 use crate::virtual_mac::from_here;
+use crate::work::Work;
 
-/// How far `last_seen_ns` may lag behind: a dirty cache line a second, not a packet.
-const STAMP_NS: u64 = 1_000_000_000;
-
-/// Judges a TCP or UDP packet.
+/// Judges the TCP or UDP packet [`Work::flow`].
 #[inline(always)]
 pub fn handle<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow<A>,
+    work: &mut Work<A>,
 ) -> Reason {
-    if let Some(entry) = tables.conn(&flow.key) {
-        if let Some(reason) = established(packet, tables, flow, entry) {
+    let reason = judge(packet, tables, work);
+    if work.flow.fragment {
+        fragment::expect(tables, work, reason);
+    }
+    reason
+}
+
+#[inline(always)]
+fn judge<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    work: &mut Work<A>,
+) -> Reason {
+    if let Some(entry) = tables.conn(&work.flow.key) {
+        if let Some(reason) = established(packet, tables, work, entry) {
             return reason;
         }
-        entry::remove(tables, &flow.key, entry);
+        entry::remove(tables, &work.flow.key, entry);
     }
-    match flow.key.dst.kind(tables) {
-        addr_kind::SHARED => client::handle(packet, tables, flow),
-        addr_kind::NONE => server::handle(packet, tables, flow),
+    match work.flow.key.dst.kind(tables) {
+        addr_kind::SHARED => client::handle(packet, tables, work),
+        addr_kind::NONE => server::handle(packet, tables, work),
         _ => Reason::NotOurs,
     }
 }
 
 /// A packet with an entry. `None` if the entry is not to be used any more.
-#[inline(always)]
+#[inline(never)]
 fn established<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow<A>,
+    work: &mut Work<A>,
     entry: Shared<Conn<A>>,
 ) -> Option<Reason> {
     let now = tables.coarse_ns();
     // What begins a connection anew is no part of a hand-over.
     let open = gate_open(tables, now);
-    if !open && (flow.is_syn() || !handing_over(tables)) {
+    if !open && (work.flow.is_syn() || !handing_over(tables)) {
         return Some(Reason::GateClosed);
     }
     // Fields are read where they are used: what is loaded earlier only fills the stack.
-    let conn = entry.get();
-    let real = tables.real(conn.real)?;
+    let id = entry.get().real;
+    let real = tables.real(id)?;
     let state = RealState::from_u8(real.get().state);
-    if real.get().generation != conn.real_generation || state == RealState::Unused {
+    if real.get().generation != entry.get().real_generation || state == RealState::Unused {
         return None;
     }
-    let reverse = conn.is_reverse();
-    if flow.is_syn() && !reverse && restarts(&conn, state) {
-        return None;
-    }
-    if state == RealState::Down {
-        return Some(Reason::RealServerDown);
-    }
-    if flow.ttl <= 1 {
-        return Some(Reason::TtlExpired);
-    }
-    if now.saturating_sub(entry.get().last_seen_ns) >= STAMP_NS {
-        entry.update(|entry| entry.last_seen_ns = now);
-    }
-    let direction = if reverse {
+    let direction = if entry.get().is_reverse() {
         Direction::Reverse
     } else {
         Direction::Forward
     };
-    if flow.ends() {
-        advance(tables, flow, entry, direction);
+    if work.flow.is_syn() && direction == Direction::Forward && restarts(entry, state) {
+        return None;
     }
-    if reverse {
-        if conn.flags & flags::HOP_KNOWN == 0 {
-            return Some(find_client(packet, tables, flow, entry, open));
+    if state == RealState::Down && real.get().flags & real_flags::RESET_WHEN_DOWN != 0 {
+        return ended(packet, tables, work, entry, direction);
+    }
+    work.vip = match direction {
+        Direction::Forward => work.flow.key.dst,
+        Direction::Reverse => entry.get().to_addr,
+    };
+    if work.flow.ttl <= 1 {
+        return Some(expired(packet, tables, work));
+    }
+    if now.saturating_sub(entry.get().last_seen_ns) >= STAMP_NS {
+        entry.update(|entry| entry.last_seen_ns = now);
+    }
+    if work.flow.ends() {
+        advance(tables, &work.flow, entry, direction);
+    }
+    work.translation = Translation::from(&entry.get());
+    let hop = match direction {
+        Direction::Forward => {
+            learn(packet, tables, &work.flow.key, entry);
+            to_real(packet, work, real)
         }
-        let translation = Translation::from(&entry.get());
-        return Some(send_to(
-            packet,
-            flow,
-            Direction::Reverse,
-            &translation,
-            || leaving(tables, known_hop(entry), open),
-        ));
-    }
-    let way_back = ethernet::way_back(packet);
-    if way_back.is_known() && (conn.flags & flags::HOP_KNOWN == 0 || way_back != known_hop(entry)) {
-        learn(packet, tables, flow, entry);
-    }
-    if real.get().hop_known == 0 {
-        return Some(find_real(packet, tables, flow, entry, open));
-    }
-    let translation = Translation::from(&entry.get());
-    Some(send_to(
-        packet,
-        flow,
-        Direction::Forward,
-        &translation,
-        || leaving(tables, real_hop(real), open),
-    ))
+        Direction::Reverse => to_client(packet, tables, work, entry),
+    };
+    // What is remembered holds for an open gate.
+    work.hop = from_here(tables, hop, open);
+    Some(deliver(packet, tables, work, direction, id))
 }
 
-/// What is remembered holds for an open gate.
+/// A packet whose time to live is used up.
 #[inline(always)]
-fn leaving<T: Tables>(tables: T, hop: Hop, open: bool) -> Hop {
-    if open {
-        hop
+fn expired<A: Family, P: Packet, T: Tables>(packet: &mut P, tables: T, work: &Work<A>) -> Reason {
+    if answer::explain(
+        packet,
+        tables,
+        &work.flow,
+        &work.vip,
+        Trouble::TTL_EXPIRED,
+    ) {
+        Reason::TtlAnswered
     } else {
-        from_here(tables, hop, open)
+        Reason::TtlExpired
     }
+}
+
+/// A connection whose real server is down, of a service that ends such connections. `None` if the flow may
+/// go to another.
+#[inline(always)]
+fn ended<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    work: &Work<A>,
+    entry: Shared<Conn<A>>,
+    direction: Direction,
+) -> Option<Reason> {
+    if direction == Direction::Reverse {
+        return Some(Reason::RealServerDown);
+    }
+    if !work.flow.is_tcp() {
+        return None;
+    }
+    if !answer::reset(packet, tables, &work.flow) {
+        return Some(Reason::RealServerDown);
+    }
+    entry::remove(tables, &work.flow.key, entry);
+    Some(Reason::ResetAnswered)
 }
 
 /// Whether a connection request replaces the entry.
@@ -132,79 +163,74 @@ fn leaving<T: Tables>(tables: T, hop: Hop, open: bool) -> Hop {
 /// established, the request goes to its real server, whose answer (RFC 9293 section 3.10.7.4) makes
 /// the client reset a connection it no longer knows; unless that real server is gone.
 #[inline(always)]
-fn restarts<A>(conn: &Conn<A>, real: RealState) -> bool {
-    conn.state != ConnState::Established as u8 || real == RealState::Down
+fn restarts<A: Copy>(entry: Shared<Conn<A>>, real: RealState) -> bool {
+    entry.get().state != ConnState::Established as u8 || real == RealState::Down
 }
 
-/// The hop that an entry remembers.
+/// The way to a real server: as the agent found it, else by the kernel's route.
 #[inline(always)]
-fn known_hop<A: Copy>(entry: Shared<Conn<A>>) -> Hop {
-    let conn = entry.get();
-    Hop {
-        ifindex: conn.hop_ifindex,
-        mac: Mac::read(&conn.hop_mac),
-        src: Mac::read(&conn.hop_src),
+fn to_real<A: Family, P: Packet>(packet: &mut P, work: &Work<A>, real: Shared<Real>) -> Hop {
+    if real.get().hop_known != 0 {
+        return real_hop(real);
     }
+    let source = if work.translation.both_ends {
+        &work.translation.from
+    } else {
+        &work.flow.key.src
+    };
+    work.translation.to.route(packet, source)
 }
 
-/// The way to a real server, as the agent found it.
+/// The way to a client: as it is remembered, else by the kernel's route, which is then remembered.
 #[inline(always)]
-fn real_hop(real: Shared<Real>) -> Hop {
-    let real = real.get();
-    Hop {
-        ifindex: real.ifindex,
-        mac: Mac::read(&real.mac),
-        src: Mac::read(&real.src_mac),
-    }
-}
-
-/// Sends a client's packet by the kernel's route.
-#[inline(never)]
-fn find_real<A: Family, P: Packet, T: Tables>(
+fn to_client<A: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: T,
-    flow: &Flow<A>,
+    work: &Work<A>,
     entry: Shared<Conn<A>>,
-    open: bool,
-) -> Reason {
-    let translation = Translation::from(&entry.get());
-    let hop = translation.addr.route(packet, flow.key.src);
-    let hop = from_here(tables, hop, open);
-    send(packet, flow, Direction::Forward, &translation, &hop)
-}
-
-/// Sends a real server's packet by the kernel's route, and remembers it.
-#[inline(never)]
-fn find_client<A: Family, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: T,
-    flow: &Flow<A>,
-    entry: Shared<Conn<A>>,
-    open: bool,
-) -> Reason {
-    let translation = Translation::from(&entry.get());
-    let hop = flow.key.dst.route(packet, translation.addr);
-    let hop = from_here(tables, hop, open);
+) -> Hop {
+    if entry.get().flags & flags::HOP_KNOWN != 0 {
+        return known_hop(entry);
+    }
+    let client = if work.translation.both_ends {
+        &work.translation.from
+    } else {
+        &work.flow.key.dst
+    };
+    let hop = client.route(packet, &work.translation.to);
     if hop.is_known() {
-        remember(entry, &hop);
+        remember(entry, &from_here(tables, hop, true));
     }
-    send(packet, flow, Direction::Reverse, &translation, &hop)
+    hop
 }
 
 /// Remembers from where the client's packets come now, in both directions' entries.
-#[inline(never)]
+#[inline(always)]
 fn learn<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
-    flow: &Flow<A>,
+    key: &ConnKey<A>,
     entry: Shared<Conn<A>>,
-) -> bool {
+) {
     let hop = ethernet::way_back(packet);
-    remember(entry, &hop);
-    let reverse_key = entry.get().partner_key(&flow.key);
+    let known = entry.get().flags & flags::HOP_KNOWN != 0 && hop == known_hop(entry);
+    if hop.is_known() && !known {
+        learn_anew(tables, key, entry, &hop);
+    }
+}
+
+#[inline(never)]
+fn learn_anew<A: Family, T: Flows<A>>(
+    tables: T,
+    key: &ConnKey<A>,
+    entry: Shared<Conn<A>>,
+    hop: &Hop,
+) -> bool {
+    remember(entry, hop);
+    let reverse_key = entry.get().partner_key(key);
     match tables.conn(&reverse_key) {
-        Some(reverse) if reverse.get().partner_key(&reverse_key) == flow.key => {
-            remember(reverse, &hop);
+        Some(reverse) if reverse.get().partner_key(&reverse_key) == *key => {
+            remember(reverse, hop);
             true
         }
         _ => false,
@@ -239,20 +265,17 @@ fn advance<A: Family, T: Flows<A>>(
             }
         }
     };
-    let mut conn = forward.get();
-    let Some(old) = ConnState::from_u8(conn.state) else {
+    let Some(old) = ConnState::from_u8(forward.get().state) else {
         return false;
     };
     let new = state::next(old, direction, flow.flags);
     if new == old {
         return false;
     }
-    conn.state = new as u8;
-    conn.version = conn.version.wrapping_add(1);
     forward.update(|entry| {
-        entry.state = conn.state;
-        entry.version = conn.version;
+        entry.state = new as u8;
+        entry.version = entry.version.wrapping_add(1);
     });
-    entry::announce(tables, &key, &conn, EventKind::State);
+    entry::announce(tables, &key, &forward.get(), EventKind::State);
     true
 }

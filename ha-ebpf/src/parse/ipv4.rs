@@ -6,8 +6,12 @@ use crate::packet::Packet;
 pub const LEN: usize = 20;
 /// Version and header length in words.
 pub const VERSION_IHL: usize = 0;
+/// Type of service.
+pub const TOS: usize = 1;
 /// Length of header and payload.
 pub const TOTAL_LEN: usize = 2;
+/// Identification.
+pub const ID: usize = 4;
 /// Flags and fragment offset.
 pub const FRAGMENT: usize = 6;
 /// Time to live.
@@ -23,8 +27,12 @@ pub const DST: usize = 16;
 
 /// Version 4 and a header of 20 bytes.
 pub const VERSION_4_NO_OPTIONS: u8 = 0x45;
+/// "Do not fragment", as it stands in the packet.
+pub const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 /// "More fragments" and the offset, as they stand in the packet: any of them set makes a fragment.
-pub const FRAGMENT_BITS: u16 = 0x3fffu16.to_be();
+const FRAGMENT_BITS: u16 = 0x3fffu16.to_be();
+/// The offset alone: any of them set makes a fragment that is not the first.
+pub const OFFSET_BITS: u16 = 0x1fffu16.to_be();
 
 /// What the data plane reads from an IPv4 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +49,32 @@ pub struct Header {
     pub protocol: u8,
     /// Time to live.
     pub ttl: u8,
-    /// Whether this is a part of a larger packet.
-    pub fragment: bool,
+    /// Identification, as it stands in the packet.
+    pub id: u16,
+    /// Flags and fragment offset, as they stand in the packet.
+    pub fragment: u16,
     /// Whether version and lengths agree with each other and with the frame.
     pub sound: bool,
+}
+
+impl Header {
+    /// Whether this is a part of a larger packet.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment & FRAGMENT_BITS != 0
+    }
+
+    /// Whether this is a part without the beginning, and so without ports.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment & OFFSET_BITS != 0
+    }
+
+    /// Whether it is whole and without options.
+    #[inline(always)]
+    pub const fn is_plain(&self) -> bool {
+        self.sound && self.header_len == LEN && !self.is_fragment()
+    }
 }
 
 /// Reads the header at `l3`, if the frame has one there.
@@ -62,7 +92,8 @@ pub fn parse<P: Packet>(packet: &mut P, l3: usize) -> Option<Header> {
         header_len,
         protocol: ip.load::<PROTOCOL, _>(),
         ttl: ip.load::<TTL, _>(),
-        fragment: ip.load::<FRAGMENT, u16>() & FRAGMENT_BITS != 0,
+        id: ip.load::<ID, _>(),
+        fragment: ip.load::<FRAGMENT, _>(),
         sound: version_ihl >> 4 == 4
             && header_len >= LEN
             && total_len >= header_len

@@ -1,29 +1,32 @@
-//! TCP (RFC 9293) and UDP (RFC 768) behind an IPv4 header without options.
+//! TCP (RFC 9293) and UDP (RFC 768). Offsets are relative to their headers.
 
 use ha_common::conn::ConnKey;
 use ha_common::proto;
 
-use super::ipv4;
 use crate::packet::Packet;
 
 /// Source port, TCP and UDP.
-pub const SPORT: usize = ipv4::LEN;
+pub const SPORT: usize = 0;
 /// Destination port, TCP and UDP.
-pub const DPORT: usize = ipv4::LEN + 2;
+pub const DPORT: usize = 2;
 /// TCP sequence number.
-const TCP_SEQUENCE: usize = ipv4::LEN + 4;
+pub const TCP_SEQUENCE: usize = 4;
 /// TCP acknowledgement number.
-const TCP_ACKNOWLEDGEMENT: usize = ipv4::LEN + 8;
+pub const TCP_ACKNOWLEDGEMENT: usize = 8;
+/// TCP header length, in words, in the high nibble.
+pub const TCP_OFFSET: usize = 12;
 /// TCP flags.
-const TCP_FLAGS: usize = ipv4::LEN + 13;
+pub const TCP_FLAGS: usize = 13;
+/// TCP window.
+pub const TCP_WINDOW: usize = 14;
 /// TCP checksum.
-pub const TCP_CHECKSUM: usize = ipv4::LEN + 16;
-/// End of the TCP header without options.
-pub const TCP_END: usize = ipv4::LEN + 20;
+pub const TCP_CHECKSUM: usize = 16;
+/// Length of the TCP header without options.
+pub const TCP_LEN: usize = 20;
 /// UDP checksum.
-pub const UDP_CHECKSUM: usize = ipv4::LEN + 6;
-/// End of the UDP header.
-pub const UDP_END: usize = ipv4::LEN + 8;
+pub const UDP_CHECKSUM: usize = 6;
+/// Length of the UDP header.
+pub const UDP_LEN: usize = 8;
 
 /// TCP flags.
 pub mod flag {
@@ -38,12 +41,18 @@ pub mod flag {
 }
 
 /// A packet that belongs to a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow<A> {
     /// Its 5-tuple.
     pub key: ConnKey<A>,
     /// Where the IP header starts.
     pub l3: usize,
+    /// Where the TCP or UDP header starts.
+    pub l4: usize,
+    /// Length of the IP packet.
+    pub len: u32,
+    /// Identification, of a first fragment; see `fragment`.
+    pub id: u32,
     /// TCP sequence number; 0 for UDP.
     pub sequence: u32,
     /// TCP acknowledgement number; 0 for UDP.
@@ -52,50 +61,92 @@ pub struct Flow<A> {
     pub flags: u8,
     /// Time to live.
     pub ttl: u8,
+    /// Whether this is the first of several fragments.
+    pub fragment: bool,
+    /// Whether the packet must not be made into fragments.
+    pub whole: bool,
 }
 
-/// Reads a TCP or UDP packet in an IPv4 packet that is whole, without options, sound and complete up
-/// to the end of the TCP or UDP header. `None` for every other packet.
+/// What the IP header says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Where the IP header starts.
+    pub l3: usize,
+    /// Where the TCP or UDP header starts.
+    pub l4: usize,
+    /// Where the packet ends.
+    pub end: usize,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Identification, of a first fragment.
+    pub id: u32,
+    /// Whether this is the first of several fragments.
+    pub fragment: bool,
+    /// Whether the packet must not be made into fragments.
+    pub whole: bool,
+}
+
+/// Reads the TCP or UDP header of a packet. `None` if it is neither, or not all there.
 #[inline(always)]
-pub fn parse4<P: Packet>(packet: &mut P, l3: usize) -> Option<Flow<u32>> {
-    let frame_len = packet.frame_len();
-    let ip = packet.window::<UDP_END>(l3)?;
-    let total_len = usize::from(u16::from_be(ip.load::<{ ipv4::TOTAL_LEN }, _>()));
-    let protocol: u8 = ip.load::<{ ipv4::PROTOCOL }, _>();
-    if ip.load::<{ ipv4::VERSION_IHL }, u8>() != ipv4::VERSION_4_NO_OPTIONS
-        || ip.load::<{ ipv4::FRAGMENT }, u16>() & ipv4::FRAGMENT_BITS != 0
-        || l3 + total_len > frame_len
-    {
-        return None;
-    }
+pub fn parse<A: Copy, P: Packet>(packet: &mut P, network: &Network<A>) -> Option<Flow<A>> {
+    let l4 = network.l4;
+    let ports = packet.window::<UDP_LEN>(l4)?;
     let mut flow = Flow {
         key: ConnKey {
-            src: ip.load::<{ ipv4::SRC }, _>(),
-            dst: ip.load::<{ ipv4::DST }, _>(),
-            sport: ip.load::<SPORT, _>(),
-            dport: ip.load::<DPORT, _>(),
-            proto: u32::from(protocol),
+            src: network.src,
+            dst: network.dst,
+            sport: ports.load::<SPORT, _>(),
+            dport: ports.load::<DPORT, _>(),
+            proto: u32::from(network.protocol),
         },
-        l3,
+        l3: network.l3,
+        l4,
+        len: (network.end - network.l3) as u32,
+        id: network.id,
         sequence: 0,
         acknowledgement: 0,
         flags: 0,
-        ttl: ip.load::<{ ipv4::TTL }, _>(),
+        ttl: network.ttl,
+        fragment: network.fragment,
+        whole: network.whole,
     };
-    if protocol == proto::UDP {
-        return (total_len >= UDP_END).then_some(flow);
+    if network.protocol == proto::UDP {
+        return (l4 + UDP_LEN <= network.end).then_some(flow);
     }
-    if protocol != proto::TCP || total_len < TCP_END {
+    if network.protocol != proto::TCP || l4 + TCP_LEN > network.end {
         return None;
     }
-    let tcp = packet.window::<TCP_END>(l3)?;
+    let tcp = packet.window::<TCP_LEN>(l4)?;
     flow.sequence = u32::from_be(tcp.load::<TCP_SEQUENCE, _>());
     flow.acknowledgement = u32::from_be(tcp.load::<TCP_ACKNOWLEDGEMENT, _>());
     flow.flags = tcp.load::<TCP_FLAGS, _>();
     Some(flow)
 }
 
+/// Bound of where the IP header starts, for the verifier: Ethernet and two tags.
+const L3_MASK: usize = 31;
+/// Bound of where the TCP or UDP header starts.
+const L4_MASK: usize = 255;
+
 impl<A> Flow<A> {
+    /// Where the IP header starts, within bounds that the verifier sees.
+    #[inline(always)]
+    pub const fn l3(&self) -> usize {
+        self.l3 & L3_MASK
+    }
+
+    /// Where the TCP or UDP header starts, likewise.
+    #[inline(always)]
+    pub const fn l4(&self) -> usize {
+        self.l4 & L4_MASK
+    }
+
     /// Whether this is TCP.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {

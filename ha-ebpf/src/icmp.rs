@@ -1,0 +1,339 @@
+//! ICMP errors about packets of a connection: translated like the connection itself, the packet they
+//! repeat included, so that path MTU discovery and refusals work through the balancer.
+//!
+//! Routers repeat as little as the header and eight bytes (RFC 792); that is enough here. What an error
+//! repeats is a packet on its way *out* of the balancer, so it is undone what the opposite direction's
+//! entry does: with the forward entry, the error is about an answer and goes to the real server; with the
+//! reverse entry, it is about a client's packet and goes to the client.
+
+use ha_common::checksum::{apply, delta16};
+use ha_common::conn::{Conn, ConnKey, flags};
+use ha_common::proto;
+use ha_common::reason::Reason;
+use ha_common::service::{Addr6, Address as _, RealState};
+
+use crate::family::{Family, is_transport};
+use crate::packet::{Hop, Packet};
+use crate::parse::transport::{TCP_CHECKSUM, UDP_CHECKSUM};
+use crate::parse::{ipv4, ipv6};
+use crate::rewrite::{Direction, udp_checksum};
+use crate::send::{account, known_hop, leave, real_hop, untouched};
+use crate::tables::{Flows, Shared, gate_open};
+use crate::work::Work;
+
+/// Length of an ICMP header.
+const ICMP_LEN: usize = 8;
+/// Checksum in it.
+const ICMP_CHECKSUM: usize = 2;
+/// Bound of where the IP header starts, for the verifier.
+const L3_MASK: usize = 31;
+/// What an error repeats of a payload at least.
+const REPEATED: usize = 8;
+
+/// Whether an ICMP type (RFC 792) is that of an error about a packet: destination unreachable, source
+/// quench, time exceeded, parameter problem.
+#[inline(always)]
+pub const fn is_error4(kind: u8) -> bool {
+    matches!(kind, 3 | 4 | 11 | 12)
+}
+
+/// The same for `ICMPv6` (RFC 4443 section 2.1: types below 128).
+#[inline(always)]
+pub const fn is_error6(kind: u8) -> bool {
+    kind != 0 && kind < 128
+}
+
+/// An ICMP error, and the 5-tuple of the packet it is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Error<A> {
+    /// Where its IP header, which has no options, starts.
+    pub l3: usize,
+    /// Length of the IP packet.
+    pub len: u32,
+    /// Time to live.
+    pub ttl: u8,
+    /// Who sent it.
+    pub source: A,
+    /// The 5-tuple that finds the connection: that of the packet it is about, turned round.
+    pub key: ConnKey<A>,
+}
+
+/// A family's ICMP.
+pub trait Icmp: Family {
+    /// Reads an error whose headers have no options; `None` for everything else.
+    fn error<P: Packet>(packet: &mut P, l3: usize) -> Option<Error<Self>>;
+
+    /// Rewrites [`Work::error`] as told by [`Work::ends`]. `false` if the frame is too short.
+    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>) -> bool;
+}
+
+/// What the addresses and ports are to be: of the error itself, and of the packet it repeats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends<A> {
+    /// Addresses of the error: source, destination.
+    outer: (A, A),
+    /// Source of the repeated packet.
+    inner_src: (A, u16),
+    /// Its destination.
+    inner_dst: (A, u16),
+}
+
+/// Sends the error [`Work::error`] on. `None` if it is about no known connection.
+#[inline(never)]
+pub fn forward<A: Icmp, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    work: &mut Work<A>,
+) -> Option<Reason> {
+    let entry = tables.conn(&work.error.key)?;
+    if !gate_open(tables, tables.coarse_ns()) {
+        return Some(Reason::GateClosed);
+    }
+    let real = tables.real(entry.get().real)?;
+    if real.get().generation != entry.get().real_generation
+        || RealState::from_u8(real.get().state) == RealState::Unused
+    {
+        return None;
+    }
+    // Nobody is told of an error about an error.
+    if work.error.ttl <= 1 {
+        return Some(Reason::TtlExpired);
+    }
+    let direction = if entry.get().is_reverse() {
+        Direction::Reverse
+    } else {
+        Direction::Forward
+    };
+    work.hop = match direction {
+        Direction::Forward if real.get().hop_known != 0 => real_hop(real),
+        Direction::Reverse if entry.get().flags & flags::HOP_KNOWN != 0 => known_hop(entry),
+        Direction::Forward | Direction::Reverse => Hop::UNKNOWN,
+    };
+    account(tables, entry.get().real, direction, work.error.len);
+    let l3 = work.error.l3 & L3_MASK;
+    let known = work.hop.is_known();
+    if entry.get().flags & flags::ONE_WAY != 0 {
+        // What it repeats is the real server's own packet.
+        if let Some(reason) = untouched::<A, _>(packet, real, l3, known) {
+            return Some(reason);
+        }
+    } else {
+        find_ends(entry, work);
+        if !A::restore(packet, work) || (known && !A::age(packet, l3)) {
+            return Some(Reason::Truncated);
+        }
+    }
+    Some(leave(packet, direction, &work.hop))
+}
+
+/// Finds out what the ends are to be on the other side. Returns whether both are translated.
+#[inline(never)]
+fn find_ends<A: Family>(entry: Shared<Conn<A>>, work: &mut Work<A>) -> bool {
+    let conn = entry.get();
+    let error = &work.error;
+    // The repeated packet's own ends, as `key` has them turned round.
+    let near = (error.key.src, error.key.sport);
+    let far = (error.key.dst, error.key.dport);
+    let to = (conn.to_addr, conn.to_port);
+    let both = conn.flags & flags::BOTH_ENDS != 0;
+    let from = (conn.from_addr, conn.from_port);
+    work.ends = if conn.is_reverse() {
+        // About a client's packet: it was to the shared address, from the client.
+        let client = if both { from } else { far };
+        Ends {
+            outer: (to.0, client.0),
+            inner_src: client,
+            inner_dst: to,
+        }
+    } else {
+        // About an answer: it was from the real server, to the client or its stand-in.
+        let client = if both { from } else { near };
+        let source = if both { from.0 } else { error.source };
+        Ends {
+            outer: (source, to.0),
+            inner_src: to,
+            inner_dst: client,
+        }
+    };
+    both
+}
+
+impl Icmp for u32 {
+    #[inline(always)]
+    fn error<P: Packet>(packet: &mut P, l3: usize) -> Option<Error<Self>> {
+        const INNER: usize = ipv4::LEN + ICMP_LEN;
+        const LEN: usize = INNER + ipv4::LEN + REPEATED;
+        let outer = ipv4::parse(packet, l3)?;
+        if !outer.is_plain() || outer.protocol != proto::ICMP || outer.total_len < LEN {
+            return None;
+        }
+        let ip = packet.window::<LEN>(l3)?;
+        let kind: u8 = ip.load::<{ ipv4::LEN }, _>();
+        let version: u8 = ip.load::<{ INNER + ipv4::VERSION_IHL }, _>();
+        let protocol: u8 = ip.load::<{ INNER + ipv4::PROTOCOL }, _>();
+        // A later fragment has no ports.
+        let fragment: u16 = ip.load::<{ INNER + ipv4::FRAGMENT }, _>();
+        if !is_error4(kind)
+            || version != ipv4::VERSION_4_NO_OPTIONS
+            || fragment & ipv4::OFFSET_BITS != 0
+            || !is_transport(protocol)
+        {
+            return None;
+        }
+        Some(Error {
+            l3,
+            len: outer.total_len as u32,
+            ttl: outer.ttl,
+            source: outer.src,
+            key: ConnKey {
+                src: ip.load::<{ INNER + ipv4::DST }, _>(),
+                dst: ip.load::<{ INNER + ipv4::SRC }, _>(),
+                sport: ip.load::<{ INNER + ipv4::LEN + 2 }, _>(),
+                dport: ip.load::<{ INNER + ipv4::LEN }, _>(),
+                proto: u32::from(protocol),
+            },
+        })
+    }
+
+    #[inline(never)]
+    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>) -> bool {
+        let (error, ends) = (&work.error, &work.ends);
+        const INNER: usize = ipv4::LEN + ICMP_LEN;
+        const L4: usize = INNER + ipv4::LEN;
+        let l3 = error.l3 & L3_MASK;
+        let repeated = repeated(packet, error, ends, l3 + L4);
+        let Some(mut ip) = packet.window::<{ L4 + REPEATED }>(l3) else {
+            return false;
+        };
+        let destination: u32 = ip.load::<{ ipv4::DST }, _>();
+        let outer = error.source.delta(ends.outer.0) + destination.delta(ends.outer.1);
+        let sum: u16 = ip.load::<{ ipv4::CHECKSUM }, _>();
+        ip.store::<{ ipv4::CHECKSUM }, u16>(apply(sum, outer));
+        ip.store::<{ ipv4::SRC }, u32>(ends.outer.0);
+        ip.store::<{ ipv4::DST }, u32>(ends.outer.1);
+
+        // The repeated header and its checksum cancel each other out in that of ICMP.
+        let inner = error.key.dst.delta(ends.inner_src.0) + error.key.src.delta(ends.inner_dst.0);
+        let sum: u16 = ip.load::<{ INNER + ipv4::CHECKSUM }, _>();
+        let new = apply(sum, inner);
+        ip.store::<{ INNER + ipv4::CHECKSUM }, u16>(new);
+        ip.store::<{ INNER + ipv4::SRC }, u32>(ends.inner_src.0);
+        ip.store::<{ INNER + ipv4::DST }, u32>(ends.inner_dst.0);
+        ip.store::<L4, u16>(ends.inner_src.1);
+        ip.store::<{ L4 + 2 }, u16>(ends.inner_dst.1);
+        let change = inner + delta16(sum, new) + repeated;
+        let sum: u16 = ip.load::<{ ipv4::LEN + ICMP_CHECKSUM }, _>();
+        ip.store::<{ ipv4::LEN + ICMP_CHECKSUM }, u16>(apply(sum, change));
+        true
+    }
+}
+
+impl Icmp for Addr6 {
+    #[inline(always)]
+    fn error<P: Packet>(packet: &mut P, l3: usize) -> Option<Error<Self>> {
+        const INNER: usize = ipv6::LEN + ICMP_LEN;
+        const LEN: usize = INNER + ipv6::LEN + REPEATED;
+        let outer = ipv6::parse(packet, l3)?;
+        if !outer.sound || outer.next != proto::ICMPV6 || outer.total_len < LEN {
+            return None;
+        }
+        let ip = packet.window::<LEN>(l3)?;
+        let kind: u8 = ip.load::<{ ipv6::LEN }, _>();
+        let protocol: u8 = ip.load::<{ INNER + ipv6::NEXT }, _>();
+        if !is_error6(kind) || !is_transport(protocol) {
+            return None;
+        }
+        Some(Error {
+            l3,
+            len: outer.total_len as u32,
+            ttl: outer.hop_limit,
+            source: outer.src,
+            key: ConnKey {
+                src: ip.load::<{ INNER + ipv6::DST }, _>(),
+                dst: ip.load::<{ INNER + ipv6::SRC }, _>(),
+                sport: ip.load::<{ INNER + ipv6::LEN + 2 }, _>(),
+                dport: ip.load::<{ INNER + ipv6::LEN }, _>(),
+                proto: u32::from(protocol),
+            },
+        })
+    }
+
+    #[inline(never)]
+    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>) -> bool {
+        let (error, ends) = (&work.error, &work.ends);
+        const INNER: usize = ipv6::LEN + ICMP_LEN;
+        const L4: usize = INNER + ipv6::LEN;
+        let l3 = error.l3 & L3_MASK;
+        let repeated = repeated(packet, error, ends, l3 + L4);
+        let Some(mut ip) = packet.window::<{ L4 + REPEATED }>(l3) else {
+            return false;
+        };
+        let destination: Addr6 = ip.load::<{ ipv6::DST }, _>();
+        let outer = error.source.delta(ends.outer.0) + destination.delta(ends.outer.1);
+        ip.store::<{ ipv6::SRC }, Self>(ends.outer.0);
+        ip.store::<{ ipv6::DST }, Self>(ends.outer.1);
+        let inner = error.key.dst.delta(ends.inner_src.0) + error.key.src.delta(ends.inner_dst.0);
+        ip.store::<{ INNER + ipv6::SRC }, Self>(ends.inner_src.0);
+        ip.store::<{ INNER + ipv6::DST }, Self>(ends.inner_dst.0);
+        ip.store::<L4, u16>(ends.inner_src.1);
+        ip.store::<{ L4 + 2 }, u16>(ends.inner_dst.1);
+        // That of ICMPv6 covers the addresses of the pseudo-header as well.
+        let change = outer + inner + repeated;
+        let sum: u16 = ip.load::<{ ipv6::LEN + ICMP_CHECKSUM }, _>();
+        ip.store::<{ ipv6::LEN + ICMP_CHECKSUM }, u16>(apply(sum, change));
+        true
+    }
+}
+
+/// Brings the checksum of the repeated TCP or UDP header up to date, as far as it is there. Returns what
+/// its change and that of the ports add to the checksum of the error.
+#[inline(always)]
+fn repeated<A: Family, P: Packet>(
+    packet: &mut P,
+    error: &Error<A>,
+    ends: &Ends<A>,
+    l4: usize,
+) -> u32 {
+    let (old_src, old_dst) = (
+        (error.key.dst, error.key.dport),
+        (error.key.src, error.key.sport),
+    );
+    let ports = delta16(old_src.1, ends.inner_src.1) + delta16(old_dst.1, ends.inner_dst.1);
+    let delta = old_src.0.delta(ends.inner_src.0) + old_dst.0.delta(ends.inner_dst.0) + ports;
+    if error.key.proto == u32::from(proto::UDP) {
+        let Some(mut udp) = packet.window::<REPEATED>(l4) else {
+            return ports;
+        };
+        let old: u16 = udp.load::<UDP_CHECKSUM, _>();
+        let new = udp_checksum(old, delta);
+        udp.store::<UDP_CHECKSUM, u16>(new);
+        return ports + delta16(old, new);
+    }
+    let repeats_checksum = l4 + TCP_CHECKSUM + 2 <= (error.l3 & L3_MASK) + error.len as usize;
+    let Some(mut tcp) = packet
+        .window::<{ TCP_CHECKSUM + 2 }>(l4)
+        .filter(|_| repeats_checksum)
+    else {
+        return ports;
+    };
+    let old: u16 = tcp.load::<TCP_CHECKSUM, _>();
+    let new = apply(old, delta);
+    tcp.store::<TCP_CHECKSUM, u16>(new);
+    ports + delta16(old, new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_no_errors() {
+        for kind in [0u8, 5, 8, 13, 14] {
+            assert!(!is_error4(kind), "{kind}");
+        }
+        for kind in [128u8, 129, 135, 136] {
+            assert!(!is_error6(kind), "{kind}");
+        }
+        assert!(is_error4(3) && is_error6(2));
+    }
+}
