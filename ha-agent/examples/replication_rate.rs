@@ -2,13 +2,14 @@
 //! `cargo run --release -p ha-agent --example replication_rate [CONNECTIONS]`.
 #![expect(clippy::print_stdout, reason = "its report")]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use ha_agent::datapath::family::{FlowKey, none_like};
 use ha_agent::keys::{PairKey, PairKeys};
 use ha_agent::proto::rng::Rng;
 use ha_agent::proto::sync::{Action, Change, Input, Record, Sync, SyncConfig};
 use ha_agent::proto::time::Instant;
-use ha_common::conn::ConnKey4;
 use nix::time::{ClockId, clock_gettime};
 
 /// Changes between two flushes: what a ring holds when the agent looks.
@@ -21,16 +22,19 @@ fn main() -> anyhow::Result<()> {
     };
     let mut pair = Pair::new(connections)?;
     pair.wait_ready()?;
+    let shared = IpAddr::from([10, 0, 0, 100]);
     let record = |client: u32, version| Record {
-        key: ConnKey4 {
-            src: client.wrapping_mul(0x9e37_79b1),
-            dst: 0x0a00_0064,
+        key: FlowKey {
+            src: Ipv4Addr::from_bits(client.wrapping_mul(0x9e37_79b1)).into(),
+            dst: shared,
             sport: client as u16,
             dport: 80,
             proto: 6,
         },
-        real_addr: 0x0a01_0000 + client % 16,
+        real_addr: Ipv4Addr::from_bits(0x0a01_0000 + client % 16).into(),
+        from_addr: none_like(shared),
         real_port: 8080,
+        from_port: 0,
         state: 1 + u8::from(version > 1),
         flags: 0,
         version,

@@ -91,8 +91,8 @@ pub const SERVICES_MAX: u32 = 1024;
 pub const SERVICES_ENTRIES: u32 = 16_384;
 /// Elements of [`REALS`] and bound of every real-server id; id 0 is never given out.
 pub const REALS_ENTRIES: u32 = 4096;
-/// Elements of [`SLOTS`].
-pub const SLOTS_ENTRIES: u32 = 1 << 20;
+/// Elements of [`SLOTS`]: 16 MiB, half of it for tables in use, half for those that replace them.
+pub const SLOTS_ENTRIES: u32 = 1 << 22;
 /// Entries of [`RETURN4`] and of [`RETURN6`].
 pub const RETURN_ENTRIES: u32 = 32_768;
 /// Entries of [`ADDRS4`] and of [`ADDRS6`].

@@ -53,6 +53,18 @@ impl Scheduler {
         }
     }
 
+    /// The name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mh => "mh",
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Lc => "lc",
+            Self::Wlc => "wlc",
+            Self::Sh => "sh",
+        }
+    }
+
     /// Whether the choice follows from packet and configuration alone, so that the partner makes the
     /// same.
     pub const fn is_hash(self) -> bool {
@@ -62,7 +74,7 @@ impl Scheduler {
 
 /// How packets reach the real servers of a service.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Forwarding {
     /// The destination is translated; answers come back through the balancer.
     #[default]

@@ -9,6 +9,7 @@
 mod common;
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,18 +18,24 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{Xdp, XdpMode as AyaMode};
 use ha_agent::datapath::attach::{AttachError, Device, XdpMode};
-use ha_agent::datapath::load::{LoadError, Loaded, Options, load_object};
+use ha_agent::datapath::family::{FlowEntry, FlowKey, ListenKey, ReturnRoute, entry_to};
+use ha_agent::datapath::load::{Connections, LoadError, Loaded, Options, load_object};
 use ha_agent::datapath::sys::{self, Map, Update};
 use ha_agent::datapath::{
-    Cursor, Datapath as _, DatapathError, default_config, remove_connections,
+    Cursor, Datapath as _, DatapathError, Filter, Scan, TIMEOUTS, remove_connections,
 };
 use ha_agent::proto::time::Instant;
 use ha_agent::shell::clock;
 use ha_agent::shell::netlink::Netlink;
-use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
-use ha_common::control::Gate;
+use ha_common::conn::{
+    Conn4, ConnKey4, ConnState, Persist, PersistKey4, PersistKey6, flags,
+};
+use ha_common::control::{Config, Gate};
 use ha_common::reason::Tally;
-use ha_common::service::{Address as _, Real, Service, ServiceKey4};
+use ha_common::service::{
+    Address as _, Load, LocalAddr, Real, Service, Timeouts, Traffic, addr_kind,
+};
+use ha_common::stage::STAGES;
 use ha_common::{LAYOUT_VERSION, maps};
 use ha_tests::rig::netns::Netns;
 use ha_tests::rig::process::Process;
@@ -38,6 +45,12 @@ use nix::sys::signal::Signal;
 /// First argument of this program when it plays an agent that is to be killed.
 const HOLD: &str = "hold-the-data-plane";
 const CONNECTIONS: u32 = 100_000;
+/// The same for IPv6.
+const CONNECTIONS6: u32 = 10_000;
+const TABLES: Connections = Connections {
+    v4: CONNECTIONS,
+    v6: CONNECTIONS6,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -60,6 +73,8 @@ fn main() -> ExitCode {
                 "every_map_operation_works_and_batches_are_faster",
                 operations,
             ),
+            ("both_families_are_kept_apart", families),
+            ("stages_outlive_the_agent_that_filled_them", stages),
             ("a_large_empty_table_is_read_in_short_calls", short_calls),
             ("the_janitor_deletes_what_is_idle_and_only_that", janitor),
             ("a_killed_agent_is_succeeded", succession),
@@ -107,7 +122,7 @@ impl Host {
     fn options(&self, devices: &[&str]) -> Result<Options> {
         Ok(Options {
             bpf_dir: self.dir.clone(),
-            connections: CONNECTIONS,
+            connections: TABLES,
             devices: self.devices(devices)?,
             continued: false,
         })
@@ -154,7 +169,7 @@ fn devices(names: &[&str]) -> Result<Vec<Device>> {
 fn hold(dir: &Path) -> Result<()> {
     let options = Options {
         bpf_dir: dir.to_owned(),
-        connections: CONNECTIONS,
+        connections: TABLES,
         devices: devices(&["eth0", "eth1.7"])?,
         continued: false,
     };
@@ -177,32 +192,51 @@ fn hold(dir: &Path) -> Result<()> {
     }
 }
 
-fn key(n: u32) -> ConnKey4 {
-    ConnKey4 {
-        src: n.to_be(),
-        dst: 0x6400_000a,
+fn key(n: u32) -> FlowKey {
+    FlowKey {
+        src: Ipv4Addr::from_bits(n).into(),
+        dst: [10, 0, 0, 100].into(),
         sport: (1024 + (n % 50_000) as u16).to_be(),
         dport: 80u16.to_be(),
         proto: 6,
     }
 }
 
-fn connection(n: u32, state: ConnState, last_seen_ns: u64) -> [(ConnKey4, Conn4); 2] {
-    let forward = Conn4 {
-        to_addr: 0x1500_010a,
+fn key6(n: u32) -> FlowKey {
+    FlowKey {
+        src: Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(n)).into(),
+        dst: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100).into(),
+        ..key(n)
+    }
+}
+
+/// Both entries of a connection.
+type Pair = [(FlowKey, FlowEntry); 2];
+
+fn connection(n: u32, state: ConnState, last_seen_ns: u64) -> Pair {
+    pair(key(n), [10, 1, 0, 21].into(), state, last_seen_ns)
+}
+
+fn connection6(n: u32, state: ConnState, last_seen_ns: u64) -> Pair {
+    let real = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x21);
+    pair(key6(n), real.into(), state, last_seen_ns)
+}
+
+fn pair(key: FlowKey, real: IpAddr, state: ConnState, last_seen_ns: u64) -> Pair {
+    let forward = FlowEntry {
         to_port: 8080u16.to_be(),
         real: 5,
         state: state as u8,
         last_seen_ns,
-        ..Conn4::default()
+        ..entry_to(real)
     };
-    let reverse = Conn4 {
-        to_addr: key(n).dst,
-        to_port: key(n).dport,
+    let reverse = FlowEntry {
+        to_addr: key.dst,
+        to_port: key.dport,
         flags: flags::REVERSE,
         ..forward
     };
-    [(key(n), forward), (forward.partner_key(&key(n)), reverse)]
+    [(key, forward), (forward.partner_key(&key), reverse)]
 }
 
 fn operations() -> Result<()> {
@@ -211,21 +245,60 @@ fn operations() -> Result<()> {
     let datapath = &loaded.datapath;
 
     // Single elements.
-    let service_key = ServiceKey4 {
-        addr: 1,
-        port: 2,
-        proto: 6,
-    };
-    let service = Service {
-        id: 3,
-        table_len: 251,
-        ..Service::default()
-    };
-    datapath.put_service(&service_key, &service)?;
-    assert_eq!(datapath.services()?, [(service_key, service)]);
-    datapath.remove_service(&service_key)?;
-    datapath.remove_service(&service_key)?;
-    assert!(datapath.services()?.is_empty());
+    for address in [key(1).src, key6(1).src] {
+        let listen = ListenKey {
+            addr: address,
+            port: 2,
+            proto: 6,
+        };
+        let service = Service {
+            id: 3,
+            table_len: 251,
+            ..Service::default()
+        };
+        datapath.put_service(&listen, &service)?;
+        assert_eq!(datapath.services()?, [(listen, service)]);
+        datapath.remove_service(&listen)?;
+        datapath.remove_service(&listen)?;
+        assert!(datapath.services()?.is_empty());
+
+        let route = ReturnRoute {
+            vip: address,
+            vport: 5,
+            real: 6,
+            real_generation: 7,
+            service: 8,
+            ambiguous: 1,
+        };
+        datapath.put_return_path(&listen, &route)?;
+        assert_eq!(datapath.return_paths()?, [(listen, route)]);
+        datapath.remove_return_path(&listen)?;
+        assert!(datapath.return_paths()?.is_empty());
+
+        let shared = LocalAddr {
+            kind: addr_kind::SHARED,
+            ifindex: 4,
+        };
+        datapath.put_addr(address, shared)?;
+        assert_eq!(datapath.addrs()?, [(address, shared)]);
+        datapath.remove_addr(address)?;
+        datapath.remove_addr(address)?;
+        assert!(datapath.addrs()?.is_empty());
+
+        let mut filter = Filter::default();
+        filter.insert(address);
+        datapath.set_filter(&filter)?;
+        assert_eq!(datapath.filter()?, filter);
+        assert!(datapath.filter()?.has(address));
+    }
+    datapath.set_filter(&Filter::default())?;
+    assert_eq!(datapath.filter()?, Filter::default());
+    datapath.put_timeouts(1023, &TIMEOUTS)?;
+    assert_eq!(datapath.timeouts()?.last(), Some(&TIMEOUTS));
+    datapath.put_timeouts(1023, &Timeouts::default())?;
+    assert!(datapath.put_timeouts(1024, &TIMEOUTS).is_err());
+    loads_and_traffic(&host, &loaded)?;
+    clients(&host, &loaded)?;
     let real = Real {
         addr: 7.wide(),
         generation: 2,
@@ -238,7 +311,10 @@ fn operations() -> Result<()> {
         (maps::REALS_ENTRIES as usize, Some(&real))
     );
     assert!(datapath.put_real(4096, &real).is_err());
-    datapath.set_config(&default_config(7))?;
+    datapath.set_config(&Config {
+        vhid: 7,
+        ..Config::default()
+    })?;
 
     // A large region of an array, and what lies around it.
     let slots: Vec<u32> = (1..=65_521).collect();
@@ -283,14 +359,90 @@ fn operations() -> Result<()> {
     connections(&host, &loaded)
 }
 
+fn loads_and_traffic(host: &Host, loaded: &Loaded) -> Result<()> {
+    let datapath = &loaded.datapath;
+    datapath.put_weight(7, 100)?;
+    datapath.set_load(7, 12)?;
+    datapath.put_weight(7, 90)?;
+    let load = Load {
+        connections: 12,
+        weight: 90,
+    };
+    assert_eq!(datapath.loads()?[7], load);
+    assert_eq!(datapath.loads()?.len(), maps::REALS_ENTRIES as usize);
+
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    let map = aya::maps::MapData::from_pin(host.dir.join(maps::TRAFFIC))?;
+    let mut map =
+        aya::maps::PerCpuArray::<_, Traffic>::try_from(aya::maps::Map::PerCpuArray(map))?;
+    let traffic = |cpu: u64| Traffic {
+        connections: 1,
+        packets_in: cpu,
+        bytes_in: 10 * cpu,
+        packets_out: 100 * cpu,
+        bytes_out: 1000 * cpu,
+        dropped: 2,
+    };
+    let each = (0..cpus as u64).map(traffic).collect();
+    map.set(7, aya::maps::PerCpuValues::try_from(each)?, 0)?;
+    let sum: u64 = (0..cpus as u64).sum();
+    let expected = Traffic {
+        connections: cpus as u64,
+        packets_in: sum,
+        bytes_in: 10 * sum,
+        packets_out: 100 * sum,
+        bytes_out: 1000 * sum,
+        dropped: 2 * cpus as u64,
+    };
+    let found = datapath.traffic()?;
+    assert_eq!((found[6], found[7]), (Traffic::default(), expected));
+    datapath.clear_traffic(7)?;
+    assert_eq!(datapath.traffic()?[7], Traffic::default());
+    Ok(())
+}
+
+fn clients(host: &Host, loaded: &Loaded) -> Result<()> {
+    let datapath = &loaded.datapath;
+    let v4 = Map::<PersistKey4, Persist>::new(sys::object_get(&host.dir.join(maps::PERSIST4))?)?;
+    let v6 = Map::<PersistKey6, Persist>::new(sys::object_get(&host.dir.join(maps::PERSIST6))?)?;
+    for n in 0..100u16 {
+        let held = Persist {
+            real: 5 + n % 2,
+            ..Persist::default()
+        };
+        let four = PersistKey4 {
+            client: n.into(),
+            service: 1,
+            pad: 0,
+        };
+        v4.update(&four, &held, Update::Any)?;
+        let six = PersistKey6 {
+            client: u32::from(n).wide(),
+            service: 1,
+            pad: 0,
+        };
+        v6.update(&six, &held, Update::Any)?;
+    }
+    assert_eq!(datapath.clients()?.len(), 200);
+    assert_eq!(datapath.forget_clients(5)?, 100);
+    assert_eq!(datapath.forget_clients(5)?, 0);
+    let left = datapath.clients()?;
+    assert_eq!(left.len(), 100);
+    assert!(left.iter().all(|(_, held)| held.real == 6));
+    assert_eq!(datapath.forget_clients(6)?, 100);
+    Ok(())
+}
+
 /// Batches against single operations, on as many connections as the table holds.
 fn connections(host: &Host, loaded: &Loaded) -> Result<()> {
     let datapath = &loaded.datapath;
     let entries: Vec<_> = (0..CONNECTIONS)
         .flat_map(|n| connection(n, ConnState::Established, 1))
         .collect();
-    let keys: Vec<ConnKey4> = entries.iter().map(|(key, _)| *key).collect();
-    let forward: Vec<ConnKey4> = (0..CONNECTIONS).map(key).collect();
+    let keys: Vec<FlowKey> = entries.iter().map(|(key, _)| *key).collect();
+    let forward: Vec<FlowKey> = (0..CONNECTIONS).map(key).collect();
+    let raw: Vec<ConnKey4> = keys.iter().map(raw).collect();
+    let value = Conn4::default();
     let map = Map::<ConnKey4, Conn4>::new(sys::object_get(&host.dir.join(maps::CONNS4))?)?;
 
     let per_entry =
@@ -303,13 +455,13 @@ fn connections(host: &Host, loaded: &Loaded) -> Result<()> {
         };
     let count = entries.len();
     let single = per_entry("update, one by one", count, &mut || {
-        for (key, value) in &entries {
-            map.update(key, value, Update::Any)?;
+        for key in &raw {
+            map.update(key, &value, Update::Any)?;
         }
         Ok(())
     })?;
     per_entry("look up, one by one", count, &mut || {
-        for key in &keys {
+        for key in &raw {
             ensure!(map.lookup(key)?.is_some());
         }
         Ok(())
@@ -325,10 +477,10 @@ fn connections(host: &Host, loaded: &Loaded) -> Result<()> {
         Ok(())
     })?;
     per_entry("delete, one by one", count, &mut || {
-        for key in &keys {
+        for key in &raw {
             ensure!(map.delete(key)?);
         }
-        ensure!(!map.delete(&key(0))?);
+        ensure!(!map.delete(&raw[0])?);
         Ok(())
     })?;
 
@@ -393,23 +545,92 @@ fn connections(host: &Host, loaded: &Loaded) -> Result<()> {
     Ok(())
 }
 
+fn raw(key: &FlowKey) -> ConnKey4 {
+    let word = |address| match address {
+        IpAddr::V4(v4) => u32::from_ne_bytes(v4.octets()),
+        IpAddr::V6(_) => 0,
+    };
+    ConnKey4 {
+        src: word(key.src),
+        dst: word(key.dst),
+        sport: key.sport,
+        dport: key.dport,
+        proto: key.proto,
+    }
+}
+
+/// Connections of both families side by side.
+fn families() -> Result<()> {
+    let host = Host::new()?;
+    let loaded = host.load()?;
+    let datapath = &loaded.datapath;
+    let mut entries = Vec::new();
+    for n in 0..500 {
+        entries.extend(connection(n, ConnState::Established, 1));
+        entries.extend(connection6(n, ConnState::Established, 1));
+    }
+    datapath.put_conns(&entries)?;
+    let mut found = Vec::new();
+    let mut cursor = Some(Cursor::default());
+    while let Some(at) = cursor {
+        let scan = datapath.scan_conns(at, 100)?;
+        let v6 = scan.entries.iter().filter(|(key, _)| key.dst.is_ipv6());
+        let v6 = v6.count();
+        ensure!(v6 == 0 || v6 == scan.entries.len(), "a piece of both");
+        found.extend(scan.entries);
+        cursor = scan.next;
+    }
+    found.sort_unstable_by_key(|(key, _)| *key);
+    let mut sorted = entries.clone();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    assert_eq!(found, sorted);
+    assert_eq!(datapath.get_conn(&entries[2].0)?, Some(entries[2].1));
+    assert_eq!(remove_connections(datapath, &[key6(7), key(7)])?, 4);
+    assert_eq!(datapath.get_conn(&key6(7))?, None);
+
+    // A table that is full takes nothing from the other one.
+    let more: Vec<_> = (1000..1000 + CONNECTIONS6)
+        .flat_map(|n| connection6(n, ConnState::Established, 1))
+        .chain(connection(1000, ConnState::Established, 1))
+        .collect();
+    match datapath.put_conns(&more) {
+        Err(DatapathError::Full { map, .. }) => assert_eq!(map, maps::CONNS6),
+        other => bail!("{other:?} from a full table"),
+    }
+    assert!(datapath.get_conn(&key(1000))?.is_some());
+
+    // One way: there is no other half to remove.
+    let [mut forward, _] = connection(2000, ConnState::Established, 1);
+    forward.1.flags |= flags::ONE_WAY;
+    let bystander = (forward.1.partner_key(&forward.0), forward.1);
+    datapath.put_conns(&[forward, bystander])?;
+    assert_eq!(remove_connections(datapath, &[forward.0])?, 1);
+    Ok(())
+}
+
 /// No system call may walk through many buckets: the kernel lets nobody else run on that CPU meanwhile.
 fn short_calls() -> Result<()> {
     const ELEMENTS: usize = 64;
     const BUCKETS: u32 = 65_536;
     let host = Host::new()?;
     let options = Options {
-        connections: maps::CONNS4_ENTRIES / 2,
+        connections: Connections {
+            v4: maps::CONNS4_ENTRIES / 2,
+            v6: 1,
+        },
         ..host.options(&["eth0"])?
     };
     let loaded = host.try_load(&options)??;
     let own = connection(1, ConnState::Established, 1);
     loaded.datapath.put_conns(&own)?;
     let mut found = loaded.datapath.scan_conns(Cursor::default(), 1024)?;
+    // What follows is the IPv6 table.
+    let next = found.next.context("no IPv6 table")?;
+    assert_eq!(loaded.datapath.scan_conns(next, 1024)?, Scan::default());
     found.entries.sort_unstable_by_key(|(key, _)| *key);
     let mut wanted = own.to_vec();
     wanted.sort_unstable_by_key(|(key, _)| *key);
-    assert_eq!((found.entries, found.next), (wanted, None));
+    assert_eq!(found.entries, wanted);
 
     let map = Map::<ConnKey4, Conn4>::new(sys::object_get(&host.dir.join(maps::CONNS4))?)?;
     let (mut from, mut calls) = (0, 0);
@@ -429,18 +650,17 @@ fn janitor() -> Result<()> {
     let host = Host::new()?;
     let loaded = host.load()?;
     let datapath = &loaded.datapath;
-    datapath.set_config(&default_config(7))?;
+    datapath.put_timeouts(0, &TIMEOUTS)?;
     let now = clock::now().as_nanos();
     let hour = 3_600_000_000_000;
     for n in 0..200 {
-        datapath.put_conns(&connection(
-            n,
-            ConnState::Established,
-            now.saturating_sub(hour).max(1),
-        ))?;
+        let idle = now.saturating_sub(hour).max(1);
+        datapath.put_conns(&connection(n, ConnState::Established, idle))?;
+        datapath.put_conns(&connection6(n, ConnState::Established, idle))?;
     }
     for n in 200..250 {
         datapath.put_conns(&connection(n, ConnState::Established, now))?;
+        datapath.put_conns(&connection6(n, ConnState::Established, now))?;
     }
     // Idle forwards, busy backwards.
     let [forward, mut reverse] = connection(250, ConnState::Established, 1);
@@ -448,14 +668,17 @@ fn janitor() -> Result<()> {
     datapath.put_conns(&[forward, reverse])?;
     if now < hour {
         println!("this machine is up for less than an hour: the idle time is shortened");
-        let mut config = default_config(7);
-        config.tcp_timeout_ns = now / 2;
-        datapath.set_config(&config)?;
+        let shortened = Timeouts {
+            established_ns: now / 2,
+            ..TIMEOUTS
+        };
+        datapath.put_timeouts(0, &shortened)?;
     }
 
-    let keys: Vec<ConnKey4> = (0..252).map(key).collect();
+    // Both families, in any order.
+    let keys: Vec<FlowKey> = (0..252).flat_map(|n| [key(n), key6(n)]).collect();
     let started = clock::now();
-    assert_eq!(datapath.expire(&keys)?, 200);
+    assert_eq!(datapath.expire(&keys)?, 400);
     println!(
         "expiry: {:?} for {} candidates",
         clock::now().since(started),
@@ -463,9 +686,11 @@ fn janitor() -> Result<()> {
     );
     assert_eq!(datapath.expire(&keys)?, 0);
     assert_eq!(datapath.expire(&[])?, 0);
-    let left = datapath.scan_conns(Cursor::default(), 4096)?.entries;
-    assert_eq!(left.len(), 2 * 51);
-    assert_eq!(datapath.counters()?[Tally::Expired.index() as usize], 200);
+    let left = datapath.scan_conns(Cursor::default(), 4096)?;
+    assert_eq!(left.entries.len(), 2 * 51);
+    let left6 = datapath.scan_conns(left.next.context("no IPv6 table")?, 4096)?;
+    assert_eq!(left6.entries.len(), 2 * 50);
+    assert_eq!(datapath.counters()?[Tally::Expired.index() as usize], 400);
     Ok(())
 }
 
@@ -512,6 +737,46 @@ fn succession() -> Result<()> {
     let loaded = host.try_load(&host.options(&["eth0"])?)??;
     assert!(loaded.attachments[0].taken_over);
     assert!(host.has_xdp("eth0")? && !host.has_xdp("eth1.7")?);
+    Ok(())
+}
+
+/// The pins of arrays of stages.
+fn arrays(host: &Host) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&host.dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("stages_") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Programs in an array of stages.
+fn filled(array: &Path) -> Result<usize> {
+    let map = Map::<u32, u32>::new(sys::object_get(array)?)?;
+    let mut found = 0;
+    for stage in 0..STAGES as u32 {
+        found += usize::from(map.lookup(&stage)?.is_some());
+    }
+    Ok(found)
+}
+
+fn stages() -> Result<()> {
+    let host = Host::new()?;
+    drop(host.load()?);
+    let [first] = &*arrays(&host)? else {
+        bail!("{:?}", arrays(&host)?);
+    };
+    assert_eq!(filled(first)?, STAGES);
+    let loaded = host.load()?;
+    let [second] = &*arrays(&host)? else {
+        bail!("{:?}", arrays(&host)?);
+    };
+    assert_ne!(first, second, "each set of programs has its own");
+    assert_eq!(filled(second)?, STAGES);
+    loaded.pins.remove()?;
+    assert!(!host.dir.exists());
     Ok(())
 }
 
@@ -585,7 +850,7 @@ fn layouts() -> Result<()> {
     let host = Host::new()?;
     drop(host.load()?);
     let mut larger = host.options(&["eth0", "eth1.7"])?;
-    larger.connections *= 2;
+    larger.connections.v4 *= 2;
     match host.try_load(&larger)? {
         Err(error @ LoadError::Layout { .. }) => {
             let text = error.to_string();

@@ -10,14 +10,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ha_agent::config::model::{Cidr, Protocol, RealServer, Scheduler, VirtualService};
+use ha_agent::config::model::{
+    Cidr, OnDown, Ports, Protocol, RealServer, Timeouts, VirtualService,
+};
 use ha_agent::datapath::fake::Fake;
 use ha_agent::proto::time::Instant;
-use ha_agent::services::{RealKey, ServiceTable, service_key};
+use ha_agent::services::{RealKey, ServiceTable};
 use ha_agent::shell::clock;
 use ha_agent::shell::neighbours::Neighbours;
 use ha_agent::shell::netlink::{Change, Changes, Netlink, Route};
-use ha_common::service::Real;
+use ha_common::service::{Forwarding, Real, Scheduler};
 use ha_tests::rig::Run;
 use ha_tests::rig::netns::Netns;
 use tokio::time::{sleep, timeout};
@@ -252,21 +254,29 @@ fn neighbours() -> Result<()> {
         .sysctl("net/ipv4/neigh/eth0/delay_first_probe_time", "1")?;
     hosts.on_node(|netlink, mut changes| async move {
         let eth0 = ifindex(&netlink).await?;
+        let server = RealServer {
+            address: Ipv4Addr::new(10, 1, 0, 21).into(),
+            port: Some(8080),
+            weight: 1,
+            connections_max: 0,
+            source: None,
+        };
         let service = VirtualService {
             name: "web".to_owned(),
-            address: Ipv4Addr::new(10, 0, 0, 100),
-            port: 80,
+            address: Ipv4Addr::new(10, 0, 0, 100).into(),
+            ports: Ports::One(80),
             protocol: Protocol::Tcp,
+            forwarding: Forwarding::Nat,
             scheduler: Scheduler::Mh,
+            persistence: None,
             health: None,
-            real_servers: vec![RealServer {
-                address: Ipv4Addr::new(10, 1, 0, 21),
-                port: 8080,
-                weight: 1,
-            }],
+            real_servers: vec![server],
+            last_resort: None,
+            on_down: OnDown::Keep,
+            timeouts: Timeouts::default(),
             resteer: true,
         };
-        let real = RealKey::new(service_key(&service), Ipv4Addr::new(10, 1, 0, 21), 8080);
+        let real = RealKey::new(&service, &server);
         let mut services = ServiceTable::new(1);
         services.configure(&[service])?;
         let id = services.lookup(&real).context("not configured")?.real.id;

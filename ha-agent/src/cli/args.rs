@@ -1,6 +1,6 @@
 //! Words of the command line. Names are stable: scripts rely on them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
@@ -97,6 +97,8 @@ pub enum Verb {
         #[arg(long, value_name = "NUMBER", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
         seconds: u32,
     },
+    /// Capture what the data plane sends, for tcpdump and Wireshark
+    Capture(Capture),
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
         /// What `record`, a simulator or a conformance case wrote
@@ -112,10 +114,10 @@ pub struct Connections {
     pub service: Option<String>,
     /// Only of this client
     #[arg(long, value_name = "ADDRESS")]
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<IpAddr>,
     /// Only on this real server
     #[arg(long, value_name = "ADDRESS")]
-    pub real: Option<Ipv4Addr>,
+    pub real: Option<IpAddr>,
     /// Only in this state
     #[arg(long, value_parser = states())]
     pub state: Option<String>,
@@ -128,6 +130,23 @@ pub struct Connections {
     /// The whole table, in the order in which it is stored
     #[arg(long, conflicts_with_all = ["limit", "offset"])]
     pub all: bool,
+}
+
+/// What to capture, and where to.
+#[derive(Debug, clap::Args)]
+pub struct Capture {
+    /// File to make, in pcapng format; - for standard output
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub file: PathBuf,
+    /// One packet in so many
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub every: u32,
+    /// For how long at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// How many packets at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub count: u64,
 }
 
 /// On or off.

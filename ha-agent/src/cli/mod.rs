@@ -1,7 +1,9 @@
 //! The command line: what a person types, what comes back, and the exit code.
 
 pub mod args;
+mod capture;
 mod local;
+mod pcapng;
 mod remote;
 mod replace;
 mod run;
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         | Verb::Reload
         | Verb::Resume
         | Verb::Record { .. }
+        | Verb::Capture(_)
         | Verb::Reexec => remote::command(&args),
     };
     exit.into()
@@ -90,6 +93,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Reload
         | Verb::Resume
         | Verb::Record { .. }
+        | Verb::Capture(_)
         | Verb::Reexec => None,
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::args::{Args, DEFAULT_CONFIG, Switch, Verb};
+use super::capture;
 use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
 use crate::config;
@@ -27,6 +28,12 @@ pub(super) fn command(args: &Args) -> Exit {
         return match replace::reexec(client, &socket, args.json) {
             Ok(exit) | Err(Failed::Told(exit)) => exit,
             Err(Failed::Client(error)) => explain(&error, args),
+        };
+    }
+    if let Verb::Capture(wanted) = &args.verb {
+        return match capture::capture(client, wanted, args.json) {
+            Ok(exit) | Err(capture::Failed::Told(exit)) => exit,
+            Err(capture::Failed::Client(error)) => explain(&error, args),
         };
     }
     let style = Style::detect();
@@ -83,6 +90,7 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::UpgradeCheck { .. }
         | Verb::Keygen { .. }
         | Verb::Replay { .. }
+        | Verb::Capture(_)
         | Verb::Reexec => Exit::Failed,
     }
 }

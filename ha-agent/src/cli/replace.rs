@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Exit, complain, complain_about, print, print_json};
 use crate::config::model::Config;
 use crate::control::{Client, ClientError, Done, Request};
-use crate::datapath::load::{self, LoadError, Options};
+use crate::datapath::load::{self, Connections, LoadError, Options};
 use crate::shell::clock;
 use crate::shell::reexec::Upgrade;
 use crate::status::model::{Role, SCHEMA_VERSION, Status};
@@ -133,7 +133,10 @@ pub(super) fn upgrade_check(file: &Path, prepare: bool, json: bool) -> Exit {
     }
     let options = Options {
         bpf_dir: loaded.config.node.bpf_dir.clone(),
-        connections: loaded.config.limits.connections,
+        connections: Connections {
+            v4: loaded.config.limits.connections,
+            v6: loaded.config.limits.connections_ipv6,
+        },
         devices: Vec::new(),
         continued: true,
     };

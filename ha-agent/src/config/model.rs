@@ -1,11 +1,13 @@
 //! The configuration, after parsing and validation. Field by field the file documented in
 //! `docs/configuration.md`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ha_common::service::{Forwarding, Scheduler};
 use serde::{Deserialize, Serialize};
 
 /// A whole configuration file.
@@ -119,8 +121,8 @@ impl Cidr {
     }
 }
 
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
     }
 }
@@ -217,19 +219,132 @@ pub struct VirtualService {
     /// Name.
     pub name: String,
     /// Shared address it listens on.
-    pub address: Ipv4Addr,
-    /// Port.
-    pub port: u16,
+    pub address: IpAddr,
+    /// Where it listens.
+    pub ports: Ports,
     /// Protocol.
     pub protocol: Protocol,
+    /// How packets reach the real servers.
+    pub forwarding: Forwarding,
     /// How a real server is chosen.
     pub scheduler: Scheduler,
+    /// Whether a client's connections stay together, and how long.
+    pub persistence: Option<Persistence>,
     /// How real servers are checked; none = always up.
     pub health: Option<Health>,
     /// Real servers.
     pub real_servers: Vec<RealServer>,
+    /// Takes new connections when none of the real servers can.
+    pub last_resort: Option<RealServer>,
+    /// What becomes of the connections of a real server that goes down.
+    pub on_down: OnDown,
+    /// How long connections may be idle.
+    pub timeouts: Timeouts,
     /// Whether mid-flow packets of unknown connections are forwarded by hash.
     pub resteer: bool,
+}
+
+impl VirtualService {
+    /// Everybody it may forward to.
+    pub fn all_servers(&self) -> impl Iterator<Item = &RealServer> {
+        self.real_servers.iter().chain(&self.last_resort)
+    }
+
+    /// The port at which a real server is reached; none = the one that the packet was sent to.
+    pub fn port_of(&self, server: &RealServer) -> Option<u16> {
+        server.port.or(match self.ports {
+            Ports::One(port) => Some(port),
+            Ports::Range { .. } | Ports::Any => None,
+        })
+    }
+}
+
+/// `virtual_services[].port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ports {
+    /// One port.
+    One(u16),
+    /// Several in a row.
+    Range {
+        /// The lowest.
+        first: u16,
+        /// The highest.
+        last: u16,
+    },
+    /// Every port that no other service of the address has.
+    Any,
+}
+
+impl Ports {
+    /// Most ports of a range: the data plane has an entry for each.
+    pub const RANGE_MAX: u16 = 4096;
+
+    /// The ports as the data plane knows them, which takes 0 for any.
+    pub const fn numbers(self) -> RangeInclusive<u16> {
+        match self {
+            Self::One(port) => port..=port,
+            Self::Range { first, last } => first..=last,
+            Self::Any => 0..=0,
+        }
+    }
+
+    /// Whether packets to this port are for the service, unless another has the port to itself.
+    pub fn contains(self, port: u16) -> bool {
+        self == Self::Any || self.numbers().contains(&port)
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(port) => write!(f, "{port}"),
+            Self::Range { first, last } => write!(f, "{first}-{last}"),
+            Self::Any => f.write_str("any"),
+        }
+    }
+}
+
+/// `virtual_services[].persistence`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// How long a client without new connections keeps its real server.
+    pub timeout: Duration,
+    /// Leading bits of the address that make one client.
+    pub prefix: u8,
+}
+
+/// `virtual_services[].on_down`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// Packets of its connections still go there: it may only have failed to answer its check.
+    Keep,
+    /// Its connections end with a reset.
+    Reset,
+}
+
+/// `virtual_services[].timeouts`: idle times after which connections are forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Established TCP connections.
+    pub established: Duration,
+    /// TCP connections that one end has closed.
+    pub closing: Duration,
+    /// TCP connections that both ends have closed, or that were reset.
+    pub closed: Duration,
+    /// UDP flows.
+    pub udp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let usual = crate::datapath::TIMEOUTS;
+        Self {
+            established: Duration::from_nanos(usual.established_ns),
+            closing: Duration::from_nanos(usual.closing_ns),
+            closed: Duration::from_nanos(usual.closed_ns),
+            udp: Duration::from_nanos(usual.udp_ns),
+        }
+    }
 }
 
 /// Transport protocol.
@@ -251,21 +366,12 @@ impl Protocol {
     }
 }
 
-/// Scheduler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheduler {
-    /// Maglev hash.
-    Mh,
-    /// Round robin.
-    Rr,
-}
-
 /// `virtual_services[].health`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// What is asked.
     pub check: Check,
-    /// Port that is asked; none = the real server's.
+    /// Port that is asked; none = the real server's, which then has one.
     pub port: Option<u16>,
     /// Time between checks.
     pub interval: Duration,
@@ -315,19 +421,37 @@ pub struct UdpCheck {
 }
 
 /// `virtual_services[].real_servers[]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealServer {
     /// Address.
-    pub address: Ipv4Addr,
-    /// Port.
-    pub port: u16,
+    pub address: IpAddr,
+    /// Port; none = the one that the packet was sent to.
+    pub port: Option<u16>,
     /// Share of new connections; 0 = draining.
     pub weight: u32,
+    /// Connections it may have; 0 = no limit.
+    pub connections_max: u32,
+    /// The shared address from which packets are sent to it where that is not the client's (full NAT,
+    /// tunnel): the service's `source`, or the one that the file implies.
+    pub source: Option<IpAddr>,
+}
+
+impl fmt::Display for RealServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
 }
 
 /// `limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections the table holds.
+    /// IPv4 connections the table holds.
     pub connections: u32,
+    /// IPv6 connections the table holds.
+    pub connections_ipv6: u32,
+    /// Flows that may begin on one CPU in one second with an entry of their own; 0 = no bound.
+    pub new_flows: u32,
 }

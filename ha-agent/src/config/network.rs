@@ -1,6 +1,6 @@
 //! Values that are addresses: of hosts, with their subnets, of groups.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::diagnostic::quote;
 use super::model::Cidr;
@@ -18,17 +18,6 @@ pub(crate) fn address(scalar: Scalar<'_>) -> Parsed<IpAddr> {
         ));
     }
     unicast(ip(text, "10.0.0.1")?)
-}
-
-/// The same for what is balanced, which is IPv4 so far.
-pub(crate) fn balanced(scalar: Scalar<'_>) -> Parsed<Ipv4Addr> {
-    match address(scalar)? {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => Err(Fault::new(
-            format!("{address}: virtual services over IPv6 are not yet supported"),
-            "write an IPv4 address; shared addresses themselves may be IPv6",
-        )),
-    }
 }
 
 /// A host address with the prefix length of its subnet.
@@ -203,13 +192,6 @@ mod tests {
         ] {
             assert!(address(plain(bad)).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn services_are_ipv4() {
-        assert!(balanced(plain("10.0.0.1")).is_ok());
-        let fault = balanced(plain("fd00::1")).unwrap_err();
-        assert!(fault.what.contains("not yet supported"), "{}", fault.what);
     }
 
     #[test]

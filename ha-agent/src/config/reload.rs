@@ -1,53 +1,41 @@
 //! What a running agent may take over from a changed file.
 //!
-//! Real servers of a virtual service (added, removed, another weight), health checks, the pair's timing and what
-//! it demands of advertisements, and the keys in the key file, which are no part of the configuration and so not
+//! Virtual services and everything of theirs, the bound of new flows, the pair's timing and what it demands of
+//! advertisements, and the keys in the key file, which are no part of the configuration and so not
 //! compared here.
-//! Everything else would need addresses, programs or sockets to be changed under traffic and is
+//! Everything else would need addresses, programs, tables or sockets to be changed under traffic and is
 //! refused as a whole, with nothing applied.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::IpAddr;
 
 use super::Loaded;
 use super::diagnostic::{Diagnostic, Problem};
-use super::model::{Config, Ha, Interface, Node, VirtualService};
+use super::model::{
+    Config, Ha, Interface, Limits, Node, OnDown, Persistence, RealServer, Timeouts, VirtualService,
+};
 use super::tree::Step;
+use super::values::pretty;
 
 /// One thing a reload changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A real server is added to a service.
-    AddReal {
+    /// A service is added.
+    AddService {
+        /// Its name.
+        service: String,
+    },
+    /// A service leaves: its connections live on, it gets no new ones.
+    RemoveService {
+        /// Its name.
+        service: String,
+    },
+    /// A setting of a service changes.
+    Service {
         /// The service's name.
         service: String,
-        /// The real server.
-        real: SocketAddrV4,
-        /// Its weight.
-        weight: u32,
-    },
-    /// A real server leaves a service: its connections live on, it gets no new ones.
-    RemoveReal {
-        /// The service's name.
-        service: String,
-        /// The real server.
-        real: SocketAddrV4,
-    },
-    /// A real server gets another weight.
-    Weight {
-        /// The service's name.
-        service: String,
-        /// The real server.
-        real: SocketAddrV4,
-        /// Weight before.
-        from: u32,
-        /// Weight after; 0 = draining.
-        to: u32,
-    },
-    /// A setting of the pair changes.
-    Pair {
-        /// Its key.
+        /// The setting's key.
         key: &'static str,
         /// Value before.
         from: String,
@@ -59,11 +47,65 @@ pub enum Change {
         /// The service's name.
         service: String,
     },
+    /// A real server is added to a service.
+    AddReal {
+        /// The service's name.
+        service: String,
+        /// The real server.
+        real: String,
+        /// Its weight.
+        weight: u32,
+    },
+    /// A real server leaves a service: its connections live on, it gets no new ones.
+    RemoveReal {
+        /// The service's name.
+        service: String,
+        /// The real server.
+        real: String,
+    },
+    /// A setting of a real server changes.
+    Real {
+        /// The service's name.
+        service: String,
+        /// The real server.
+        real: String,
+        /// The setting's key; a weight of 0 is draining.
+        key: &'static str,
+        /// Value before.
+        from: String,
+        /// Value after.
+        to: String,
+    },
+    /// A setting of the pair changes.
+    Pair {
+        /// Its key.
+        key: &'static str,
+        /// Value before.
+        from: String,
+        /// Value after.
+        to: String,
+    },
+    /// `limits.new_flows` changes.
+    NewFlows {
+        /// Value before.
+        from: u32,
+        /// Value after.
+        to: u32,
+    },
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AddService { service } => write!(f, "{service}: virtual service added"),
+            Self::RemoveService { service } => write!(f, "{service}: virtual service removed"),
+            Self::Service {
+                service,
+                key,
+                from,
+                to,
+            } => write!(f, "{service}: {key} {from} to {to}"),
+            Self::Health { service } => write!(f, "{service}: health check changed"),
             Self::AddReal {
                 service,
                 real,
@@ -72,14 +114,15 @@ impl fmt::Display for Change {
             Self::RemoveReal { service, real } => {
                 write!(f, "{service}: real server {real} removed")
             }
-            Self::Weight {
+            Self::Real {
                 service,
                 real,
+                key,
                 from,
                 to,
-            } => write!(f, "{service}: real server {real} weight {from} to {to}"),
+            } => write!(f, "{service}: real server {real} {key} {from} to {to}"),
             Self::Pair { key, from, to } => write!(f, "ha.{key} {from} to {to}"),
-            Self::Health { service } => write!(f, "{service}: health check changed"),
+            Self::NewFlows { from, to } => write!(f, "limits.new_flows {from} to {to}"),
         }
     }
 }
@@ -104,8 +147,8 @@ pub fn diff(old: &Config, new: &Loaded) -> Result<Vec<Change>, Vec<Diagnostic>> 
         &old.shared_addresses,
         shared_addresses,
     );
-    refused.unless_equal(&[Step::Key("limits")], &old.limits, limits);
-    changes.extend(refused.services(&old.virtual_services, virtual_services));
+    changes.extend(refused.limits(&old.limits, limits));
+    changes.extend(services(&old.virtual_services, virtual_services));
     if refused.problems.is_empty() {
         Ok(changes)
     } else {
@@ -267,85 +310,188 @@ impl Refused<'_> {
         changes
     }
 
-    fn services(&mut self, old: &[VirtualService], new: &[VirtualService]) -> Vec<Change> {
-        let before: BTreeMap<&str, &VirtualService> =
-            old.iter().map(|s| (s.name.as_str(), s)).collect();
-        let mut gone: BTreeMap<&str, &VirtualService> = before.clone();
-        let mut changes = Vec::new();
-        for (index, service) in new.iter().enumerate() {
-            let path = [Step::Key("virtual_services"), Step::Index(index)];
-            match before.get(service.name.as_str()) {
-                Some(old) => self.service(&path, old, service, &mut changes),
-                None => self.refuse(&path, &format!("a new virtual service `{}`", service.name)),
-            }
-            gone.remove(service.name.as_str());
-        }
-        for name in gone.into_keys() {
-            self.refuse(
-                &[Step::Key("virtual_services")],
-                &format!("removing virtual service `{name}`"),
-            );
-        }
-        changes
-    }
-
-    fn service(
-        &mut self,
-        path: &[Step<'_>],
-        old: &VirtualService,
-        new: &VirtualService,
-        changes: &mut Vec<Change>,
-    ) {
-        let VirtualService {
-            name,
-            address,
-            port,
-            protocol,
-            scheduler,
-            health,
-            real_servers,
-            resteer,
+    fn limits(&mut self, old: &Limits, new: &Limits) -> Option<Change> {
+        let Limits {
+            connections,
+            connections_ipv6,
+            new_flows,
         } = new;
-        let at = |key| {
-            let mut path = path.to_vec();
-            path.push(Step::Key(key));
-            path
-        };
-        self.unless_equal(&at("address"), &old.address, address);
-        self.unless_equal(&at("port"), &old.port, port);
-        self.unless_equal(&at("protocol"), &old.protocol, protocol);
-        self.unless_equal(&at("scheduler"), &old.scheduler, scheduler);
-        self.unless_equal(&at("resteer"), &old.resteer, resteer);
-        if old.health != *health {
-            changes.push(Change::Health {
+        let at = |key| [Step::Key("limits"), Step::Key(key)];
+        self.unless_equal(&at("connections"), &old.connections, connections);
+        self.unless_equal(
+            &at("connections_ipv6"),
+            &old.connections_ipv6,
+            connections_ipv6,
+        );
+        (old.new_flows != *new_flows).then_some(Change::NewFlows {
+            from: old.new_flows,
+            to: *new_flows,
+        })
+    }
+}
+
+fn services(old: &[VirtualService], new: &[VirtualService]) -> Vec<Change> {
+    let mut before: BTreeMap<&str, &VirtualService> =
+        old.iter().map(|s| (s.name.as_str(), s)).collect();
+    let mut changes = Vec::new();
+    for new in new {
+        match before.remove(new.name.as_str()) {
+            Some(old) => service(old, new, &mut changes),
+            None => changes.push(Change::AddService {
+                service: new.name.clone(),
+            }),
+        }
+    }
+    changes.extend(before.into_keys().map(|name| Change::RemoveService {
+        service: name.to_owned(),
+    }));
+    changes
+}
+
+fn service(old: &VirtualService, new: &VirtualService, changes: &mut Vec<Change>) {
+    let VirtualService {
+        name,
+        address,
+        ports,
+        protocol,
+        forwarding,
+        scheduler,
+        persistence,
+        health,
+        real_servers: _,
+        last_resort,
+        on_down,
+        timeouts,
+        resteer,
+    } = new;
+    let mut setting = |key, from: String, to: String| {
+        if from != to {
+            changes.push(Change::Service {
                 service: name.clone(),
+                key,
+                from,
+                to,
             });
         }
-        let mut before: BTreeMap<SocketAddrV4, u32> = old
-            .real_servers
-            .iter()
-            .map(|real| (SocketAddrV4::new(real.address, real.port), real.weight))
-            .collect();
-        for real in real_servers {
-            let key = SocketAddrV4::new(real.address, real.port);
-            match before.remove(&key) {
-                Some(from) if from == real.weight => {}
-                Some(from) => changes.push(Change::Weight {
-                    service: name.clone(),
-                    real: key,
+    };
+    setting("address", old.address.to_string(), address.to_string());
+    setting("port", old.ports.to_string(), ports.to_string());
+    setting(
+        "protocol",
+        old.protocol.as_str().to_owned(),
+        protocol.as_str().to_owned(),
+    );
+    setting(
+        "forwarding",
+        old.forwarding.as_str().to_owned(),
+        forwarding.as_str().to_owned(),
+    );
+    setting(
+        "scheduler",
+        old.scheduler.as_str().to_owned(),
+        scheduler.as_str().to_owned(),
+    );
+    setting(
+        "persistence",
+        or_none(old.persistence.map(persistence_text)),
+        or_none(persistence.map(persistence_text)),
+    );
+    setting(
+        "last_resort",
+        or_none(old.last_resort),
+        or_none(*last_resort),
+    );
+    setting(
+        "on_down",
+        on_down_text(old.on_down).to_owned(),
+        on_down_text(*on_down).to_owned(),
+    );
+    setting(
+        "timeouts",
+        timeouts_text(old.timeouts),
+        timeouts_text(*timeouts),
+    );
+    setting("resteer", old.resteer.to_string(), resteer.to_string());
+    if old.health != *health {
+        changes.push(Change::Health {
+            service: name.clone(),
+        });
+    }
+    real_servers(old, new, changes);
+}
+
+fn real_servers(old: &VirtualService, new: &VirtualService, changes: &mut Vec<Change>) {
+    let service = || new.name.clone();
+    let mut before: BTreeMap<(IpAddr, Option<u16>), &RealServer> = old
+        .real_servers
+        .iter()
+        .map(|real| ((real.address, old.port_of(real)), real))
+        .collect();
+    for real in &new.real_servers {
+        let Some(old) = before.remove(&(real.address, new.port_of(real))) else {
+            changes.push(Change::AddReal {
+                service: service(),
+                real: real.to_string(),
+                weight: real.weight,
+            });
+            continue;
+        };
+        let RealServer {
+            address: _,
+            port: _,
+            weight,
+            connections_max,
+            source,
+        } = real;
+        let settings = [
+            ("weight", old.weight.to_string(), weight.to_string()),
+            (
+                "connections",
+                old.connections_max.to_string(),
+                connections_max.to_string(),
+            ),
+            ("source", or_none(old.source), or_none(*source)),
+        ];
+        for (key, from, to) in settings {
+            if from != to {
+                changes.push(Change::Real {
+                    service: service(),
+                    real: real.to_string(),
+                    key,
                     from,
-                    to: real.weight,
-                }),
-                None => changes.push(Change::AddReal {
-                    service: name.clone(),
-                    real: key,
-                    weight: real.weight,
-                }),
+                    to,
+                });
             }
         }
-        changes.extend(before.into_keys().map(|real| Change::RemoveReal {
-            service: name.clone(),
-            real,
-        }));
     }
+    changes.extend(before.into_values().map(|real| Change::RemoveReal {
+        service: service(),
+        real: real.to_string(),
+    }));
+}
+
+fn or_none(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+fn persistence_text(persistence: Persistence) -> String {
+    let Persistence { timeout, prefix } = persistence;
+    format!("{} /{prefix}", pretty(timeout))
+}
+
+const fn on_down_text(on_down: OnDown) -> &'static str {
+    match on_down {
+        OnDown::Keep => "keep",
+        OnDown::Reset => "reset",
+    }
+}
+
+fn timeouts_text(timeouts: Timeouts) -> String {
+    let Timeouts {
+        established,
+        closing,
+        closed,
+        udp,
+    } = timeouts;
+    [established, closing, closed, udp].map(pretty).join("/")
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostic::quote;
+use super::model::Ports;
 
 /// Longest name of anything; names go into log lines and tables.
 const NAME_MAX: usize = 63;
@@ -176,25 +177,60 @@ pub(crate) fn pretty(duration: Duration) -> String {
     }
 }
 
-/// One of some words. Words that mean `None` are known but not yet supported.
-pub(crate) fn choice<T: Copy>(
-    scalar: Scalar<'_>,
-    key: &str,
-    choices: &[(&str, Option<T>)],
-) -> Parsed<T> {
-    let words: Vec<String> = choices
-        .iter()
-        .filter(|(_, meaning)| meaning.is_some())
-        .map(|(word, _)| format!("`{word}`"))
-        .collect();
-    let remedy = format!("write {}", words.join(" or "));
-    match choices.iter().find(|(word, _)| *word == scalar.text) {
-        Some((_, Some(meaning))) => Ok(*meaning),
-        Some((word, None)) => Err(not_yet(&format!("{key}: {word}"), &remedy)),
-        None => Err(Fault::new(
+/// One of some words.
+pub(crate) fn choice<T: Copy>(scalar: Scalar<'_>, key: &str, choices: &[(&str, T)]) -> Parsed<T> {
+    let found = choices.iter().find(|(word, _)| *word == scalar.text);
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words = choices.iter().map(|(word, _)| format!("`{word}`"));
+        Fault::new(
             format!("{} is not known", quote(&format!("{key}: {}", scalar.text))),
-            remedy,
+            format!("write {}", words.collect::<Vec<_>>().join(" or ")),
+        )
+    })
+}
+
+/// A port, several in a row, or any.
+pub(crate) fn ports(scalar: Scalar<'_>) -> Parsed<Ports> {
+    let text = scalar.text;
+    if matches!(text, "any" | "0") {
+        return Ok(Ports::Any);
+    }
+    let Some((first, last)) = text.split_once('-') else {
+        return number(scalar, 1, u16::MAX).map(Ports::One).map_err(|fault| {
+            Fault::new(
+                fault.what,
+                "write a port from 1 to 65535 without quotes, a range such as `8000-8100`, or `any`",
+            )
+        });
+    };
+    let port = |text: &str| {
+        let plain = Scalar {
+            text: text.trim(),
+            plain: true,
+        };
+        number::<u16>(plain, 1, u16::MAX).ok()
+    };
+    let (Some(first), Some(last)) = (port(first), port(last)) else {
+        return Err(Fault::new(
+            format!("{} is not a range of ports", quote(text)),
+            "write the lowest and the highest, from 1 to 65535, for example `8000-8100`",
+        ));
+    };
+    match last.checked_sub(first) {
+        None => Err(Fault::new(
+            format!("{} ends before it begins", quote(text)),
+            format!("write `{last}-{first}`"),
         )),
+        Some(0) => Ok(Ports::One(first)),
+        Some(more) if more >= Ports::RANGE_MAX => Err(Fault::new(
+            format!(
+                "{} is a range of {} ports",
+                quote(text),
+                u32::from(more) + 1
+            ),
+            format!("write at most {} ports, or `any`", Ports::RANGE_MAX),
+        )),
+        Some(_) => Ok(Ports::Range { first, last }),
     }
 }
 
@@ -231,6 +267,48 @@ mod tests {
             assert!(number::<u16>(plain(bad), 1, 65535).is_err(), "{bad:?}");
         }
         assert!(number::<u16>(quoted("80"), 1, 65535).is_err());
+    }
+
+    #[test]
+    fn ports_and_ranges() {
+        for (text, meaning) in [
+            ("80", Ports::One(80)),
+            ("0", Ports::Any),
+            ("any", Ports::Any),
+            (
+                "8000-8100",
+                Ports::Range {
+                    first: 8000,
+                    last: 8100,
+                },
+            ),
+            (
+                "1 - 4096",
+                Ports::Range {
+                    first: 1,
+                    last: 4096,
+                },
+            ),
+            ("80-80", Ports::One(80)),
+        ] {
+            assert_eq!(ports(plain(text)).unwrap(), meaning, "{text}");
+        }
+        for (bad, what) in [
+            ("", "not a whole number"),
+            ("65536", "out of range"),
+            ("-1", "not a range"),
+            ("80-", "not a range"),
+            ("0-80", "not a range"),
+            ("1-2-3", "not a range"),
+            ("90-80", "ends before it begins"),
+            ("1-4097", "a range of 4097 ports"),
+            ("1-65535", "a range of 65535 ports"),
+        ] {
+            let fault = ports(plain(bad)).unwrap_err();
+            assert!(fault.what.contains(what), "{bad}: {}", fault.what);
+        }
+        assert!(ports(quoted("80")).is_err());
+        assert!(ports(quoted("80-90")).is_ok(), "a range is no number");
     }
 
     #[test]

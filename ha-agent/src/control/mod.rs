@@ -9,11 +9,12 @@ pub mod protocol;
 pub mod server;
 
 pub use client::{Client, ClientError};
-pub use protocol::{Done, Refusal, Reloaded, Reply, Request};
+pub use protocol::{CaptureRequest, Done, Refusal, Reloaded, Reply, Request};
 pub use server::{BindError, Heirloom, Listener, serve};
 
 use std::path::PathBuf;
 
+use crate::status::capture::Captured;
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
 
 /// What carries out commands. Methods run on the runtime that serves the socket; several may run at
@@ -40,6 +41,8 @@ pub trait Handler: Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Reply<Reloaded>> + Send;
     /// Writes down what happens to the election.
     fn record(&self, path: PathBuf, seconds: u32) -> impl Future<Output = Reply<Done>> + Send;
+    /// Begins, goes on with, or ends a capture, and yields the packets since the last step.
+    fn capture(&self, request: CaptureRequest) -> impl Future<Output = Reply<Captured>> + Send;
     /// Replaces the running program. There is an answer only if that did not happen.
     fn reexec(&self) -> impl Future<Output = Reply<Done>> + Send;
 }

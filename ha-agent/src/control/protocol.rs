@@ -45,8 +45,20 @@ pub enum Request {
         /// For how long.
         seconds: u32,
     },
+    /// Begin, go on with, or end a capture of what the data plane sends.
+    Capture(CaptureRequest),
     /// Replace the running program; the connection ends when that happens.
     Reexec,
+}
+
+/// A step of a capture. It ends when there is none for two seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureRequest {
+    /// Tells captures apart: any number, the same in each step.
+    pub session: u64,
+    /// Show one packet in so many; 0 ends the capture.
+    pub every: u32,
 }
 
 /// An answer: `{"ok":...}` or `{"error":{...}}`.

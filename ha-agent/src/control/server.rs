@@ -282,6 +282,7 @@ async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<
         Request::Resume => encode(handler.resume().await),
         Request::Reload => encode(handler.reload().await),
         Request::Record { path, seconds } => encode(handler.record(path, seconds).await),
+        Request::Capture(request) => encode(handler.capture(request).await),
         Request::Reexec => encode(handler.reexec().await),
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 use super::*;
+use crate::status::capture::Packet;
 use crate::status::model::{Connection, SCHEMA_VERSION};
 use crate::status::render::tests::sample;
 
@@ -30,6 +31,7 @@ impl Handler for Memory {
             client: "192.0.2.1:4000".parse().unwrap(),
             shared: "10.0.0.100:80".parse().unwrap(),
             real: "10.1.0.21:8080".parse().unwrap(),
+            seen_as: None,
             state: "established".to_owned(),
             age_seconds: 1.0,
             idle_seconds: 0.0,
@@ -78,6 +80,20 @@ impl Handler for Memory {
 
     async fn record(&self, path: PathBuf, seconds: u32) -> Reply<Done> {
         Ok(Done::new(format!("{} {seconds}", path.display())))
+    }
+
+    async fn capture(&self, request: CaptureRequest) -> Reply<Captured> {
+        let packet = Packet {
+            unix_ns: 1,
+            device: "eth0".to_owned(),
+            reason: "forward_transmit".to_owned(),
+            length: 1514,
+            bytes: vec![7; 160],
+        };
+        Ok(Captured {
+            packets: vec![packet; request.every as usize],
+            lost: request.session,
+        })
     }
 
     async fn reexec(&self) -> Reply<Done> {
@@ -169,6 +185,22 @@ fn a_full_page_fits_an_answer() {
         .request(&Request::Connections(query))
         .unwrap();
     assert_eq!(page.connections.len(), crate::status::model::PAGE_MAX);
+}
+
+#[test]
+fn a_full_ring_of_packets_fits_an_answer() {
+    let running = Running::start();
+    let request = CaptureRequest {
+        session: 3,
+        every: ha_common::maps::SAMPLES_BYTES / size_of::<ha_common::event::Sample>() as u32,
+    };
+    let captured: Captured = running
+        .client()
+        .request(&Request::Capture(request))
+        .unwrap();
+    assert_eq!(captured.lost, 3);
+    assert_eq!(captured.packets.len(), request.every as usize);
+    assert_eq!(captured.packets[0].bytes, [7; 160]);
 }
 
 #[test]

@@ -1,83 +1,98 @@
 //! The kernel's maps behind [`Datapath`].
 
-use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aya::Pod;
 use aya::maps::{MapData, RingBuf};
-use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4};
+use ha_common::conn::Persist;
 use ha_common::control::Config;
-use ha_common::event::Evidence;
+use ha_common::event::{Evidence, Sample};
 use ha_common::maps;
 use ha_common::pair::{Digest, Pair, Peer};
 use ha_common::reason::COUNTERS;
-use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, Load, LocalAddr, Real, Service, Timeouts, Traffic};
 
-use super::milestones::{self, is_milestone};
+use super::family::{ClientKey, FlowEntry, FlowKey, ListenKey, ReturnRoute};
+use super::named::{Named, failed};
 use super::pair::PairTables;
-use super::sys::{self, BatchError, Map, PerCpuCounters, Update};
-use super::{Cursor, Datapath, DatapathError, EXPIRE_MAX, Scan};
+use super::sys::PerCpuCounters;
+use super::tables::Tables;
+use super::{Cursor, Datapath, DatapathError, Filter, Scan};
 use crate::proto::time::Instant;
 
-/// Elements fetched by one system call when a whole map is read.
-const READ_BATCH: usize = 1024;
 /// `MEMBARRIER_CMD_GLOBAL` of `linux/membarrier.h`.
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 /// Waited instead where the kernel offers no global barrier: longer than a packet can be in hand.
 const SETTLE_FALLBACK: Duration = Duration::from_millis(50);
-
-/// Name of the program that re-checks and deletes idle connections.
-pub(crate) const JANITOR: &str = "ha_janitor";
+/// From this cursor on the IPv6 table is scanned; below, a cursor is one of the IPv4 table.
+const CURSOR6: u64 = 1 << 32;
+/// Counters of [`Traffic`].
+const TRAFFIC_WORDS: usize = size_of::<Traffic>() / size_of::<u64>();
 
 /// The maps in the kernel.
 pub struct Bpf {
-    config: Map<u32, Config>,
-    services: Map<ServiceKey4, Service>,
-    reals: Map<u32, Real>,
-    slots: Map<u32, u32>,
-    return_paths: Map<ServiceKey4, ReturnPath4>,
-    addrs: Map<u32, LocalAddr>,
-    addrs6: Map<Addr6, LocalAddr>,
-    pair: Map<u32, Pair>,
-    peers: Map<u32, Peer>,
-    digests: Map<u32, Digest>,
-    evidence: Mutex<RingBuf<MapData>>,
-    conns: Map<ConnKey4, Conn4>,
-    embryos: Map<EmbryoKey4, Embryo4>,
+    v4: Tables<u32>,
+    v6: Tables<Addr6>,
+    config: Named<u32, Config>,
+    timeouts: Named<u32, Timeouts>,
+    reals: Named<u32, Real>,
+    loads: Named<u32, Load>,
+    traffic: PerCpuCounters,
+    slots: Named<u32, u32>,
+    filter: Named<u32, u64>,
+    pair: Named<u32, Pair>,
+    peers: Named<u32, Peer>,
+    digests: Named<u32, Digest>,
+    rings: Rings,
     counters: PerCpuCounters,
     janitor: OwnedFd,
 }
 
+/// The rings nobody is woken for.
+pub(crate) struct Rings {
+    /// `ha_evidence`.
+    pub(crate) evidence: Mutex<RingBuf<MapData>>,
+    /// `ha_samples`.
+    pub(crate) samples: Mutex<RingBuf<MapData>>,
+}
+
 impl Bpf {
-    /// Wraps the maps that `open` returns by name, the janitor program and the ring of evidence.
+    /// Wraps the maps that `open` returns by name, the janitor program and the rings.
     pub(crate) fn new(
         open: impl Fn(&'static str) -> Result<OwnedFd, DatapathError>,
         janitor: OwnedFd,
-        evidence: RingBuf<MapData>,
+        rings: Rings,
     ) -> Result<Self, DatapathError> {
-        let conns = typed(maps::CONNS4, &open)?;
-        sys::map_info(conns.as_fd())
-            .and_then(|info| milestones::place(&conns, info.max_entries))
-            .map_err(failed(maps::CONNS4, "update"))?;
+        let per_cpu = |name, words| {
+            PerCpuCounters::new(open(name)?, words).map_err(failed(name, "check sizes"))
+        };
         Ok(Self {
-            config: typed(maps::CONFIG, &open)?,
-            services: typed(maps::SERVICES4, &open)?,
-            reals: typed(maps::REALS, &open)?,
-            slots: typed(maps::SLOTS, &open)?,
-            return_paths: typed(maps::RETURN4, &open)?,
-            addrs: typed(maps::ADDRS4, &open)?,
-            addrs6: typed(maps::ADDRS6, &open)?,
-            pair: typed(maps::PAIR, &open)?,
-            peers: typed(maps::PEERS, &open)?,
-            digests: typed(maps::DIGESTS, &open)?,
-            evidence: Mutex::new(evidence),
-            conns,
-            embryos: typed(maps::EMBRYO4, &open)?,
-            counters: PerCpuCounters::new(open(maps::REASONS)?)
-                .map_err(failed(maps::REASONS, "check sizes"))?,
+            v4: Tables::open(&open)?,
+            v6: Tables::open(&open)?,
+            config: Named::open(maps::CONFIG, &open)?,
+            timeouts: Named::open(maps::TIMEOUTS, &open)?,
+            reals: Named::open(maps::REALS, &open)?,
+            loads: Named::open(maps::LOADS, &open)?,
+            traffic: per_cpu(maps::TRAFFIC, TRAFFIC_WORDS)?,
+            slots: Named::open(maps::SLOTS, &open)?,
+            filter: Named::open(maps::FILTER, &open)?,
+            pair: Named::open(maps::PAIR, &open)?,
+            peers: Named::open(maps::PEERS, &open)?,
+            digests: Named::open(maps::DIGESTS, &open)?,
+            rings,
+            counters: per_cpu(maps::REASONS, 1)?,
             janitor,
         })
+    }
+
+    fn update_load(&self, id: u16, change: impl FnOnce(&mut Load)) -> Result<(), DatapathError> {
+        let id = u32::from(id);
+        let mut load = self.loads.get(&id)?.unwrap_or_default();
+        change(&mut load);
+        self.loads.put(&id, &load)
     }
 }
 
@@ -87,182 +102,186 @@ impl std::fmt::Debug for Bpf {
     }
 }
 
-fn typed<K: aya::Pod, V: aya::Pod>(
-    name: &'static str,
-    open: impl Fn(&'static str) -> Result<OwnedFd, DatapathError>,
-) -> Result<Map<K, V>, DatapathError> {
-    Map::new(open(name)?).map_err(failed(name, "check sizes"))
+/// Calls a method of the tables of the family that an address has.
+macro_rules! of_family {
+    ($self:ident, $address:expr, $method:ident($($argument:expr),*)) => {
+        match $address {
+            IpAddr::V4(_) => $self.v4.$method($($argument),*),
+            IpAddr::V6(_) => $self.v6.$method($($argument),*),
+        }
+    };
 }
 
 impl Datapath for Bpf {
     fn set_config(&self, config: &Config) -> Result<(), DatapathError> {
-        put(maps::CONFIG, &self.config, &0, config)
+        self.config.put(&0, config)
     }
 
-    fn services(&self) -> Result<Vec<(ServiceKey4, Service)>, DatapathError> {
-        all(maps::SERVICES4, &self.services)
+    fn services(&self) -> Result<Vec<(ListenKey, Service)>, DatapathError> {
+        Ok(both(self.v4.services()?, self.v6.services()?))
     }
 
-    fn put_service(&self, key: &ServiceKey4, service: &Service) -> Result<(), DatapathError> {
-        put(maps::SERVICES4, &self.services, key, service)
+    fn put_service(&self, key: &ListenKey, service: &Service) -> Result<(), DatapathError> {
+        of_family!(self, key.addr, put_service(key, service))
     }
 
-    fn remove_service(&self, key: &ServiceKey4) -> Result<(), DatapathError> {
-        remove(maps::SERVICES4, &self.services, key)
+    fn remove_service(&self, key: &ListenKey) -> Result<(), DatapathError> {
+        of_family!(self, key.addr, remove_service(key))
+    }
+
+    fn timeouts(&self) -> Result<Vec<Timeouts>, DatapathError> {
+        self.timeouts.elements()
+    }
+
+    fn put_timeouts(&self, service: u16, timeouts: &Timeouts) -> Result<(), DatapathError> {
+        self.timeouts.put(&u32::from(service), timeouts)
     }
 
     fn reals(&self) -> Result<Vec<Real>, DatapathError> {
-        let mut entries = all(maps::REALS, &self.reals)?;
-        entries.sort_unstable_by_key(|(id, _)| *id);
-        Ok(entries.into_iter().map(|(_, real)| real).collect())
+        self.reals.elements()
     }
 
     fn put_real(&self, id: u16, real: &Real) -> Result<(), DatapathError> {
-        put(maps::REALS, &self.reals, &u32::from(id), real)
+        self.reals.put(&u32::from(id), real)
+    }
+
+    fn loads(&self) -> Result<Vec<Load>, DatapathError> {
+        self.loads.elements()
+    }
+
+    fn put_weight(&self, id: u16, weight: u64) -> Result<(), DatapathError> {
+        self.update_load(id, |load| load.weight = weight)
+    }
+
+    fn set_load(&self, id: u16, connections: u64) -> Result<(), DatapathError> {
+        self.update_load(id, |load| load.connections = connections)
+    }
+
+    fn traffic(&self) -> Result<Vec<Traffic>, DatapathError> {
+        let words = self
+            .traffic
+            .sums(maps::REALS_ENTRIES as usize)
+            .map_err(failed(maps::TRAFFIC, "lookup"))?;
+        let of_real = |words: &[u64; TRAFFIC_WORDS]| {
+            let [
+                connections,
+                packets_in,
+                bytes_in,
+                packets_out,
+                bytes_out,
+                dropped,
+            ] = *words;
+            Traffic {
+                connections,
+                packets_in,
+                bytes_in,
+                packets_out,
+                bytes_out,
+                dropped,
+            }
+        };
+        Ok(words.as_chunks().0.iter().map(of_real).collect())
+    }
+
+    fn clear_traffic(&self, id: u16) -> Result<(), DatapathError> {
+        let cleared = self.traffic.clear(u32::from(id));
+        cleared.map_err(failed(maps::TRAFFIC, "update"))
     }
 
     fn put_slots(&self, offset: u32, ids: &[u32]) -> Result<(), DatapathError> {
-        let keys: Vec<u32> = (offset..).take(ids.len()).collect();
-        self.slots
-            .update_batch(&keys, ids)
-            .map_err(|error| failed(maps::SLOTS, "update")(error.source))
+        self.slots.put_from(offset, ids)
     }
 
-    fn return_paths(&self) -> Result<Vec<(ServiceKey4, ReturnPath4)>, DatapathError> {
-        all(maps::RETURN4, &self.return_paths)
+    fn return_paths(&self) -> Result<Vec<(ListenKey, ReturnRoute)>, DatapathError> {
+        Ok(both(self.v4.return_paths()?, self.v6.return_paths()?))
     }
 
-    fn put_return_path(&self, from: &ServiceKey4, path: &ReturnPath4) -> Result<(), DatapathError> {
-        put(maps::RETURN4, &self.return_paths, from, path)
+    fn put_return_path(&self, from: &ListenKey, path: &ReturnRoute) -> Result<(), DatapathError> {
+        of_family!(self, from.addr, put_return_path(from, path))
     }
 
-    fn remove_return_path(&self, from: &ServiceKey4) -> Result<(), DatapathError> {
-        remove(maps::RETURN4, &self.return_paths, from)
+    fn remove_return_path(&self, from: &ListenKey) -> Result<(), DatapathError> {
+        of_family!(self, from.addr, remove_return_path(from))
     }
 
-    fn addrs(&self) -> Result<Vec<(u32, LocalAddr)>, DatapathError> {
-        all(maps::ADDRS4, &self.addrs)
+    fn addrs(&self) -> Result<Vec<(IpAddr, LocalAddr)>, DatapathError> {
+        Ok(both(self.v4.addrs()?, self.v6.addrs()?))
     }
 
-    fn put_addr(&self, addr: u32, value: LocalAddr) -> Result<(), DatapathError> {
-        put(maps::ADDRS4, &self.addrs, &addr, &value)
+    fn put_addr(&self, addr: IpAddr, value: LocalAddr) -> Result<(), DatapathError> {
+        of_family!(self, addr, put_addr(addr, value))
     }
 
-    fn remove_addr(&self, addr: u32) -> Result<(), DatapathError> {
-        remove(maps::ADDRS4, &self.addrs, &addr)
+    fn remove_addr(&self, addr: IpAddr) -> Result<(), DatapathError> {
+        of_family!(self, addr, remove_addr(addr))
     }
 
-    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> Result<(), DatapathError> {
-        for (addr, value) in addrs {
-            put(maps::ADDRS6, &self.addrs6, addr, value)?;
-        }
-        for (addr, _) in all(maps::ADDRS6, &self.addrs6)? {
-            if !addrs.iter().any(|(wanted, _)| *wanted == addr) {
-                remove(maps::ADDRS6, &self.addrs6, &addr)?;
-            }
-        }
-        Ok(())
+    fn filter(&self) -> Result<Filter, DatapathError> {
+        Ok(Filter::from_words(&self.filter.elements()?))
+    }
+
+    fn set_filter(&self, filter: &Filter) -> Result<(), DatapathError> {
+        self.filter.put_from(0, filter.words())
     }
 
     fn set_pair(&self, tables: &PairTables) -> Result<(), DatapathError> {
-        for (index, peer) in (0..).zip(&tables.peers) {
-            put(maps::PEERS, &self.peers, &index, peer)?;
-        }
-        for (index, digest) in (0..).zip(&tables.digests) {
-            put(maps::DIGESTS, &self.digests, &index, digest)?;
-        }
+        self.peers.put_from(0, &tables.peers)?;
+        self.digests.put_from(0, &tables.digests)?;
         // Last: it is what makes the rest count.
-        put(maps::PAIR, &self.pair, &0, &tables.pair)
+        self.pair.put(&0, &tables.pair)
     }
 
     fn evidence(&self) -> Result<Vec<Evidence>, DatapathError> {
-        let mut ring = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut records = Vec::new();
-        while let Some(item) = ring.next() {
-            if item.len() >= size_of::<Evidence>() {
-                // SAFETY: as many bytes as the type has, which consists of integers and byte arrays
-                // only, so that any bytes are a value; the read does not need alignment.
-                records.push(unsafe { item.as_ptr().cast::<Evidence>().read_unaligned() });
-            }
-        }
-        Ok(records)
+        Ok(drain(&self.rings.evidence))
     }
 
-    fn get_conn(&self, key: &ConnKey4) -> Result<Option<Conn4>, DatapathError> {
-        self.conns
-            .lookup(key)
-            .map_err(failed(maps::CONNS4, "lookup"))
+    fn samples(&self) -> Result<Vec<Sample>, DatapathError> {
+        Ok(drain(&self.rings.samples))
     }
 
-    fn put_conns(&self, entries: &[(ConnKey4, Conn4)]) -> Result<(), DatapathError> {
-        let (keys, values): (Vec<ConnKey4>, Vec<Conn4>) = entries.iter().copied().unzip();
-        let stored = self.conns.update_batch(&keys, &values);
-        stored.map_err(|error| batch_failed(maps::CONNS4, error))
+    fn get_conn(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError> {
+        of_family!(self, key.dst, get_conn(key))
     }
 
-    fn remove_conns(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError> {
-        self.conns
-            .delete_batch(keys)
-            .map_err(|error| failed(maps::CONNS4, "delete")(error.source))
+    fn put_conns(&self, entries: &[(FlowKey, FlowEntry)]) -> Result<(), DatapathError> {
+        // A table that is full keeps nothing from the other one.
+        let (v4, v6) = (self.v4.put_conns(entries), self.v6.put_conns(entries));
+        v4.and(v6)
+    }
+
+    fn remove_conns(&self, keys: &[FlowKey]) -> Result<usize, DatapathError> {
+        Ok(self.v4.remove_conns(keys)? + self.v6.remove_conns(keys)?)
     }
 
     fn scan_conns(&self, cursor: Cursor, max: usize) -> Result<Scan, DatapathError> {
-        let mut next = (cursor != Cursor::default()).then_some(cursor.0);
-        let mut entries = Vec::new();
-        loop {
-            let batch = self
-                .conns
-                .lookup_batch(next, milestones::STRIDE)
-                .map_err(failed(maps::CONNS4, "scan"))?;
-            let connections = batch.entries.into_iter();
-            entries.extend(connections.filter(|(key, _)| !is_milestone(key)));
-            next = batch.next;
-            if next.is_none() || entries.len() >= max {
-                break;
-            }
+        // A bucket's number fits 32 bits; 0 is the beginning.
+        let from = Some(cursor.0 as u32).filter(|bucket| *bucket != 0);
+        if cursor.0 < CURSOR6 {
+            let (entries, next) = self.v4.scan_conns(from, max)?;
+            let next = Some(Cursor(next.map_or(CURSOR6, u64::from)));
+            Ok(Scan { entries, next })
+        } else {
+            let (entries, next) = self.v6.scan_conns(from, max)?;
+            let next = next.map(|next| Cursor(CURSOR6 | u64::from(next)));
+            Ok(Scan { entries, next })
         }
-        Ok(Scan {
-            entries,
-            next: next.map(Cursor),
-        })
     }
 
-    fn expire(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError> {
-        let mut expired = 0;
-        for keys in keys.chunks(EXPIRE_MAX) {
-            // The program's input: a header of one key's size, all zero, then the keys.
-            let mut input = vec![ConnKey4::default()];
-            input.extend_from_slice(keys);
-            let count =
-                sys::test_run(self.janitor.as_fd(), sys::bytes_of(&input)).map_err(|source| {
-                    DatapathError::Program {
-                        program: JANITOR,
-                        source,
-                    }
-                })?;
-            expired += count as usize;
-        }
-        Ok(expired)
+    fn expire(&self, keys: &[FlowKey]) -> Result<usize, DatapathError> {
+        let janitor = self.janitor.as_fd();
+        Ok(self.v4.expire(janitor, keys)? + self.v6.expire(janitor, keys)?)
     }
 
     fn half_open(&self, since: Instant) -> Result<u64, DatapathError> {
-        let mut found = 0;
-        let mut cursor = None;
-        loop {
-            let batch = self
-                .embryos
-                .lookup_batch(cursor, READ_BATCH)
-                .map_err(failed(maps::EMBRYO4, "scan"))?;
-            let young = batch
-                .entries
-                .iter()
-                .filter(|(_, embryo)| embryo.last_seen_ns > since.as_nanos());
-            found += young.count() as u64;
-            match batch.next {
-                Some(next) => cursor = Some(next),
-                None => return Ok(found),
-            }
-        }
+        Ok(self.v4.half_open(since)? + self.v6.half_open(since)?)
+    }
+
+    fn clients(&self) -> Result<Vec<(ClientKey, Persist)>, DatapathError> {
+        Ok(both(self.v4.clients()?, self.v6.clients()?))
+    }
+
+    fn forget_clients(&self, real: u16) -> Result<usize, DatapathError> {
+        Ok(self.v4.forget_clients(real)? + self.v6.forget_clients(real)?)
     }
 
     fn counters(&self) -> Result<Vec<u64>, DatapathError> {
@@ -283,47 +302,17 @@ impl Datapath for Bpf {
     }
 }
 
-fn all<K: aya::Pod, V: aya::Pod>(
-    name: &'static str,
-    map: &Map<K, V>,
-) -> Result<Vec<(K, V)>, DatapathError> {
-    map.all(READ_BATCH).map_err(failed(name, "scan"))
+fn both<T>(mut v4: Vec<T>, v6: Vec<T>) -> Vec<T> {
+    v4.extend(v6);
+    v4
 }
 
-fn put<K: aya::Pod, V: aya::Pod>(
-    name: &'static str,
-    map: &Map<K, V>,
-    key: &K,
-    value: &V,
-) -> Result<(), DatapathError> {
-    map.update(key, value, Update::Any)
-        .map_err(|source| batch_failed(name, BatchError { done: 0, source }))
-}
-
-fn remove<K: aya::Pod, V: aya::Pod>(
-    name: &'static str,
-    map: &Map<K, V>,
-    key: &K,
-) -> Result<(), DatapathError> {
-    map.delete(key).map(drop).map_err(failed(name, "delete"))
-}
-
-/// An update's error: the kernel says `E2BIG` when a hash map is full.
-fn batch_failed(map: &'static str, error: BatchError) -> DatapathError {
-    if error.source.raw_os_error() == Some(libc::E2BIG) {
-        DatapathError::Full {
-            map,
-            done: error.done,
-        }
-    } else {
-        failed(map, "update")(error.source)
+/// Takes all records out of a ring. One that is too short is nobody's.
+fn drain<T: Pod>(ring: &Mutex<RingBuf<MapData>>) -> Vec<T> {
+    let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut records = Vec::new();
+    while let Some(item) = ring.next() {
+        records.extend(super::sys::read_pod::<T>(&item));
     }
-}
-
-fn failed(map: &'static str, operation: &'static str) -> impl Fn(io::Error) -> DatapathError {
-    move |source| DatapathError::Map {
-        map,
-        operation,
-        source,
-    }
+    records
 }

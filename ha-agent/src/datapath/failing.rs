@@ -1,15 +1,17 @@
 //! A data plane that fails at moments drawn from a seed, to test what its users do then.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::conn::Persist;
 use ha_common::control::Config;
-use ha_common::event::Evidence;
-use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
+use ha_common::event::{Evidence, Sample};
+use ha_common::service::{Load, LocalAddr, Real, Service, Timeouts, Traffic};
 
+use super::family::{ClientKey, FlowEntry, FlowKey, ListenKey, ReturnRoute};
 use super::pair::PairTables;
-use super::{Cursor, Datapath, DatapathError, Scan};
+use super::{Cursor, Datapath, DatapathError, Filter, Scan};
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
 
@@ -61,27 +63,38 @@ macro_rules! delegate {
 
 delegate! {
     fn set_config(&self, config: &Config) -> ();
-    fn services(&self) -> Vec<(ServiceKey4, Service)>;
-    fn put_service(&self, key: &ServiceKey4, service: &Service) -> ();
-    fn remove_service(&self, key: &ServiceKey4) -> ();
+    fn services(&self) -> Vec<(ListenKey, Service)>;
+    fn put_service(&self, key: &ListenKey, service: &Service) -> ();
+    fn remove_service(&self, key: &ListenKey) -> ();
+    fn timeouts(&self) -> Vec<Timeouts>;
+    fn put_timeouts(&self, service: u16, timeouts: &Timeouts) -> ();
     fn reals(&self) -> Vec<Real>;
     fn put_real(&self, id: u16, real: &Real) -> ();
+    fn loads(&self) -> Vec<Load>;
+    fn put_weight(&self, id: u16, weight: u64) -> ();
+    fn set_load(&self, id: u16, connections: u64) -> ();
+    fn traffic(&self) -> Vec<Traffic>;
+    fn clear_traffic(&self, id: u16) -> ();
     fn put_slots(&self, offset: u32, ids: &[u32]) -> ();
-    fn return_paths(&self) -> Vec<(ServiceKey4, ReturnPath4)>;
-    fn put_return_path(&self, from: &ServiceKey4, path: &ReturnPath4) -> ();
-    fn remove_return_path(&self, from: &ServiceKey4) -> ();
-    fn addrs(&self) -> Vec<(u32, LocalAddr)>;
-    fn put_addr(&self, addr: u32, value: LocalAddr) -> ();
-    fn remove_addr(&self, addr: u32) -> ();
-    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> ();
+    fn return_paths(&self) -> Vec<(ListenKey, ReturnRoute)>;
+    fn put_return_path(&self, from: &ListenKey, path: &ReturnRoute) -> ();
+    fn remove_return_path(&self, from: &ListenKey) -> ();
+    fn addrs(&self) -> Vec<(IpAddr, LocalAddr)>;
+    fn put_addr(&self, addr: IpAddr, value: LocalAddr) -> ();
+    fn remove_addr(&self, addr: IpAddr) -> ();
+    fn filter(&self) -> Filter;
+    fn set_filter(&self, filter: &Filter) -> ();
     fn set_pair(&self, tables: &PairTables) -> ();
     fn evidence(&self) -> Vec<Evidence>;
-    fn get_conn(&self, key: &ConnKey4) -> Option<Conn4>;
-    fn put_conns(&self, entries: &[(ConnKey4, Conn4)]) -> ();
-    fn remove_conns(&self, keys: &[ConnKey4]) -> usize;
+    fn samples(&self) -> Vec<Sample>;
+    fn get_conn(&self, key: &FlowKey) -> Option<FlowEntry>;
+    fn put_conns(&self, entries: &[(FlowKey, FlowEntry)]) -> ();
+    fn remove_conns(&self, keys: &[FlowKey]) -> usize;
     fn scan_conns(&self, cursor: Cursor, max: usize) -> Scan;
-    fn expire(&self, keys: &[ConnKey4]) -> usize;
+    fn expire(&self, keys: &[FlowKey]) -> usize;
     fn half_open(&self, since: Instant) -> u64;
+    fn clients(&self) -> Vec<(ClientKey, Persist)>;
+    fn forget_clients(&self, real: u16) -> usize;
     fn counters(&self) -> Vec<u64>;
     fn settle(&self) -> ();
 }

@@ -1,21 +1,23 @@
 //! The data plane's maps in memory: same semantics, same limits, no kernel.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ha_common::conn::{Conn4, ConnKey4, flags};
+use ha_common::conn::{Persist, flags};
 use ha_common::control::Config;
-use ha_common::event::Evidence;
+use ha_common::event::{Evidence, Sample};
 use ha_common::maps;
 use ha_common::reason::{COUNTERS, Tally};
-use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{Addr6, Load, LocalAddr, Real, Service, Timeouts, Traffic};
 
+use super::family::{ClientKey, FlowEntry, FlowKey, Kernel as _, ListenKey, ReturnRoute, map_key};
 use super::pair::PairTables;
-use super::{Cursor, Datapath, DatapathError, Scan, idle_timeout_ns};
+use super::{Cursor, Datapath, DatapathError, Filter, Scan};
 use crate::proto::time::Instant;
 
-/// Buckets a scan of the connection table walks through.
-const BUCKETS: u32 = 256;
+/// Buckets of each family that a scan of the connection tables walks through.
+const BUCKETS: u64 = 256;
 
 /// A data plane without a kernel.
 pub struct Fake {
@@ -28,26 +30,36 @@ pub struct Fake {
 pub struct State {
     /// `ha_config`.
     pub config: Config,
-    /// `ha_services4`.
-    pub services: BTreeMap<ServiceKey4, Service>,
+    /// `ha_services4` and `ha_services6`.
+    pub services: BTreeMap<ListenKey, Service>,
+    /// `ha_timeouts`.
+    pub timeouts: Vec<Timeouts>,
     /// `ha_reals`.
     pub reals: Vec<Real>,
+    /// `ha_loads`.
+    pub loads: Vec<Load>,
+    /// `ha_traffic`, summed.
+    pub traffic: Vec<Traffic>,
     /// `ha_slots`.
     pub slots: Vec<u32>,
-    /// `ha_return4`.
-    pub return_paths: BTreeMap<ServiceKey4, ReturnPath4>,
-    /// `ha_addrs4`.
-    pub addrs: BTreeMap<u32, LocalAddr>,
-    /// `ha_addrs6`.
-    pub addrs6: BTreeMap<Addr6, LocalAddr>,
+    /// `ha_return4` and `ha_return6`.
+    pub return_paths: BTreeMap<ListenKey, ReturnRoute>,
+    /// `ha_addrs4` and `ha_addrs6`.
+    pub addrs: BTreeMap<IpAddr, LocalAddr>,
+    /// `ha_filter`.
+    pub filter: Filter,
     /// `ha_pair`, `ha_peers` and `ha_digests`, once they are written.
     pub pair: Option<PairTables>,
     /// `ha_evidence`.
     pub evidence: Vec<Evidence>,
-    /// `ha_conns4`.
-    pub conns: BTreeMap<ConnKey4, Conn4>,
-    /// `ha_embryo4`: when each half-open connection last moved.
+    /// `ha_samples`.
+    pub samples: Vec<Sample>,
+    /// `ha_conns4` and `ha_conns6`.
+    pub conns: BTreeMap<FlowKey, FlowEntry>,
+    /// `ha_embryo4` and `ha_embryo6`: when each half-open connection last moved.
     pub half_open: Vec<Instant>,
+    /// `ha_persist4` and `ha_persist6`.
+    pub clients: Vec<(ClientKey, Persist)>,
     /// `ha_reasons`, summed.
     pub counters: Vec<u64>,
     /// The clock that [`Datapath::expire`] compares with.
@@ -55,21 +67,27 @@ pub struct State {
 }
 
 impl Fake {
-    /// Empty maps with room for `entries` entries in the connection table.
+    /// Empty maps with room for `entries` entries in the connection table of each family.
     pub fn new(entries: usize) -> Self {
+        let reals = maps::REALS_ENTRIES as usize;
         Self {
             state: Mutex::new(State {
                 config: Config::default(),
                 services: BTreeMap::new(),
-                reals: vec![Real::default(); maps::REALS_ENTRIES as usize],
+                timeouts: vec![Timeouts::default(); maps::SERVICES_MAX as usize],
+                reals: vec![Real::default(); reals],
+                loads: vec![Load::default(); reals],
+                traffic: vec![Traffic::default(); reals],
                 slots: vec![0; maps::SLOTS_ENTRIES as usize],
                 return_paths: BTreeMap::new(),
                 addrs: BTreeMap::new(),
-                addrs6: BTreeMap::new(),
+                filter: Filter::default(),
                 pair: None,
                 evidence: Vec::new(),
+                samples: Vec::new(),
                 conns: BTreeMap::new(),
                 half_open: Vec::new(),
+                clients: Vec::new(),
                 counters: vec![0; COUNTERS],
                 now_ns: 0,
             }),
@@ -85,13 +103,13 @@ impl Fake {
 
 impl State {
     /// The real-server ids of a service's Maglev table.
-    pub fn table(&self, key: &ServiceKey4) -> Option<&[u32]> {
+    pub fn table(&self, key: &ListenKey) -> Option<&[u32]> {
         let service = self.services.get(key)?;
         self.region(service.table_offset, service.table_len)
     }
 
     /// The real-server ids of a service's round-robin members.
-    pub fn members(&self, key: &ServiceKey4) -> Option<&[u32]> {
+    pub fn members(&self, key: &ListenKey) -> Option<&[u32]> {
         let service = self.services.get(key)?;
         self.region(service.members_offset, service.members_len)
     }
@@ -101,16 +119,31 @@ impl State {
         self.slots.get(start..start.checked_add(len as usize)?)
     }
 
-    fn idle_over(&self, key: &ConnKey4, conn: &Conn4) -> bool {
+    fn idle_over(&self, key: &FlowKey, conn: &FlowEntry) -> bool {
         let reverse = self.conns.get(&conn.partner_key(key));
         let last = reverse.map_or(conn.last_seen_ns, |r| r.last_seen_ns.max(conn.last_seen_ns));
-        let timeout = idle_timeout_ns(&self.config, key, conn.state);
+        let timeouts = self.timeouts.get(usize::from(conn.service));
+        let timeout = super::idle_ns(timeouts, key, conn);
         self.now_ns.saturating_sub(last) >= timeout
+    }
+
+    fn connections(&self, v6: bool) -> usize {
+        let of_family = |key: &&FlowKey| key.dst.is_ipv6() == v6;
+        self.conns.keys().filter(of_family).count()
     }
 }
 
-fn bucket(key: &ConnKey4) -> u32 {
-    ha_common::hash::flow(0, key) % BUCKETS
+fn bucket(key: &FlowKey) -> u64 {
+    match key.dst {
+        IpAddr::V4(_) => {
+            let key = map_key(key, u32::from_ip);
+            u64::from(ha_common::hash::flow(0, &key)) % BUCKETS
+        }
+        IpAddr::V6(_) => {
+            let key = map_key(key, Addr6::from_ip);
+            BUCKETS + u64::from(ha_common::hash::flow(0, &key)) % BUCKETS
+        }
+    }
 }
 
 impl Datapath for Fake {
@@ -119,21 +152,17 @@ impl Datapath for Fake {
         Ok(())
     }
 
-    fn services(&self) -> Result<Vec<(ServiceKey4, Service)>, DatapathError> {
-        Ok(self
-            .state()
-            .services
-            .iter()
-            .map(|(k, v)| (*k, *v))
-            .collect())
+    fn services(&self) -> Result<Vec<(ListenKey, Service)>, DatapathError> {
+        Ok(pairs(&self.state().services))
     }
 
-    fn put_service(&self, key: &ServiceKey4, service: &Service) -> Result<(), DatapathError> {
+    fn put_service(&self, key: &ListenKey, service: &Service) -> Result<(), DatapathError> {
         let mut state = self.state();
-        let full = state.services.len() >= maps::SERVICES_ENTRIES as usize;
+        let same = |found: &&ListenKey| found.addr.is_ipv6() == key.addr.is_ipv6();
+        let full = state.services.keys().filter(same).count() >= maps::SERVICES_ENTRIES as usize;
         if full && !state.services.contains_key(key) {
             return Err(DatapathError::Full {
-                map: maps::SERVICES4,
+                map: by_family(key.addr, maps::SERVICES4, maps::SERVICES6),
                 done: 0,
             });
         }
@@ -141,9 +170,19 @@ impl Datapath for Fake {
         Ok(())
     }
 
-    fn remove_service(&self, key: &ServiceKey4) -> Result<(), DatapathError> {
+    fn remove_service(&self, key: &ListenKey) -> Result<(), DatapathError> {
         self.state().services.remove(key);
         Ok(())
+    }
+
+    fn timeouts(&self) -> Result<Vec<Timeouts>, DatapathError> {
+        Ok(self.state().timeouts.clone())
+    }
+
+    fn put_timeouts(&self, service: u16, timeouts: &Timeouts) -> Result<(), DatapathError> {
+        set(maps::TIMEOUTS, &mut self.state().timeouts, service, |to| {
+            *to = *timeouts;
+        })
     }
 
     fn reals(&self) -> Result<Vec<Real>, DatapathError> {
@@ -151,13 +190,33 @@ impl Datapath for Fake {
     }
 
     fn put_real(&self, id: u16, real: &Real) -> Result<(), DatapathError> {
-        match self.state().reals.get_mut(usize::from(id)) {
-            Some(slot) => {
-                *slot = *real;
-                Ok(())
-            }
-            None => Err(out_of_range(maps::REALS)),
-        }
+        set(maps::REALS, &mut self.state().reals, id, |to| *to = *real)
+    }
+
+    fn loads(&self) -> Result<Vec<Load>, DatapathError> {
+        Ok(self.state().loads.clone())
+    }
+
+    fn put_weight(&self, id: u16, weight: u64) -> Result<(), DatapathError> {
+        set(maps::LOADS, &mut self.state().loads, id, |load| {
+            load.weight = weight;
+        })
+    }
+
+    fn set_load(&self, id: u16, connections: u64) -> Result<(), DatapathError> {
+        set(maps::LOADS, &mut self.state().loads, id, |load| {
+            load.connections = connections;
+        })
+    }
+
+    fn traffic(&self) -> Result<Vec<Traffic>, DatapathError> {
+        Ok(self.state().traffic.clone())
+    }
+
+    fn clear_traffic(&self, id: u16) -> Result<(), DatapathError> {
+        set(maps::TRAFFIC, &mut self.state().traffic, id, |traffic| {
+            *traffic = Traffic::default();
+        })
     }
 
     fn put_slots(&self, offset: u32, ids: &[u32]) -> Result<(), DatapathError> {
@@ -171,37 +230,40 @@ impl Datapath for Fake {
         }
     }
 
-    fn return_paths(&self) -> Result<Vec<(ServiceKey4, ReturnPath4)>, DatapathError> {
-        let state = self.state();
-        Ok(state.return_paths.iter().map(|(k, v)| (*k, *v)).collect())
+    fn return_paths(&self) -> Result<Vec<(ListenKey, ReturnRoute)>, DatapathError> {
+        Ok(pairs(&self.state().return_paths))
     }
 
-    fn put_return_path(&self, from: &ServiceKey4, path: &ReturnPath4) -> Result<(), DatapathError> {
+    fn put_return_path(&self, from: &ListenKey, path: &ReturnRoute) -> Result<(), DatapathError> {
         self.state().return_paths.insert(*from, *path);
         Ok(())
     }
 
-    fn remove_return_path(&self, from: &ServiceKey4) -> Result<(), DatapathError> {
+    fn remove_return_path(&self, from: &ListenKey) -> Result<(), DatapathError> {
         self.state().return_paths.remove(from);
         Ok(())
     }
 
-    fn addrs(&self) -> Result<Vec<(u32, LocalAddr)>, DatapathError> {
-        Ok(self.state().addrs.iter().map(|(k, v)| (*k, *v)).collect())
+    fn addrs(&self) -> Result<Vec<(IpAddr, LocalAddr)>, DatapathError> {
+        Ok(pairs(&self.state().addrs))
     }
 
-    fn put_addr(&self, addr: u32, value: LocalAddr) -> Result<(), DatapathError> {
+    fn put_addr(&self, addr: IpAddr, value: LocalAddr) -> Result<(), DatapathError> {
         self.state().addrs.insert(addr, value);
         Ok(())
     }
 
-    fn remove_addr(&self, addr: u32) -> Result<(), DatapathError> {
+    fn remove_addr(&self, addr: IpAddr) -> Result<(), DatapathError> {
         self.state().addrs.remove(&addr);
         Ok(())
     }
 
-    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> Result<(), DatapathError> {
-        self.state().addrs6 = addrs.iter().copied().collect();
+    fn filter(&self) -> Result<Filter, DatapathError> {
+        Ok(self.state().filter.clone())
+    }
+
+    fn set_filter(&self, filter: &Filter) -> Result<(), DatapathError> {
+        self.state().filter = filter.clone();
         Ok(())
     }
 
@@ -214,25 +276,35 @@ impl Datapath for Fake {
         Ok(std::mem::take(&mut self.state().evidence))
     }
 
-    fn get_conn(&self, key: &ConnKey4) -> Result<Option<Conn4>, DatapathError> {
+    fn samples(&self) -> Result<Vec<Sample>, DatapathError> {
+        Ok(std::mem::take(&mut self.state().samples))
+    }
+
+    fn get_conn(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError> {
         Ok(self.state().conns.get(key).copied())
     }
 
-    fn put_conns(&self, entries: &[(ConnKey4, Conn4)]) -> Result<(), DatapathError> {
+    fn put_conns(&self, entries: &[(FlowKey, FlowEntry)]) -> Result<(), DatapathError> {
         let mut state = self.state();
-        for (done, (key, conn)) in entries.iter().enumerate() {
-            if state.conns.len() >= self.connections_max && !state.conns.contains_key(key) {
-                return Err(DatapathError::Full {
-                    map: maps::CONNS4,
-                    done,
-                });
+        let mut stored = Ok(());
+        for (v6, map) in [(false, maps::CONNS4), (true, maps::CONNS6)] {
+            let mut room = self.connections_max.saturating_sub(state.connections(v6));
+            let entries = entries.iter().filter(|(key, _)| key.dst.is_ipv6() == v6);
+            for (done, (key, conn)) in entries.enumerate() {
+                if !state.conns.contains_key(key) {
+                    let Some(left) = room.checked_sub(1) else {
+                        stored = stored.and(Err(DatapathError::Full { map, done }));
+                        break;
+                    };
+                    room = left;
+                }
+                state.conns.insert(*key, *conn);
             }
-            state.conns.insert(*key, *conn);
         }
-        Ok(())
+        stored
     }
 
-    fn remove_conns(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError> {
+    fn remove_conns(&self, keys: &[FlowKey]) -> Result<usize, DatapathError> {
         let mut state = self.state();
         Ok(keys
             .iter()
@@ -243,11 +315,12 @@ impl Datapath for Fake {
     fn scan_conns(&self, cursor: Cursor, max: usize) -> Result<Scan, DatapathError> {
         let state = self.state();
         let mut scan = Scan::default();
-        for at in cursor.0..BUCKETS {
+        for at in cursor.0..2 * BUCKETS {
             let piece = state.conns.iter().filter(|(key, _)| bucket(key) == at);
             let before = scan.entries.len();
             scan.entries.extend(piece.map(|(key, conn)| (*key, *conn)));
-            if scan.entries.len() > max && before > 0 {
+            let over = scan.entries.len() > max || at == BUCKETS;
+            if over && before > 0 {
                 scan.entries.truncate(before);
                 scan.next = Some(Cursor(at));
                 return Ok(scan);
@@ -265,7 +338,7 @@ impl Datapath for Fake {
         Ok(young.count() as u64)
     }
 
-    fn expire(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError> {
+    fn expire(&self, keys: &[FlowKey]) -> Result<usize, DatapathError> {
         let mut state = self.state();
         let mut expired = 0;
         for key in keys {
@@ -275,6 +348,9 @@ impl Datapath for Fake {
             if conn.flags & flags::REVERSE == 0 && state.idle_over(key, &conn) {
                 state.conns.remove(&conn.partner_key(key));
                 state.conns.remove(key);
+                if let Some(load) = state.loads.get_mut(usize::from(conn.real)) {
+                    load.connections = load.connections.saturating_sub(1);
+                }
                 expired += 1;
             }
         }
@@ -284,6 +360,17 @@ impl Datapath for Fake {
         Ok(expired)
     }
 
+    fn clients(&self) -> Result<Vec<(ClientKey, Persist)>, DatapathError> {
+        Ok(self.state().clients.clone())
+    }
+
+    fn forget_clients(&self, real: u16) -> Result<usize, DatapathError> {
+        let mut state = self.state();
+        let before = state.clients.len();
+        state.clients.retain(|(_, held)| held.real != real);
+        Ok(before - state.clients.len())
+    }
+
     fn counters(&self) -> Result<Vec<u64>, DatapathError> {
         Ok(self.state().counters.clone())
     }
@@ -291,6 +378,28 @@ impl Datapath for Fake {
     fn settle(&self) -> Result<(), DatapathError> {
         Ok(())
     }
+}
+
+fn pairs<K: Copy, V: Copy>(map: &BTreeMap<K, V>) -> Vec<(K, V)> {
+    map.iter().map(|(key, value)| (*key, *value)).collect()
+}
+
+const fn by_family(address: IpAddr, v4: &'static str, v6: &'static str) -> &'static str {
+    match address {
+        IpAddr::V4(_) => v4,
+        IpAddr::V6(_) => v6,
+    }
+}
+
+/// Changes an element of an array.
+fn set<T>(
+    map: &'static str,
+    array: &mut [T],
+    index: u16,
+    change: impl FnOnce(&mut T),
+) -> Result<(), DatapathError> {
+    let element = array.get_mut(usize::from(index));
+    element.map(change).ok_or_else(|| out_of_range(map))
 }
 
 fn out_of_range(map: &'static str) -> DatapathError {

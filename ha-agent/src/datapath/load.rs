@@ -7,27 +7,26 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use ha_common::stage::{ENTRY, JANITOR, Stage};
 use ha_common::{LAYOUT_VERSION, maps};
 
 use super::attach::{self, AttachError, Attacher, Attachment, Device};
-use super::bpf::{Bpf, JANITOR};
+use super::bpf::{Bpf, Rings};
 use super::bpffs::{self, BpffsError};
 use super::gate::GateWord;
+use super::stages::{self, Programs};
 use super::successor;
 use super::sys::{self, Map, Update};
 use super::{Datapath as _, DatapathError};
 
 /// The BPF object, as `cargo xtask build-ebpf` made it. Empty if the agent was built without.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ha_xdp"));
-
-/// Name of the main program.
-const PROGRAM: &str = "ha_xdp";
 
 /// Oldest kernel on which the data plane is expected to work: ring buffers (5.8), XDP links (5.9),
 /// the coarse clock (5.11) and batch operations on per-CPU maps (5.13).
@@ -36,15 +35,29 @@ const KERNEL_MIN: (u8, u8) = (5, 15);
 /// Lines of the verifier's log shown when it refuses the program: the reason is at the end.
 const VERIFIER_LINES: usize = 25;
 
-/// Every map that is pinned.
+/// Every map that is pinned under its name. The array of stages has a pin for each set of programs
+/// ([`stages`]).
 const PINNED: &[&str] = &[
     maps::CONNS4,
+    maps::CONNS6,
     maps::EMBRYO4,
+    maps::EMBRYO6,
+    maps::FRAGMENTS4,
+    maps::FRAGMENTS6,
+    maps::PERSIST4,
+    maps::PERSIST6,
     maps::SERVICES4,
+    maps::SERVICES6,
+    maps::TIMEOUTS,
     maps::REALS,
+    maps::LOADS,
+    maps::TRAFFIC,
     maps::SLOTS,
     maps::TURNS,
     maps::RETURN4,
+    maps::RETURN6,
+    maps::FILTER,
+    maps::PACE,
     maps::ADDRS4,
     maps::ADDRS6,
     maps::PAIR,
@@ -53,6 +66,7 @@ const PINNED: &[&str] = &[
     maps::HEARD,
     maps::BUCKETS,
     maps::EVIDENCE,
+    maps::SAMPLES,
     maps::GATE,
     maps::CONFIG,
     maps::REASONS,
@@ -69,12 +83,31 @@ pub type Ring = RingBuf<MapData>;
 pub struct Options {
     /// Directory of the pins.
     pub bpf_dir: PathBuf,
-    /// Connections the table holds; each takes two entries.
-    pub connections: u32,
+    /// How much the connection tables hold.
+    pub connections: Connections,
     /// Interfaces to attach to.
     pub devices: Vec<Device>,
     /// This agent continues another one: gate and rings stay as they are.
     pub continued: bool,
+}
+
+/// How many connections the tables hold; each takes two entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// IPv4 connections.
+    pub v4: u32,
+    /// IPv6 connections.
+    pub v6: u32,
+}
+
+impl Connections {
+    /// Entries of the two tables.
+    pub const fn entries(self) -> [(&'static str, u32); 2] {
+        [
+            (maps::CONNS4, self.v4.saturating_mul(2)),
+            (maps::CONNS6, self.v6.saturating_mul(2)),
+        ]
+    }
 }
 
 /// A loaded and attached data plane.
@@ -173,11 +206,14 @@ pub enum LoadError {
     },
     /// A map could not be made.
     #[error(
-        "not enough memory for the connection table: lower limits.connections (now {connections})"
+        "not enough memory for the connection tables: lower limits.connections (now {}) or \
+         limits.connections_ipv6 (now {})",
+        connections.v4,
+        connections.v6
     )]
     Memory {
         /// What was asked for.
-        connections: u32,
+        connections: Connections,
     },
     /// aya could not load the object.
     #[error("loading the BPF object")]
@@ -234,23 +270,29 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
     check_kernel()?;
     let dir = &options.bpf_dir;
     bpffs::prepare(dir)?;
-    let entries = options.connections.saturating_mul(2);
-    check_pins(object, dir, entries)?;
+    check_pins(object, dir, options.connections)?;
 
     let prepared = options
         .continued
         .then(|| successor::take(object, dir))
         .flatten();
-    let (program, janitor, mut ebpf) = if let Some([program, janitor]) = prepared {
-        (program, janitor, None)
+    let (programs, mut ebpf) = if let Some(programs) = prepared {
+        (programs, None)
     } else {
-        let (program, janitor, ebpf) = load_programs(object, options)?;
-        (program, janitor, Some(ebpf))
+        let (programs, ebpf) = load_programs(object, options)?;
+        (programs, Some(ebpf))
     };
+    let held = stages::hold(dir, &programs).map_err(|source| LoadError::Pin {
+        path: dir.clone(),
+        source,
+    })?;
 
     let pins = Pins { dir: dir.clone() };
-    let evidence = ring(ebpf.as_mut(), dir, maps::EVIDENCE)?;
-    let datapath = Bpf::new(|name| pins.map(name), janitor, evidence)?;
+    let rings = Rings {
+        evidence: ring(ebpf.as_mut(), dir, maps::EVIDENCE)?.into(),
+        samples: ring(ebpf.as_mut(), dir, maps::SAMPLES)?.into(),
+    };
+    let datapath = Bpf::new(|name| pins.map(name), programs.janitor, rings)?;
     let gate = GateWord::map(pins.map(maps::GATE)?.as_fd()).map_err(map_error(maps::GATE))?;
     let mut carp = ring(ebpf.as_mut(), dir, maps::CARP)?;
     let mut events = ring(ebpf.as_mut(), dir, maps::EVENTS)?;
@@ -266,14 +308,18 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
         .and_then(|version| version.update(&0, &LAYOUT_VERSION, Update::Any))
         .map_err(map_error(maps::VERSION))?;
     datapath.counters()?;
-    let attachments = attach::attach_all(program.as_fd(), dir, &options.devices)?;
+    let attachments = attach::attach_all(programs.entry.as_fd(), dir, &options.devices)?;
+    // Nothing is attached any more that goes on in the stages of an earlier agent.
+    if let Err(error) = stages::release(dir, Some(held.as_path())) {
+        tracing::debug!(%error, "pins of an earlier agent's stages not removed");
+    }
     Ok(Loaded {
         datapath,
         gate,
         carp,
         events,
         attachments,
-        attacher: Attacher::new(program, dir),
+        attacher: Attacher::new(programs.entry, dir),
         pins,
     })
 }
@@ -285,34 +331,50 @@ pub fn check(options: &Options, prepare: bool) -> Result<(), LoadError> {
         return Err(LoadError::NoObject);
     }
     check_kernel()?;
-    let (dir, entries) = (&options.bpf_dir, options.connections.saturating_mul(2));
-    check_pins(OBJECT, dir, entries)?;
+    let dir = &options.bpf_dir;
+    check_pins(OBJECT, dir, options.connections)?;
     if prepare && dir.join(maps::VERSION).exists() {
-        let (program, janitor, _ebpf) = load_programs(OBJECT, options)?;
-        successor::leave(OBJECT, dir, [program.as_fd(), janitor.as_fd()]).map_err(|source| {
-            LoadError::Pin {
-                path: dir.clone(),
-                source,
-            }
+        let (programs, _ebpf) = load_programs(OBJECT, options)?;
+        successor::leave(OBJECT, dir, &programs).map_err(|source| LoadError::Pin {
+            path: dir.clone(),
+            source,
         })?;
     }
     Ok(())
 }
 
-/// Makes or finds the maps, and loads both programs.
-fn load_programs(object: &[u8], options: &Options) -> Result<(OwnedFd, OwnedFd, Ebpf), LoadError> {
+/// Makes or finds the maps, and loads all programs.
+fn load_programs(object: &[u8], options: &Options) -> Result<(Programs, Ebpf), LoadError> {
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries(maps::CONNS4, options.connections.saturating_mul(2));
+    for (name, entries) in options.connections.entries() {
+        loader.map_max_entries(name, entries);
+    }
     for &name in PINNED {
         loader.map_pin_path(name, options.bpf_dir.join(name));
     }
     let mut ebpf = loader
         .load(object)
         .map_err(|error| object_error(error, options.connections))?;
-    let program = load_program(&mut ebpf, PROGRAM)?;
+    let entry = load_program(&mut ebpf, ENTRY)?;
     let janitor = load_program(&mut ebpf, JANITOR)?;
-
-    Ok((program, janitor, ebpf))
+    let name = maps::STAGES;
+    let Some(aya::maps::Map::ProgramArray(array)) = ebpf.map(name) else {
+        return Err(LoadError::Incomplete { name });
+    };
+    let array = array.fd().as_fd().try_clone_to_owned();
+    let array = Map::<u32, u32>::new(array.map_err(map_error(name))?).map_err(map_error(name))?;
+    for stage in Stage::ALL {
+        let program = load_program(&mut ebpf, stage.program())?;
+        array
+            .update(&(*stage as u32), &(program.as_raw_fd() as u32), Update::Any)
+            .map_err(map_error(name))?;
+    }
+    let programs = Programs {
+        entry,
+        janitor,
+        stages: array.into_fd(),
+    };
+    Ok((programs, ebpf))
 }
 
 impl Pins {
@@ -324,6 +386,7 @@ impl Pins {
             attach::detach(&link)?;
         }
         successor::forget(&self.dir)?;
+        stages::release(&self.dir, None)?;
         for name in PINNED {
             match fs::remove_file(self.dir.join(name)) {
                 Ok(()) => {}
@@ -371,7 +434,7 @@ fn check_kernel() -> Result<(), LoadError> {
 }
 
 /// Compares what is pinned with what the object defines.
-fn check_pins(object: &[u8], dir: &Path, conns_entries: u32) -> Result<(), LoadError> {
+fn check_pins(object: &[u8], dir: &Path, connections: Connections) -> Result<(), LoadError> {
     let parsed = aya_obj::Object::parse(object)
         .map_err(|error| LoadError::Object(Box::new(error.into())))?;
     let mut found = false;
@@ -391,11 +454,10 @@ fn check_pins(object: &[u8], dir: &Path, conns_entries: u32) -> Result<(), LoadE
         };
         let fd = sys::object_get(&path).map_err(pin)?;
         let info = sys::map_info(fd.as_fd()).map_err(pin)?;
-        let entries = if name == maps::CONNS4 {
-            conns_entries
-        } else {
-            wanted.max_entries()
-        };
+        let mut sized = connections.entries().into_iter();
+        let entries = sized
+            .find(|(sized, _)| *sized == name)
+            .map_or(wanted.max_entries(), |(_, entries)| entries);
         for (property, found, wanted) in [
             ("type", info.type_, wanted.map_type()),
             ("key size", info.key_size, wanted.key_size()),
@@ -496,7 +558,7 @@ fn program_error(program: &'static str, error: ProgramError) -> LoadError {
     }
 }
 
-fn object_error(error: EbpfError, connections: u32) -> LoadError {
+fn object_error(error: EbpfError, connections: Connections) -> LoadError {
     match os_error(&error) {
         Some(libc::EPERM) => LoadError::Privileges {
             what: "creating BPF maps",

@@ -10,8 +10,11 @@
 
 use std::io;
 
-use ha_common::conn::{Conn4, ConnKey4};
+use aya::Pod;
+use ha_common::conn::{Conn, ConnKey};
+use ha_common::service::Addr6;
 
+use super::family::Kernel;
 use super::sys::{BatchError, Map};
 
 /// Buckets to each milestone, on average.
@@ -24,15 +27,19 @@ const PROTOCOL: u32 = u32::MAX;
 pub(super) const STRIDE: usize = 64;
 
 /// Whether this is not a connection but a milestone.
-pub(super) const fn is_milestone(key: &ConnKey4) -> bool {
+pub(super) const fn is_milestone<A>(key: &ConnKey<A>) -> bool {
     key.proto == PROTOCOL
 }
 
 /// Puts the milestones into a table of this many entries, of which they take a small part. They may
 /// be there already.
-pub(super) fn place(table: &Map<ConnKey4, Conn4>, entries: u32) -> io::Result<()> {
+pub(super) fn place<A: Kernel>(table: &Map<ConnKey<A>, Conn<A>>, entries: u32) -> io::Result<()>
+where
+    ConnKey<A>: Pod,
+    Conn<A>: Pod,
+{
     let keys = keys(entries);
-    let values = [Conn4::default(); STRIDE];
+    let values = [Conn::default(); STRIDE];
     for keys in keys.chunks(STRIDE) {
         match table.update_batch(keys, &values) {
             Ok(()) => {}
@@ -44,16 +51,21 @@ pub(super) fn place(table: &Map<ConnKey4, Conn4>, entries: u32) -> io::Result<()
     Ok(())
 }
 
-fn keys(entries: u32) -> Vec<ConnKey4> {
+fn keys<A: Kernel>(entries: u32) -> Vec<ConnKey<A>> {
     let count = if entries < SMALLEST {
         0
     } else {
         entries / EVERY
     };
-    let key = |src| ConnKey4 {
-        src,
+    let key = |number: u32| ConnKey {
+        // Some address of the family for each number.
+        src: A::narrow(Addr6 {
+            words: [number, 0, 0, 0],
+        }),
+        dst: A::default(),
+        sport: 0,
+        dport: 0,
         proto: PROTOCOL,
-        ..ConnKey4::default()
     };
     (0..count).map(key).collect()
 }
@@ -61,12 +73,16 @@ fn keys(entries: u32) -> Vec<ConnKey4> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ha_common::conn::ConnKey4;
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_large_table_gives_them_a_small_part_and_a_small_one_none() {
-        assert_eq!(keys(2 << 20).len(), 8192);
-        assert_eq!(keys(1000), []);
-        assert!(keys(1 << 20).iter().all(is_milestone));
+        assert_eq!(keys::<u32>(2 << 20).len(), 8192);
+        assert_eq!(keys::<Addr6>(1000), []);
+        let keys = keys::<Addr6>(1 << 20);
+        assert!(keys.iter().all(is_milestone));
+        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len());
         assert!(!is_milestone(&ConnKey4 {
             proto: 255,
             ..ConnKey4::default()

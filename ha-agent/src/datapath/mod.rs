@@ -2,7 +2,7 @@
 //!
 //! [`Datapath`] is what the rest of the agent sees. Behind it are [`bpf`], the kernel's maps;
 //! [`fake`], maps in memory with the same semantics; and [`failing`], which makes any of them fail at
-//! moments drawn from a seed. [`load`] brings the XDP program and its maps into the kernel and takes
+//! moments drawn from a seed. Addresses are of either family ([`family`]). [`load`] brings the XDP program and its maps into the kernel and takes
 //! over what a previous agent left there; [`gate`] is the fence, which is written without a system call.
 //!
 //! Deliberately absent: decisions. What belongs into the maps is planned by [`crate::services`] and
@@ -13,27 +13,30 @@ pub mod bpf;
 pub mod bpffs;
 pub mod failing;
 pub mod fake;
+pub mod family;
 pub mod gate;
 pub mod load;
 mod milestones;
+mod named;
 pub mod pair;
+mod stages;
 mod successor;
 pub mod sys;
+mod tables;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use self::family::{ClientKey, FlowEntry, FlowKey, ListenKey, ReturnRoute};
 use self::pair::PairTables;
 use crate::proto::time::Instant;
-use ha_common::conn::{Conn4, ConnKey4, ConnState};
+use ha_common::conn::{Persist, flags};
 use ha_common::control::Config;
-use ha_common::event::Evidence;
-use ha_common::proto;
-use ha_common::service::{Addr6, LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
-
-/// Most keys [`Datapath::expire`] hands to the kernel in one run of the janitor program.
-pub const EXPIRE_MAX: usize = 64;
+use ha_common::event::{Evidence, Sample};
+use ha_common::filter;
+use ha_common::service::{Load, LocalAddr, Real, Service, Timeouts, Traffic};
 
 /// An operation on the data plane that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -66,17 +69,65 @@ pub enum DatapathError {
     },
 }
 
-/// Where a scan of the connection table stands; 0 is its beginning.
+/// Where a scan of the connection tables stands; 0 is its beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor(pub u32);
+pub struct Cursor(pub u64);
 
-/// A piece of the connection table.
+/// A piece of the connection tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Entries of both directions, in the table's order.
-    pub entries: Vec<(ConnKey4, Conn4)>,
-    /// Where to go on; `None` at the end of the table.
+    /// Entries of both directions, in the tables' order. All are of one family.
+    pub entries: Vec<(FlowKey, FlowEntry)>,
+    /// Where to go on; `None` at the end.
     pub next: Option<Cursor>,
+}
+
+/// The words of `ha_filter`: [`filter::WORDS`] of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(Box<[u64]>);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(vec![0; filter::WORDS].into())
+    }
+}
+
+impl Filter {
+    /// From words in the map's order; missing ones are zero.
+    pub fn from_words(words: &[u64]) -> Self {
+        let mut all = Self::default();
+        for (to, from) in all.0.iter_mut().zip(words) {
+            *to = *from;
+        }
+        all
+    }
+
+    /// The words, in the map's order.
+    pub fn words(&self) -> &[u64] {
+        &self.0
+    }
+
+    /// Sets an address's bit.
+    pub fn insert(&mut self, address: IpAddr) {
+        let (word, mask) = filter::place(family::filter_bit(address));
+        if let Some(word) = self.0.get_mut(word as usize) {
+            *word |= mask;
+        }
+    }
+
+    /// Whether an address's bit is set.
+    pub fn has(&self, address: IpAddr) -> bool {
+        let (word, mask) = filter::place(family::filter_bit(address));
+        let word = self.0.get(word as usize);
+        word.is_some_and(|word| word & mask != 0)
+    }
+
+    /// The bits of both: what is stored while one replaces the other.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let words = self.0.iter().zip(&other.0);
+        Self(words.map(|(one, other)| one | other).collect())
+    }
 }
 
 /// The maps of the data plane.
@@ -87,37 +138,59 @@ pub trait Datapath: Send + Sync {
     /// Replaces the data plane's settings.
     fn set_config(&self, config: &Config) -> Result<(), DatapathError>;
 
-    /// All virtual services.
-    fn services(&self) -> Result<Vec<(ServiceKey4, Service)>, DatapathError>;
+    /// All virtual services, each once for every port.
+    fn services(&self) -> Result<Vec<(ListenKey, Service)>, DatapathError>;
     /// Stores a virtual service; packets see the old value or the new one.
-    fn put_service(&self, key: &ServiceKey4, service: &Service) -> Result<(), DatapathError>;
+    fn put_service(&self, key: &ListenKey, service: &Service) -> Result<(), DatapathError>;
     /// Removes a virtual service.
-    fn remove_service(&self, key: &ServiceKey4) -> Result<(), DatapathError>;
+    fn remove_service(&self, key: &ListenKey) -> Result<(), DatapathError>;
+
+    /// Idle times, indexed by service id, those of unused ids included.
+    fn timeouts(&self) -> Result<Vec<Timeouts>, DatapathError>;
+    /// Stores a service's idle times.
+    fn put_timeouts(&self, service: u16, timeouts: &Timeouts) -> Result<(), DatapathError>;
 
     /// All real servers, indexed by id, unused ones included.
     fn reals(&self) -> Result<Vec<Real>, DatapathError>;
     /// Stores a real server.
     fn put_real(&self, id: u16, real: &Real) -> Result<(), DatapathError>;
 
+    /// Connections and weights, indexed by real-server id.
+    fn loads(&self) -> Result<Vec<Load>, DatapathError>;
+    /// Stores a real server's weight, for schedulers that compare loads. Connections that come or go
+    /// meanwhile may be miscounted, until [`Self::set_load`] is called.
+    fn put_weight(&self, id: u16, weight: u64) -> Result<(), DatapathError>;
+    /// Corrects the number of a real server's connections.
+    fn set_load(&self, id: u16, connections: u64) -> Result<(), DatapathError>;
+
+    /// What went to and from the real servers, summed over all CPUs and indexed by id.
+    fn traffic(&self) -> Result<Vec<Traffic>, DatapathError>;
+    /// Counts an id's traffic from zero on.
+    fn clear_traffic(&self, id: u16) -> Result<(), DatapathError>;
+
     /// Stores real-server ids from `offset` on.
     fn put_slots(&self, offset: u32, ids: &[u32]) -> Result<(), DatapathError>;
 
     /// All return paths.
-    fn return_paths(&self) -> Result<Vec<(ServiceKey4, ReturnPath4)>, DatapathError>;
+    fn return_paths(&self) -> Result<Vec<(ListenKey, ReturnRoute)>, DatapathError>;
     /// Stores where packets of a real server that belong to no known connection go.
-    fn put_return_path(&self, from: &ServiceKey4, path: &ReturnPath4) -> Result<(), DatapathError>;
+    fn put_return_path(&self, from: &ListenKey, path: &ReturnRoute) -> Result<(), DatapathError>;
     /// Removes a return path.
-    fn remove_return_path(&self, from: &ServiceKey4) -> Result<(), DatapathError>;
+    fn remove_return_path(&self, from: &ListenKey) -> Result<(), DatapathError>;
 
-    /// All addresses the data plane knows, in network byte order.
-    fn addrs(&self) -> Result<Vec<(u32, LocalAddr)>, DatapathError>;
-    /// Tells what an address (network byte order) is to this node.
-    fn put_addr(&self, addr: u32, value: LocalAddr) -> Result<(), DatapathError>;
+    /// All addresses the data plane knows.
+    fn addrs(&self) -> Result<Vec<(IpAddr, LocalAddr)>, DatapathError>;
+    /// Tells what an address is to this node.
+    fn put_addr(&self, addr: IpAddr, value: LocalAddr) -> Result<(), DatapathError>;
     /// Forgets an address.
-    fn remove_addr(&self, addr: u32) -> Result<(), DatapathError>;
+    fn remove_addr(&self, addr: IpAddr) -> Result<(), DatapathError>;
 
-    /// Makes these the IPv6 addresses that the data plane knows, and no others.
-    fn set_addrs6(&self, addrs: &[(Addr6, LocalAddr)]) -> Result<(), DatapathError>;
+    /// The filter as it is.
+    fn filter(&self) -> Result<Filter, DatapathError>;
+    /// Replaces the filter, word by word. A packet of an address whose bit is missing is nobody's, so
+    /// bits are set before what needs them is stored, and cleared after what needed them is gone: whoever
+    /// changes it stores the [`Filter::union`] first.
+    fn set_filter(&self, filter: &Filter) -> Result<(), DatapathError>;
 
     /// Replaces what the data plane knows of the pair. An advertisement that is handled meanwhile may be
     /// dropped.
@@ -125,14 +198,18 @@ pub trait Datapath: Send + Sync {
     /// What the data plane has shown since the last call, oldest first. Nobody is woken for it: ask
     /// now and then.
     fn evidence(&self) -> Result<Vec<Evidence>, DatapathError>;
+    /// The packets it has shown since the last call, oldest first, if it was told to
+    /// ([`Config::sample_every`]). Nobody is woken for them either.
+    fn samples(&self) -> Result<Vec<Sample>, DatapathError>;
 
-    /// One entry of the connection table.
-    fn get_conn(&self, key: &ConnKey4) -> Result<Option<Conn4>, DatapathError>;
-    /// Stores entries, replacing what is there. [`DatapathError::Full`] tells how many were stored.
-    fn put_conns(&self, entries: &[(ConnKey4, Conn4)]) -> Result<(), DatapathError>;
+    /// One entry of the connection tables.
+    fn get_conn(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError>;
+    /// Stores entries, replacing what is there. [`DatapathError::Full`] tells how many of a family were
+    /// stored; those of the other one are stored all the same.
+    fn put_conns(&self, entries: &[(FlowKey, FlowEntry)]) -> Result<(), DatapathError>;
     /// Removes entries, in any order, and tells how many were there.
-    fn remove_conns(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError>;
-    /// A piece of the connection table of about `max` entries.
+    fn remove_conns(&self, keys: &[FlowKey]) -> Result<usize, DatapathError>;
+    /// A piece of the connection tables of about `max` entries: IPv4 first, then IPv6.
     ///
     /// An entry that is there from the first piece to the last is seen at least once; others may or
     /// may not be.
@@ -141,10 +218,17 @@ pub trait Datapath: Send + Sync {
     /// directions, those whose idle time is over. Tells how many connections were deleted.
     ///
     /// Only the kernel can decide: a packet may arrive between the scan and the deletion.
-    fn expire(&self, keys: &[ConnKey4]) -> Result<usize, DatapathError>;
+    fn expire(&self, keys: &[FlowKey]) -> Result<usize, DatapathError>;
 
-    /// Half-open connections whose last packet is younger than `since`.
+    /// Half-open connections of both families whose last packet is younger than `since`.
     fn half_open(&self, since: Instant) -> Result<u64, DatapathError>;
+
+    /// Clients of services with persistence, and their real servers. Old ones are among them: the data
+    /// plane looks at their age when they come again.
+    fn clients(&self) -> Result<Vec<(ClientKey, Persist)>, DatapathError>;
+    /// Forgets the clients of a real server, so that their next connections are free to go elsewhere, and
+    /// tells how many there were.
+    fn forget_clients(&self, real: u16) -> Result<usize, DatapathError>;
 
     /// Counters summed over all CPUs: the reasons in their order, then the tallies.
     fn counters(&self) -> Result<Vec<u64>, DatapathError>;
@@ -160,7 +244,7 @@ pub trait Datapath: Send + Sync {
 /// through another service) stays.
 pub fn remove_connections(
     datapath: &dyn Datapath,
-    forward: &[ConnKey4],
+    forward: &[FlowKey],
 ) -> Result<usize, DatapathError> {
     let mut keys = Vec::with_capacity(forward.len() * 2);
     for key in forward {
@@ -168,6 +252,9 @@ pub fn remove_connections(
             continue;
         };
         keys.push(*key);
+        if conn.flags & flags::ONE_WAY != 0 {
+            continue;
+        }
         let partner = conn.partner_key(key);
         if let Some(reverse) = datapath.get_conn(&partner)?
             && reverse.partner_key(&partner) == *key
@@ -178,40 +265,30 @@ pub fn remove_connections(
     datapath.remove_conns(&keys)
 }
 
-/// Idle time after which an established TCP connection is forgotten (as long as IPVS waits).
-pub const TCP_TIMEOUT: Duration = Duration::from_mins(15);
-/// The same once one end has closed.
-pub const CLOSING_TIMEOUT: Duration = Duration::from_mins(2);
-/// The same once both ends have closed, or after a reset.
-pub const CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same for UDP.
-pub const UDP_TIMEOUT: Duration = Duration::from_mins(2);
+/// The idle times of a service whose configuration says nothing else: those of established TCP
+/// connections as in IPVS.
+pub const TIMEOUTS: Timeouts = Timeouts {
+    established_ns: nanos(Duration::from_mins(15)),
+    closing_ns: nanos(Duration::from_mins(2)),
+    closed_ns: nanos(Duration::from_secs(30)),
+    udp_ns: nanos(Duration::from_mins(2)),
+};
 
-/// Settings of a data plane without replication, with the usual idle times.
-pub fn default_config(vhid: u8) -> Config {
-    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    Config {
-        vhid: u32::from(vhid),
-        table_full: 0,
-        emit_events: 0,
-        pad: 0,
-        tcp_timeout_ns: nanos(TCP_TIMEOUT),
-        closing_timeout_ns: nanos(CLOSING_TIMEOUT),
-        closed_timeout_ns: nanos(CLOSED_TIMEOUT),
-        udp_timeout_ns: nanos(UDP_TIMEOUT),
+/// A time as the maps hold it.
+pub const fn nanos(time: Duration) -> u64 {
+    let nanos = time.as_nanos();
+    if nanos > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        nanos as u64
     }
 }
 
-/// Idle time after which a connection may be deleted, as the janitor program computes it.
-pub(crate) fn idle_timeout_ns(config: &Config, key: &ConnKey4, state: u8) -> u64 {
-    if key.proto != u32::from(proto::TCP) {
-        return config.udp_timeout_ns;
-    }
-    match ConnState::from_u8(state) {
-        Some(ConnState::ClientClosing | ConnState::ServerClosing) => config.closing_timeout_ns,
-        Some(ConnState::TimeWait | ConnState::Closed) => config.closed_timeout_ns,
-        Some(ConnState::Established) | None => config.tcp_timeout_ns,
-    }
+/// How long a connection may be idle before it may be deleted, as the janitor program computes it.
+/// `timeouts` are those of its service, if there is one.
+pub(crate) fn idle_ns(timeouts: Option<&Timeouts>, key: &FlowKey, conn: &FlowEntry) -> u64 {
+    let known = timeouts.filter(|timeouts| timeouts.established_ns != 0);
+    known.unwrap_or(&TIMEOUTS).of(key.proto, conn.state)
 }
 
 /// A data plane together with its settings, which several parts of the agent change.

@@ -7,37 +7,47 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use ha_common::siphash;
 
+use super::stages::Programs;
 use super::sys;
 
 /// Prefix of the pins.
 const PREFIX: &str = "next_";
 
-fn pins(object: &[u8], dir: &Path) -> [PathBuf; 2] {
+fn pins(object: &[u8], dir: &Path) -> [PathBuf; 3] {
     let tag = u128::from_be_bytes(siphash::tag(&[0; 16], object));
-    ["xdp", "janitor"].map(|name| dir.join(format!("{PREFIX}{tag:032x}_{name}")))
+    ["xdp", "janitor", "stages"].map(|name| dir.join(format!("{PREFIX}{tag:032x}_{name}")))
 }
 
 /// Leaves the programs of an object.
-pub(super) fn leave(object: &[u8], dir: &Path, programs: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+pub(super) fn leave(object: &[u8], dir: &Path, programs: &Programs) -> io::Result<()> {
     forget(dir)?;
-    for (program, pin) in programs.into_iter().zip(pins(object, dir)) {
-        sys::object_pin(program, &pin)?;
+    let Programs {
+        entry,
+        janitor,
+        stages,
+    } = programs;
+    for (held, pin) in [entry, janitor, stages].into_iter().zip(pins(object, dir)) {
+        sys::object_pin(held.as_fd(), &pin)?;
     }
     Ok(())
 }
 
 /// Takes the programs of an object, if they were left, and removes all pins of the kind.
-pub(super) fn take(object: &[u8], dir: &Path) -> Option<[OwnedFd; 2]> {
-    let [program, janitor] = pins(object, dir).map(|pin| sys::object_get(&pin).ok());
+pub(super) fn take(object: &[u8], dir: &Path) -> Option<Programs> {
+    let [entry, janitor, stages] = pins(object, dir).map(|pin| sys::object_get(&pin).ok());
     if let Err(error) = forget(dir) {
         tracing::debug!(%error, "pins of a successor not removed");
     }
-    Some([program?, janitor?])
+    Some(Programs {
+        entry: entry?,
+        janitor: janitor?,
+        stages: stages?,
+    })
 }
 
 /// Removes what was left.

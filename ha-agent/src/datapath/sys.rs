@@ -67,6 +67,11 @@ impl<K: Pod, V: Pod> Map<K, V> {
         })
     }
 
+    /// The map's descriptor.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// The element with this key.
     pub fn lookup(&self, key: &K) -> io::Result<Option<V>> {
         let mut value = zeroed::<V>();
@@ -203,28 +208,30 @@ impl<K, V> AsFd for Map<K, V> {
     }
 }
 
-/// A per-CPU array of 64-bit counters.
+/// A per-CPU array whose elements are one or several 64-bit counters.
 #[derive(Debug)]
 pub struct PerCpuCounters {
     fd: OwnedFd,
     cpus: usize,
+    words: usize,
 }
 
 impl PerCpuCounters {
-    /// Wraps a per-CPU array of `u64`.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        if map_info(fd.as_fd())?.value_size as usize != size_of::<u64>() {
+    /// Wraps a per-CPU array with this many counters in each element.
+    pub fn new(fd: OwnedFd, words: usize) -> io::Result<Self> {
+        if map_info(fd.as_fd())?.value_size as usize != words * size_of::<u64>() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         // The kernel writes one value for every possible CPU, not for every one that is online.
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        Ok(Self { fd, cpus })
+        Ok(Self { fd, cpus, words })
     }
 
-    /// The first `count` counters, each summed over all CPUs, in one system call.
+    /// The counters of the first `count` elements, each summed over all CPUs, in one system call.
     pub fn sums(&self, count: usize) -> io::Result<Vec<u64>> {
+        let per_element = self.words * self.cpus;
         let mut keys = vec![0u32; count];
-        let mut values = vec![0u64; count * self.cpus];
+        let mut values = vec![0u64; count * per_element];
         let mut next = 0u32;
         let mut attr = abi::bpf_attr__bindgen_ty_3 {
             in_batch: 0,
@@ -242,9 +249,28 @@ impl PerCpuCounters {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(error),
         }
-        let sum = |values: &[u64]| values.iter().fold(0, |sum: u64, n| sum.wrapping_add(*n));
-        let counters = values.chunks(self.cpus.max(1)).take(attr.count as usize);
-        Ok(counters.map(sum).collect())
+        let mut sums = Vec::with_capacity(count * self.words);
+        for element in values.chunks(per_element.max(1)).take(attr.count as usize) {
+            for word in 0..self.words {
+                let cpus = element.iter().skip(word).step_by(self.words);
+                sums.push(cpus.fold(0, |sum: u64, n| sum.wrapping_add(*n)));
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Sets the counters of an element to zero, on all CPUs.
+    pub fn clear(&self, index: u32) -> io::Result<()> {
+        let zeros = vec![0u64; self.words * self.cpus];
+        let mut attr = abi::bpf_attr__bindgen_ty_2 {
+            map_fd: raw(self.fd.as_fd()),
+            key: &raw const index as u64,
+            __bindgen_anon_1: abi::bpf_attr__bindgen_ty_2__bindgen_ty_1 {
+                value: zeros.as_ptr() as u64,
+            },
+            flags: 0,
+        };
+        bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
     }
 }
 

@@ -9,7 +9,7 @@ mod check;
 pub mod machine;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tokio::time::{self, MissedTickBehavior};
 
 use crate::config::model;
 use crate::proto::rng::Rng;
-use crate::services::{RealKey, service_key};
+use crate::services::RealKey;
 use machine::Judge;
 
 /// Checks under way at the same time.
@@ -32,7 +32,7 @@ const SPREAD_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The node's own address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The interface it belongs to.
     pub device: String,
 }
@@ -42,8 +42,8 @@ pub struct Source {
 pub struct Target {
     /// Which real server of which service.
     pub key: RealKey,
-    /// Address and port of the real server.
-    pub address: SocketAddrV4,
+    /// Address and port of the real server; port 0 if it has several.
+    pub address: SocketAddr,
     /// Where to ask from; none = as the kernel routes.
     pub source: Option<Source>,
     /// How often and how strictly.
@@ -56,7 +56,7 @@ pub struct Report {
     /// Which real server of which service.
     pub key: RealKey,
     /// Its address and port.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// Whether it is up.
     pub up: bool,
     /// What the last check that failed said; none if it is up.
@@ -69,7 +69,7 @@ pub struct HealthChecks {
     permits: Arc<Semaphore>,
     rng: Rng,
     /// Servers that were down when a program before this one was replaced.
-    down: BTreeSet<SocketAddrV4>,
+    down: BTreeSet<SocketAddr>,
     running: BTreeMap<RealKey, Running>,
 }
 
@@ -79,6 +79,14 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+impl Target {
+    /// Where it is asked.
+    fn asked(&self) -> SocketAddr {
+        let port = self.health.port.unwrap_or(self.address.port());
+        SocketAddr::new(self.address.ip(), port)
+    }
+}
+
 /// Everything a configuration wants checked.
 pub fn targets(config: &model::Config) -> Vec<Target> {
     let mut targets = Vec::new();
@@ -86,10 +94,11 @@ pub fn targets(config: &model::Config) -> Vec<Target> {
         let Some(health) = &service.health else {
             continue;
         };
-        for server in &service.real_servers {
+        for server in service.all_servers() {
+            let port = service.port_of(server).unwrap_or(0);
             targets.push(Target {
-                key: RealKey::new(service_key(service), server.address, server.port),
-                address: SocketAddrV4::new(server.address, server.port),
+                key: RealKey::new(service, server),
+                address: SocketAddr::new(server.address, port),
                 source: source(&config.node.interfaces, server.address),
                 health: health.clone(),
             });
@@ -98,15 +107,12 @@ pub fn targets(config: &model::Config) -> Vec<Target> {
     targets
 }
 
-fn source(interfaces: &[model::Interface], server: Ipv4Addr) -> Option<Source> {
+fn source(interfaces: &[model::Interface], server: IpAddr) -> Option<Source> {
     interfaces.iter().find_map(|interface| {
         let mut own = interface.addresses.iter();
-        let own = own.find(|own| own.contains(server.into()))?;
-        let IpAddr::V4(address) = own.address else {
-            return None;
-        };
+        let own = own.find(|own| own.contains(server))?;
         Some(Source {
-            address,
+            address: own.address,
             device: interface.device.clone(),
         })
     })
@@ -126,7 +132,7 @@ impl HealthChecks {
 
     /// The same, but these servers count as down until their checks say otherwise.
     #[must_use]
-    pub fn knowing(mut self, down: BTreeSet<SocketAddrV4>) -> Self {
+    pub fn knowing(mut self, down: BTreeSet<SocketAddr>) -> Self {
         self.down = down;
         self
     }
@@ -187,8 +193,7 @@ async fn keep_checking(
     mut nonces: Rng,
 ) {
     let health = &target.health;
-    let port = health.port.unwrap_or_else(|| target.address.port());
-    let asked = SocketAddr::from((*target.address.ip(), port));
+    let asked = target.asked();
     let mut judge = Judge::new(health.rise, health.fall, up.load(Ordering::Relaxed));
     let mut ticks = time::interval_at(time::Instant::now() + delay, health.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -239,13 +244,13 @@ mod tests {
     use crate::services::tests::service;
     use tokio::net::TcpListener;
 
-    fn target(address: SocketAddrV4) -> Target {
+    fn target(address: SocketAddr) -> Target {
+        let mut service = service(80, &[(1, 1)]);
+        service.address = address.ip();
+        service.real_servers[0].address = address.ip();
+        service.real_servers[0].port = Some(address.port());
         Target {
-            key: RealKey::new(
-                service_key(&service(80, &[])),
-                *address.ip(),
-                address.port(),
-            ),
+            key: RealKey::new(&service, &service.real_servers[0]),
             address,
             source: None,
             health: model::Health {
@@ -268,10 +273,17 @@ mod tests {
 
     #[tokio::test]
     async fn follows_a_server_down_and_up() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
-            panic!("not IPv4");
-        };
+        follows("127.0.0.1:0").await;
+    }
+
+    #[tokio::test]
+    async fn follows_an_ipv6_server_down_and_up() {
+        follows("[::1]:0").await;
+    }
+
+    async fn follows(listen: &str) {
+        let listener = TcpListener::bind(listen).await.unwrap();
+        let address = listener.local_addr().unwrap();
         let (sender, mut reports) = mpsc::channel(8);
         let mut checks = HealthChecks::new(sender, Rng::new(1));
         checks.configure(vec![target(address)]);
@@ -298,26 +310,68 @@ mod tests {
 
     #[test]
     fn checks_leave_from_the_own_address_next_to_the_server() {
-        let interface = |name: &str, address: [u8; 4]| model::Interface {
+        let interface = |name: &str, own: [&str; 2]| model::Interface {
             name: name.to_owned(),
             device: format!("dev-{name}"),
-            addresses: vec![model::Cidr {
-                address: address.into(),
-                prefix: 24,
-            }],
+            addresses: own
+                .map(|own| model::Cidr {
+                    address: own.parse().unwrap(),
+                    prefix: if own.contains(':') { 64 } else { 24 },
+                })
+                .to_vec(),
             partners: Vec::new(),
             ha_checks: true,
             gateways: Vec::new(),
         };
         let interfaces = [
-            interface("front", [10, 0, 0, 11]),
-            interface("back", [10, 1, 0, 11]),
+            interface("front", ["10.0.0.11", "2001:db8::11"]),
+            interface("back", ["10.1.0.11", "fd00:1::11"]),
         ];
-        let near = source(&interfaces, Ipv4Addr::new(10, 1, 0, 21)).unwrap();
-        assert_eq!(
-            (near.address, &*near.device),
-            (Ipv4Addr::new(10, 1, 0, 11), "dev-back")
-        );
-        assert_eq!(source(&interfaces, Ipv4Addr::new(10, 9, 0, 21)), None);
+        for (server, own) in [
+            ("10.1.0.21", Some("10.1.0.11")),
+            ("fd00:1::21", Some("fd00:1::11")),
+            ("10.9.0.21", None),
+            ("fd00:9::21", None),
+        ] {
+            let found = source(&interfaces, server.parse().unwrap());
+            let wanted = own.map(|own| Source {
+                address: own.parse().unwrap(),
+                device: "dev-back".to_owned(),
+            });
+            assert_eq!(found, wanted, "{server}");
+        }
+    }
+
+    #[test]
+    fn the_last_resort_is_checked_and_services_with_many_ports_at_the_given_one() {
+        let mut config = crate::config::Config::parse(
+            std::path::Path::new("f"),
+            b"version: 1
+node: { name: lb, mode: off, interfaces: [{ name: front, device: eth0, address: 10.0.0.11/24 }] }
+shared_addresses: [{ interface: front, address: 10.0.0.100/24 }]
+"
+            .to_vec(),
+        )
+        .unwrap()
+        .config;
+        let mut many = service(80, &[(21, 1)]);
+        many.ports = model::Ports::Range {
+            first: 8000,
+            last: 8010,
+        };
+        many.real_servers[0].port = None;
+        if let Some(health) = &mut many.health {
+            health.port = Some(8005);
+        }
+        many.last_resort = Some(model::RealServer {
+            address: "10.1.0.99".parse().unwrap(),
+            ..many.real_servers[0]
+        });
+        config.virtual_services = vec![many];
+        let targets = targets(&config);
+        let addresses: Vec<String> = targets.iter().map(|t| t.address.to_string()).collect();
+        assert_eq!(addresses, ["10.1.0.21:0", "10.1.0.99:0"]);
+        let ports = targets.iter().map(|target| target.asked().port());
+        assert_eq!(ports.collect::<Vec<_>>(), [8005, 8005]);
     }
 }

@@ -6,13 +6,29 @@
 //! result is a pure function of the servers' addresses, ports and weights, so both nodes of a pair
 //! send an unknown client to the same server, whatever ids they use and however the file lists them.
 
-use ha_common::conn::ConnKey4;
+use std::net::IpAddr;
+
+use ha_common::conn::ConnKey;
 use ha_common::hash;
+use ha_common::maps::SLOTS_ENTRIES;
+use ha_common::service::{Addr6, Address};
 
 /// Table sizes: prime, so that every permutation reaches every slot.
-const SIZES: [u32; 5] = [251, 1021, 4093, 16381, 65521];
-/// Slots per server: with a hundred the most loaded server gets about one percent too much.
+const SIZES: [u32; 7] = [251, 1021, 4093, 16_381, 65_521, 262_139, 409_517];
+/// Fewest slots per server, whatever the room.
 const SLOTS_PER_SERVER: usize = 100;
+/// Up to so many servers have a table of the size beside. A larger table disturbs fewer clients: of those
+/// whose server stays, at most 1 % move when another leaves (measured: 0.4 % of ten servers, 0.7 % of a
+/// hundred; with 1021 slots it were 6 % of ten), and a server that is added to ten takes hardly more than
+/// the eleventh part that is its own. Beyond a limit the larger table spreads all unknown clients anew.
+const WANTED: [(usize, u32); 4] = [
+    (8, 16_381),
+    (200, 65_521),
+    (2_600, 262_139),
+    (usize::MAX, 409_517),
+];
+/// Slots of all tables together. While one is replaced there must be room for both.
+const ROOM: u32 = SLOTS_ENTRIES / 2;
 /// Seeds of the two hashes that make a server's permutation.
 const OFFSET_SEED: u64 = 0x6f66_6673_6574_2121;
 const SKIP_SEED: u64 = 0x736b_6970_2121_2121;
@@ -20,8 +36,8 @@ const SKIP_SEED: u64 = 0x736b_6970_2121_2121;
 /// A real server that takes new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// Address, host order.
-    pub addr: u32,
+    /// Address.
+    pub addr: IpAddr,
     /// Port, host order.
     pub port: u16,
     /// Share of new connections, not 0.
@@ -30,12 +46,30 @@ pub struct Member {
     pub id: u16,
 }
 
-/// Slots of the table of a service with so many real servers.
-pub fn size(servers: usize) -> u32 {
-    let wanted = servers.saturating_mul(SLOTS_PER_SERVER);
-    let fits = SIZES.iter().find(|&&size| size as usize >= wanted);
-    // More than 655 servers: the largest table, less evenly.
-    *fits.or(SIZES.last()).unwrap_or(&1)
+/// Slots of the tables of services with so many real servers, in their order.
+///
+/// Where there is no room for what is wanted all take the next smaller size that still has 100 slots for
+/// each server, and so on. The result depends on the configuration alone: both nodes use the same tables.
+pub fn sizes(servers: &[usize]) -> Vec<u32> {
+    let at = |size: u32| SIZES.iter().position(|&known| known == size).unwrap_or(0);
+    let levels: Vec<(usize, usize)> = servers
+        .iter()
+        .map(|&servers| {
+            let wanted = WANTED.iter().find(|(most, _)| servers <= *most);
+            let enough = servers.saturating_mul(SLOTS_PER_SERVER);
+            let least = SIZES.iter().position(|&size| size as usize >= enough);
+            let wanted = wanted.map_or(SIZES.len() - 1, |(_, size)| at(*size));
+            (wanted, least.unwrap_or(SIZES.len() - 1))
+        })
+        .collect();
+    let smaller = |by: usize| -> Vec<u32> {
+        let level = |&(wanted, least): &(usize, usize)| wanted.saturating_sub(by).max(least);
+        let sizes = levels.iter().map(level);
+        sizes.filter_map(|level| SIZES.get(level).copied()).collect()
+    };
+    let fits = |sizes: &Vec<u32>| sizes.iter().map(|&s| u64::from(s)).sum::<u64>() <= u64::from(ROOM);
+    let tries = 0..SIZES.len();
+    tries.clone().map(smaller).find(fits).unwrap_or_else(|| smaller(tries.end))
 }
 
 /// The table of `size` slots; empty if there are no members.
@@ -76,17 +110,16 @@ struct Turn {
 
 impl Turn {
     fn new(member: &Member, size: u32) -> Self {
-        let key = ConnKey4 {
-            src: member.addr,
-            sport: member.port,
-            ..ConnKey4::default()
+        let hashed = |seed| match member.addr {
+            IpAddr::V4(addr) => hashed(seed, u32::from(addr), member.port),
+            IpAddr::V6(addr) => hashed(seed, Addr6::new(addr.octets()), member.port),
         };
         Self {
             id: u32::from(member.id),
             weight: u64::from(member.weight),
             credit: 0,
-            next: hash::flow(OFFSET_SEED, &key) % size,
-            skip: hash::flow(SKIP_SEED, &key) % (size - 1) + 1,
+            next: hashed(OFFSET_SEED) % size,
+            skip: hashed(SKIP_SEED) % (size - 1) + 1,
         }
     }
 
@@ -105,21 +138,39 @@ impl Turn {
     }
 }
 
+fn hashed<A: Address>(seed: u64, addr: A, port: u16) -> u32 {
+    let key = ConnKey {
+        src: addr,
+        sport: port,
+        ..ConnKey::default()
+    };
+    hash::flow(seed, &key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use crate::proto::rng::Rng;
     use proptest::prelude::*;
 
     fn pool(count: u16, weight: impl Fn(u16) -> u32) -> Vec<Member> {
+        pool_at(0x0a01_0000, 7, count, weight)
+    }
+
+    fn pool_at(first: u32, step: u32, count: u16, weight: impl Fn(u16) -> u32) -> Vec<Member> {
         (1..=count)
             .map(|n| Member {
-                addr: 0x0a01_0000 + u32::from(n) * 7,
+                addr: Ipv4Addr::from_bits(first + u32::from(n) * step).into(),
                 port: 8080,
                 weight: weight(n),
                 id: n,
             })
             .collect()
+    }
+
+    fn size(servers: usize) -> u32 {
+        sizes(&[servers])[0]
     }
 
     fn shares(table: &[u32], count: u16) -> Vec<usize> {
@@ -129,14 +180,35 @@ mod tests {
     }
 
     #[test]
-    fn sizes_grow_with_the_pool() {
-        assert_eq!(size(0), 251);
-        assert_eq!(size(2), 251);
-        assert_eq!(size(3), 1021);
-        assert_eq!(size(10), 1021);
-        assert_eq!(size(11), 4093);
-        assert_eq!(size(655), 65521);
-        assert_eq!(size(4000), 65521);
+    fn sizes_are_prime_and_grow_with_the_pool() {
+        for size in SIZES {
+            let composite = (2..1000).any(|factor| size % factor == 0 && size != factor);
+            assert!(!composite, "{size}");
+        }
+        for (servers, size) in [
+            (0, 16_381),
+            (8, 16_381),
+            (9, 65_521),
+            (200, 65_521),
+            (201, 262_139),
+            (4095, 409_517),
+        ] {
+            assert_eq!(sizes(&[servers]), [size], "{servers}");
+        }
+    }
+
+    #[test]
+    fn tables_are_smaller_where_there_is_no_room() {
+        for services in [1usize, 10, 100, 1000, 1024] {
+            for servers in [1usize, 3, 4] {
+                let sizes = sizes(&vec![servers; services]);
+                let total: u64 = sizes.iter().map(|&size| u64::from(size)).sum();
+                assert!(total <= u64::from(ROOM), "{services} of {servers}: {total}");
+                assert!(sizes.iter().all(|&size| size as usize >= servers * 100));
+            }
+        }
+        // What a large service needs it has.
+        assert_eq!(sizes(&[1, 4000, 1])[1], 409_517);
     }
 
     #[test]
@@ -167,43 +239,83 @@ mod tests {
         }
     }
 
-    /// Share of slots that changed although neither their old nor their new server was touched.
+    /// Share of the slots whose server was not touched that changed.
     fn disturbed(before: &[u32], after: &[u32], touched: u32) -> f64 {
-        let moved = before.iter().zip(after);
-        let moved = moved.filter(|&(old, new)| old != new && *old != touched && *new != touched);
-        moved.count() as f64 / before.len() as f64
+        let others = before.iter().zip(after).filter(|(old, _)| **old != touched);
+        let (all, moved) = others.fold((0u32, 0u32), |(all, moved), (old, new)| {
+            (all + 1, moved + u32::from(old != new))
+        });
+        f64::from(moved) / f64::from(all)
+    }
+
+    /// Pools of neighbours, of scattered addresses, and of different weights.
+    fn pools(count: u16) -> Vec<Vec<Member>> {
+        vec![
+            pool_at(0x0a01_0014, 1, count, |_| 1),
+            pool_at(0xc0a8_0000, 256, count, |_| 1),
+            pool_at(0xac10_0000, 7919, count, |_| 10),
+            pool_at(0x0a02_0000, 13, count, |n| 1 + u32::from(n) % 3),
+        ]
     }
 
     #[test]
     fn few_clients_move_when_a_server_leaves() {
+        for count in [3u16, 8, 10, 40, 100] {
+            let mut worst = 0f64;
+            for members in pools(count) {
+                let size = size(members.len());
+                let before = table(&members, size);
+                for gone in [1, count / 2 + 1, count] {
+                    let mut rest = members.clone();
+                    rest.retain(|m| m.id != gone);
+                    let share = disturbed(&before, &table(&rest, size), u32::from(gone));
+                    worst = worst.max(share);
+                }
+            }
+            println!("{count} servers: {:.2} % of the others' clients moved", worst * 100.0);
+            assert!(worst <= 0.01, "{count}: {worst}");
+        }
+    }
+
+    #[test]
+    fn few_clients_move_when_a_server_is_added_to_ten() {
         let mut worst = 0f64;
-        for count in [3u16, 10, 40, 100] {
-            let members = pool(count, |_| 1);
-            let size = size(members.len());
-            let before = table(&members, size);
-            for gone in [1, count / 2 + 1, count] {
-                let rest: Vec<Member> = members.iter().copied().filter(|m| m.id != gone).collect();
-                let share = disturbed(&before, &table(&rest, size), u32::from(gone));
-                worst = worst.max(share);
+        for members in pools(11) {
+            if members.iter().any(|m| m.weight != members[0].weight) {
+                continue;
+            }
+            let size = size(10);
+            assert_eq!(size, self::size(11), "tables of one size");
+            let after = table(&members, size);
+            for new in 1..=11 {
+                let mut ten = members.clone();
+                ten.retain(|m| m.id != new);
+                let before = table(&ten, size);
+                let moved = before.iter().zip(&after).filter(|(old, new)| old != new);
+                worst = worst.max(moved.count() as f64 / f64::from(size));
             }
         }
-        println!(
-            "worst share of undisturbed clients that moved: {:.2} %",
-            worst * 100.0
-        );
-        assert!(worst < 0.06, "{worst}");
+        println!("{:.2} % of the hash space moved", worst * 100.0);
+        assert!(worst <= 0.10, "{worst}");
     }
 
     proptest! {
         #[test]
         fn order_and_ids_do_not_matter(
-            pool in prop::collection::btree_map(any::<(u32, u16)>(), 1u32..20, 1..30),
+            pool in prop::collection::btree_map(any::<(bool, u64, u16)>(), 1u32..20, 1..30),
             seed: u64,
         ) {
             let members: Vec<Member> = pool
                 .iter()
                 .zip(1u16..)
-                .map(|((&(addr, port), &weight), id)| Member { addr, port, weight, id })
+                .map(|((&(v6, addr, port), &weight), id)| {
+                    let addr = if v6 {
+                        Ipv6Addr::from_bits(u128::from(addr) << 40).into()
+                    } else {
+                        Ipv4Addr::from_bits(addr as u32).into()
+                    };
+                    Member { addr, port, weight, id }
+                })
                 .collect();
             let mut other: Vec<Member> =
                 members.iter().map(|m| Member { id: m.id + 100, ..*m }).collect();
@@ -211,7 +323,7 @@ mod tests {
             for at in (1..other.len()).rev() {
                 other.swap(at, rng.below(at as u64 + 1) as usize);
             }
-            let size = size(members.len());
+            let size = 4093;
             let here = table(&members, size);
             let there: Vec<u32> = table(&other, size).into_iter().map(|id| id - 100).collect();
             prop_assert_eq!(here.len(), size as usize);

@@ -4,60 +4,79 @@
 //! it keeps the numbers that stand for services and real servers on this node and computes what the
 //! maps should hold ([`plan`]). Nothing reaches the maps before [`ServiceTable::apply`].
 //!
+//! A service is known by the address, protocol and first port it listens on, a real server by its service,
+//! address, port and the way packets reach it: entries of the connection table are made for one way and
+//! cannot go another. What else the configuration says of them may change under connections.
+//!
 //! A real server that leaves the configuration is not cut off: it *drains*, which means no new
 //! connections, until a scan of the connection table has found it unused for [`LINGER`]. The same
 //! holds for a real server that only the partner knows (its configuration is a reload ahead or
 //! behind): a replicated connection to it gets an entry of its own and drains too.
 
+mod desired;
 mod entry;
 pub mod expiry;
 pub mod ids;
 pub mod maglev;
 mod pair;
 mod plan;
+mod replicated;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod wrr;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use ha_common::conn::{Conn4, ConnKey4};
-use ha_common::service::{LocalAddr, Real, RealState, ReturnPath4, Scheduler, ServiceKey4};
+use ha_common::service::{Forwarding, LocalAddr, RealState};
 use ha_common::{maps, proto};
 
-use crate::config::model;
+use crate::config::model::{self, Ports};
+use crate::datapath::family::{ListenKey, narrow};
 use crate::datapath::{Datapath, DatapathError};
-use crate::proto::sync::Record;
 use crate::proto::time::Instant;
 use entry::{Entry, Server};
 use ids::{Id, Ids};
-use plan::{Applied, Desired};
+pub use pair::Halves;
+use plan::Applied;
 pub use status::{RealStatus, ServiceStatus};
 
 /// How long a real server that has left must be seen without connections before its number is free:
 /// longer than a half-open connection can take to complete.
 pub const LINGER: Duration = Duration::from_mins(1);
 
-/// A real server of a virtual service; addresses and ports in network byte order.
+/// A real server within its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerKey {
+    /// Its address.
+    pub addr: IpAddr,
+    /// Its port, network order; 0 = the one that a packet was sent to.
+    pub port: u16,
+    /// How packets reach it.
+    pub forwarding: Forwarding,
+}
+
+/// A real server of a virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealKey {
-    /// The service.
-    pub service: ServiceKey4,
-    /// Real server's address.
-    pub addr: u32,
-    /// Real server's port.
-    pub port: u16,
+    /// The service, by its first port.
+    pub service: ListenKey,
+    /// The real server.
+    pub server: ServerKey,
 }
 
 impl RealKey {
-    /// A real server of a service.
-    pub fn new(service: ServiceKey4, address: Ipv4Addr, port: u16) -> Self {
+    /// A configured real server.
+    pub fn new(service: &model::VirtualService, server: &model::RealServer) -> Self {
         Self {
-            service,
-            addr: net(address),
-            port: port.to_be(),
+            service: service_key(service),
+            server: ServerKey {
+                addr: server.address,
+                port: service.port_of(server).unwrap_or(0).to_be(),
+                forwarding: service.forwarding,
+            },
         }
     }
 }
@@ -86,10 +105,7 @@ pub struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
     /// Too many services, those that still drain included.
-    #[error(
-        "more than {} virtual services (those still draining included)",
-        maps::SERVICES_ENTRIES
-    )]
+    #[error("more than {} virtual services (those still draining included)", maps::SERVICES_MAX)]
     TooManyServices,
     /// Too many real servers, those that still drain included.
     #[error("more than {} real servers (those still draining included)", maps::REALS_ENTRIES - 1)]
@@ -117,11 +133,14 @@ pub enum ApplyError {
 /// All virtual services of this node.
 pub struct ServiceTable {
     hash_seed: u64,
-    services: BTreeMap<ServiceKey4, Entry>,
-    service_ids: Ids<ServiceKey4>,
+    services: BTreeMap<ListenKey, Entry>,
+    /// To which service each port belongs; those that drain have what no other has.
+    listeners: BTreeMap<ListenKey, ListenKey>,
+    service_ids: Ids<ListenKey>,
     real_ids: Ids<RealKey>,
-    hops: BTreeMap<u32, Hop>,
-    addrs: BTreeMap<u32, LocalAddr>,
+    hops: BTreeMap<IpAddr, Hop>,
+    addrs: BTreeMap<IpAddr, LocalAddr>,
+    mtu: u16,
     applied: Applied,
     dirty: bool,
     refused: u64,
@@ -133,10 +152,12 @@ impl ServiceTable {
         Self {
             hash_seed,
             services: BTreeMap::new(),
-            service_ids: Ids::new(0, maps::SERVICES_ENTRIES as u16),
+            listeners: BTreeMap::new(),
+            service_ids: Ids::new(0, maps::SERVICES_MAX as u16),
             real_ids: Ids::new(1, maps::REALS_ENTRIES as u16),
             hops: BTreeMap::new(),
             addrs: BTreeMap::new(),
+            mtu: 0,
             applied: Applied::default(),
             dirty: true,
             refused: 0,
@@ -148,44 +169,76 @@ impl ServiceTable {
     /// until the kernel is asked.
     pub fn adopt(hash_seed: u64, datapath: &dyn Datapath) -> Result<Self, DatapathError> {
         let mut table = Self::new(hash_seed);
-        let applied = Applied::read(datapath)?;
-        let mut keys = BTreeMap::new();
-        for (key, service) in applied.services() {
-            if table.service_ids.adopt(service.id, 0, Some(*key)) {
-                keys.insert(service.id, *key);
-                table.services.insert(*key, Entry::new(service.id));
+        table.applied = Applied::read(datapath)?;
+        table.adopt_services();
+        table.adopt_reals();
+        table.index();
+        Ok(table)
+    }
+
+    fn adopt_services(&mut self) {
+        let mut found: BTreeMap<u16, (ListenKey, u16, u16)> = BTreeMap::new();
+        for (key, service) in self.applied.services() {
+            let port = u16::from_be(key.port);
+            let (first, low, high) = found.entry(service.id).or_insert((*key, port, port));
+            if port < *low {
+                *first = *key;
+            }
+            (*low, *high) = (port.min(*low), port.max(*high));
+        }
+        let timeouts: BTreeMap<u16, _> = self.applied.timeouts().collect();
+        for (id, (key, first, last)) in found {
+            let ports = match (first, last) {
+                (0, _) => Ports::Any,
+                _ if first == last => Ports::One(first),
+                _ => Ports::Range { first, last },
+            };
+            if self.service_ids.adopt(id, 0, Some(key)) {
+                let mut entry = Entry::new(id, ports);
+                if let Some(timeouts) = timeouts.get(&id) {
+                    entry.timeouts = **timeouts;
+                }
+                self.services.insert(key, entry);
             }
         }
-        for (id, real) in applied.reals() {
+    }
+
+    fn adopt_reals(&mut self) {
+        let keys: BTreeMap<u16, ListenKey> =
+            self.services.iter().map(|(key, entry)| (entry.id, *key)).collect();
+        for (id, real) in self.applied.reals() {
+            let used = RealState::from_u8(real.state) != RealState::Unused;
+            let service = keys.get(&real.service).filter(|_| used);
+            let owner = service.map(|service| RealKey {
+                service: *service,
+                server: ServerKey {
+                    addr: narrow(real.addr, service.addr),
+                    port: real.port,
+                    forwarding: Forwarding::from_u8(real.forwarding),
+                },
+            });
+            let adopted = self.real_ids.adopt(id, real.generation, owner);
+            let Some(owner) = owner.filter(|_| adopted) else {
+                continue;
+            };
             if real.hop_known == 1 {
                 let hop = Hop {
                     ifindex: real.ifindex,
                     mac: real.mac,
                     src_mac: real.src_mac,
                 };
-                table.hops.insert(real.addr(), hop);
+                self.hops.insert(owner.server.addr, hop);
             }
-            let used = RealState::from_u8(real.state) != RealState::Unused;
-            let owner = keys
-                .get(&real.service)
-                .filter(|_| used)
-                .map(|service| RealKey {
-                    service: *service,
-                    addr: real.addr(),
-                    port: real.port,
-                });
-            if table.real_ids.adopt(id, real.generation, owner)
-                && let Some(owner) = owner
-            {
-                let generation = real.generation;
-                let server = Server::draining(Id { id, generation });
-                if let Some(entry) = table.services.get_mut(&owner.service) {
-                    entry.reals.insert((owner.addr, owner.port), server);
-                }
+            let mut server = Server::draining(Id {
+                id,
+                generation: real.generation,
+            });
+            let source = narrow(real.source, owner.service.addr);
+            server.source = (!source.is_unspecified()).then_some(source);
+            if let Some(entry) = self.services.get_mut(&owner.service) {
+                entry.reals.insert(owner.server, server);
             }
         }
-        table.applied = applied;
-        Ok(table)
     }
 
     /// Spreads clients by another seed from now on. Connections that exist stay where they are.
@@ -196,7 +249,7 @@ impl ServiceTable {
 
     /// Takes a configuration over. On an error nothing has changed.
     pub fn configure(&mut self, services: &[model::VirtualService]) -> Result<(), ServiceError> {
-        let wanted: BTreeMap<ServiceKey4, &model::VirtualService> =
+        let wanted: BTreeMap<ListenKey, &model::VirtualService> =
             services.iter().map(|s| (service_key(s), s)).collect();
         self.check_room(&wanted)?;
         for (key, entry) in &mut self.services {
@@ -210,56 +263,58 @@ impl ServiceTable {
                 .assign(key)
                 .ok_or(ServiceError::TooManyServices)?
                 .id;
-            let entry = self.services.entry(key).or_insert_with(|| Entry::new(id));
-            entry.configured = true;
-            entry.name.clone_from(&service.name);
-            entry.resteer = service.resteer;
-            entry.scheduler = match service.scheduler {
-                model::Scheduler::Mh => Scheduler::Mh,
-                model::Scheduler::Rr => Scheduler::Rr,
-            };
-            let mut gone: Vec<(u32, u16)> = entry.reals.keys().copied().collect();
-            for server in &service.real_servers {
-                let at = (net(server.address), server.port.to_be());
-                gone.retain(|other| *other != at);
-                let owner = RealKey {
-                    service: key,
-                    addr: at.0,
-                    port: at.1,
-                };
+            let entry = self
+                .services
+                .entry(key)
+                .or_insert_with(|| Entry::new(id, service.ports));
+            entry.configure(service);
+            let mut gone: BTreeSet<ServerKey> = entry.reals.keys().copied().collect();
+            for server in service.all_servers() {
+                let owner = RealKey::new(service, server);
+                gone.remove(&owner.server);
                 let id = self
                     .real_ids
                     .assign(owner)
                     .ok_or(ServiceError::TooManyRealServers)?;
                 let held = entry
                     .reals
-                    .entry(at)
+                    .entry(owner.server)
                     .or_insert_with(|| Server::draining(id));
                 // A server is believed to be up until its checks say otherwise.
                 held.up |= held.leaving || service.health.is_none();
                 held.leaving = false;
                 held.weight = server.weight;
+                held.connections_max = server.connections_max;
+                held.source = server.source;
+                held.last_resort = false;
             }
-            for at in gone {
-                if let Some(server) = entry.reals.get_mut(&at) {
+            if let Some(last) = &service.last_resort
+                && let Some(held) = entry.reals.get_mut(&RealKey::new(service, last).server)
+            {
+                held.last_resort = true;
+            }
+            for key in gone {
+                if let Some(server) = entry.reals.get_mut(&key) {
                     server.leave();
                 }
             }
         }
+        self.index();
         self.dirty = true;
         Ok(())
     }
 
     /// Tells which addresses are this node's own and which are shared.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = (IpAddr, LocalAddr)>) {
-        self.addrs = addresses
-            .into_iter()
-            .filter_map(|(address, local)| match address {
-                IpAddr::V4(address) => Some((net(address), local)),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
+        self.addrs = addresses.into_iter().collect();
         self.dirty = true;
+    }
+
+    /// Tells the length of the longest IP packet that fits through every interface of the pair. Until it
+    /// is told nothing is known to fit.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.dirty |= self.mtu != mtu;
+        self.mtu = mtu;
     }
 
     /// Tells whether a real server answers its health check, and returns whether that is news.
@@ -274,53 +329,28 @@ impl ServiceTable {
     }
 
     /// Tells the way to an address, `None` if it is not known (any more).
-    pub fn set_hop(&mut self, address: Ipv4Addr, hop: Option<Hop>) {
+    pub fn set_hop(&mut self, address: IpAddr, hop: Option<Hop>) {
         let before = match hop {
-            Some(hop) => self.hops.insert(net(address), hop),
-            None => self.hops.remove(&net(address)),
+            Some(hop) => self.hops.insert(address, hop),
+            None => self.hops.remove(&address),
         };
         self.dirty |= before != hop;
     }
 
     /// Addresses of all real servers, to find the way to.
-    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let reals = self.services.values().flat_map(|entry| entry.reals.keys());
-        reals.map(|(addr, _)| Ipv4Addr::from(u32::from_be(*addr)))
+        reals.map(|server| server.addr)
     }
 
     /// What stands for a real server.
     pub fn lookup(&self, key: &RealKey) -> Option<Target> {
         let entry = self.services.get(&key.service)?;
-        let server = entry.reals.get(&(key.addr, key.port))?;
+        let server = entry.reals.get(&key.server)?;
         Some(Target {
             service: entry.id,
             real: server.id,
         })
-    }
-
-    /// The entries, forward and reverse, of a replicated connection on this node; `None` if its
-    /// service is not configured here or no more real servers can be numbered.
-    ///
-    /// If the real server was unknown, [`Self::apply`] has to follow.
-    pub fn entries(
-        &mut self,
-        record: &Record,
-        now_ns: u64,
-    ) -> Option<((ConnKey4, Conn4), (ConnKey4, Conn4))> {
-        let key = RealKey {
-            service: ServiceKey4 {
-                addr: record.key.dst,
-                port: record.key.dport,
-                proto: record.key.proto as u16,
-            },
-            addr: record.real_addr,
-            port: record.real_port,
-        };
-        let Some(target) = self.lookup(&key).or_else(|| self.welcome(key)) else {
-            self.refused += 1;
-            return None;
-        };
-        Some(pair::entries(record, target, now_ns))
     }
 
     /// Replicated connections that were refused.
@@ -333,14 +363,13 @@ impl ServiceTable {
     pub fn scanned(&mut self, now: Instant, connections: &[u64]) {
         let mut unused = Vec::new();
         for (service, entry) in &mut self.services {
-            for (&(addr, port), server) in &mut entry.reals {
+            for (key, server) in &mut entry.reals {
                 let found = connections.get(usize::from(server.id.id));
                 server.connections = found.copied().unwrap_or_default();
                 if server.forgettable(now) {
                     unused.push(RealKey {
                         service: *service,
-                        addr,
-                        port,
+                        server: *key,
                     });
                 }
             }
@@ -350,21 +379,24 @@ impl ServiceTable {
             let Some(entry) = self.services.get_mut(&key.service) else {
                 continue;
             };
-            entry.reals.remove(&(key.addr, key.port));
+            entry.reals.remove(&key.server);
             self.dirty = true;
         }
-        let used: BTreeSet<u32> = self.addresses().map(net).collect();
+        let used: BTreeSet<IpAddr> = self.addresses().collect();
         self.hops.retain(|addr, _| used.contains(addr));
-        let done: Vec<ServiceKey4> = self
+        let done: Vec<ListenKey> = self
             .services
             .iter()
             .filter(|(_, entry)| !entry.configured && entry.reals.is_empty())
             .map(|(key, _)| *key)
             .collect();
-        for key in done {
-            self.services.remove(&key);
-            self.service_ids.release(&key);
+        for key in &done {
+            self.services.remove(key);
+            self.service_ids.release(key);
             self.dirty = true;
+        }
+        if !done.is_empty() {
+            self.index();
         }
     }
 
@@ -374,125 +406,58 @@ impl ServiceTable {
             return Ok(());
         }
         let desired = self.desired();
-        let plan = self.applied.plan(&desired);
-        for step in plan.steps {
-            self.applied.perform(step, datapath)?;
+        loop {
+            let plan = self.applied.plan(&desired);
+            let done = plan.steps.is_empty();
+            for step in plan.steps {
+                self.applied.perform(step, datapath)?;
+            }
+            if plan.no_room.is_empty() {
+                self.dirty = false;
+                return Ok(());
+            }
+            // What was replaced has made room, perhaps.
+            if done {
+                return Err(ApplyError::NoRoom {
+                    services: plan.no_room.len(),
+                });
+            }
         }
-        if plan.no_room.is_empty() {
-            self.dirty = false;
-            Ok(())
-        } else {
-            Err(ApplyError::NoRoom {
-                services: plan.no_room.len(),
-            })
-        }
-    }
-
-    /// Numbers a real server that only the partner knows.
-    fn welcome(&mut self, key: RealKey) -> Option<Target> {
-        let entry = self
-            .services
-            .get_mut(&key.service)
-            .filter(|entry| entry.configured)?;
-        let real = self.real_ids.assign(key)?;
-        entry
-            .reals
-            .insert((key.addr, key.port), Server::draining(real));
-        self.dirty = true;
-        Some(Target {
-            service: entry.id,
-            real,
-        })
     }
 
     fn server(&mut self, key: &RealKey) -> Option<&mut Server> {
         let entry = self.services.get_mut(&key.service)?;
-        entry.reals.get_mut(&(key.addr, key.port))
+        entry.reals.get_mut(&key.server)
     }
 
     fn check_room(
         &self,
-        wanted: &BTreeMap<ServiceKey4, &model::VirtualService>,
+        wanted: &BTreeMap<ListenKey, &model::VirtualService>,
     ) -> Result<(), ServiceError> {
         let new = wanted.keys().filter(|key| !self.services.contains_key(key));
         if new.count() > self.service_ids.available() {
             return Err(ServiceError::TooManyServices);
         }
-        let servers = wanted.iter().flat_map(|(key, service)| {
-            let servers = service.real_servers.iter();
-            servers.map(|server| RealKey {
-                service: *key,
-                addr: net(server.address),
-                port: server.port.to_be(),
-            })
+        let servers = wanted.values().flat_map(|service| {
+            let servers = service.all_servers();
+            servers.map(|server| RealKey::new(service, server))
         });
         if servers.filter(|key| self.lookup(key).is_none()).count() > self.real_ids.available() {
             return Err(ServiceError::TooManyRealServers);
         }
         Ok(())
     }
-
-    fn desired(&mut self) -> Desired {
-        let mut desired = Desired {
-            addrs: self.addrs.clone(),
-            ..Desired::default()
-        };
-        // Numbers that are free now: whatever still names them is not to be followed.
-        for (id, real) in self.applied.reals() {
-            if *real != Real::default() {
-                let generation = self.real_ids.generation(id);
-                desired.reals.insert(
-                    id,
-                    Real {
-                        generation,
-                        ..Real::default()
-                    },
-                );
-            }
-        }
-        for (key, entry) in &mut self.services {
-            for (&at, server) in &entry.reals {
-                let hop = self.hops.get(&at.0);
-                desired
-                    .reals
-                    .insert(server.id.id, server.value(at, entry.id, hop));
-                let from = ServiceKey4 {
-                    addr: at.0,
-                    port: at.1,
-                    proto: key.proto,
-                };
-                let path = ReturnPath4 {
-                    vip: key.addr,
-                    vport: key.port,
-                    real: server.id.id,
-                    real_generation: server.id.generation,
-                    service: entry.id,
-                    ambiguous: 0,
-                };
-                let paths = desired.return_paths.entry(from);
-                paths.and_modify(|path| path.ambiguous = 1).or_insert(path);
-            }
-            if entry.configured {
-                desired.services.insert(*key, entry.wish(self.hash_seed));
-            }
-        }
-        desired
-    }
 }
 
-/// Key of a configured service.
-pub fn service_key(service: &model::VirtualService) -> ServiceKey4 {
+/// Key of a configured service: that of its first port.
+pub fn service_key(service: &model::VirtualService) -> ListenKey {
     let protocol = match service.protocol {
         model::Protocol::Tcp => proto::TCP,
         model::Protocol::Udp => proto::UDP,
     };
-    ServiceKey4 {
-        addr: net(service.address),
-        port: service.port.to_be(),
+    ListenKey {
+        addr: service.address,
+        port: service.ports.numbers().start().to_be(),
         proto: u16::from(protocol),
     }
-}
-
-fn net(address: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(address.octets())
 }

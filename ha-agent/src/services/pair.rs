@@ -1,34 +1,47 @@
-//! The two entries of a replicated connection.
+//! The entries of a replicated connection.
+
+use std::net::IpAddr;
 
 use ha_common::checksum;
-use ha_common::conn::{Conn4, ConnKey4, flags};
+use ha_common::conn::flags;
 
 use super::Target;
+use crate::datapath::family::{FlowEntry, FlowKey, delta, entry_to};
 use crate::proto::sync::Record;
 
 /// Flags that hold on whichever node the connection is.
-const LASTING: u8 = flags::RECONSTRUCTED | flags::BY_HASH;
+const LASTING: u8 = flags::RECONSTRUCTED | flags::BY_HASH | flags::BOTH_ENDS | flags::ONE_WAY;
 
-/// Both entries of a connection.
+/// The entries of a connection: none in reverse if answers do not come back this way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halves {
+    /// Client to real server.
+    pub forward: (FlowKey, FlowEntry),
+    /// Real server to client.
+    pub reverse: Option<(FlowKey, FlowEntry)>,
+}
+
+/// An end of a connection: address, and port in network order.
+type End = (IpAddr, u16);
+
+/// The entries of a connection.
 ///
 /// The forward entry rewrites the packet's destination from the shared address to the real server,
-/// the reverse entry rewrites the source from the real server to the shared address. Each holds what
-/// its own change adds to the checksums (RFC 1624): the address to that of the IPv4 header, address
-/// and port to that of TCP or UDP, whose pseudo-header contains the address. The way to the client is
+/// the reverse entry rewrites the source from the real server to the shared address; with full NAT the
+/// other end is rewritten, too. Each holds what its own changes add to the checksums (RFC 1624): the
+/// addresses to that of the IPv4 header, addresses and ports to that of TCP or UDP, whose pseudo-header
+/// contains the addresses. Packets that go one way keep their addresses. The way to the client is
 /// this node's own business and is learned from the client's next packet.
-pub(super) fn entries(
-    record: &Record,
-    target: Target,
-    now_ns: u64,
-) -> ((ConnKey4, Conn4), (ConnKey4, Conn4)) {
+pub(super) fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
     let key = record.key;
-    let translate = |from: (u32, u16), to: (u32, u16), direction: u8| {
-        let addresses = checksum::delta32(from.0, to.0);
-        Conn4 {
-            to_addr: to.0,
-            to_port: to.1,
-            l4_delta: checksum::fold(addresses + checksum::delta16(from.1, to.1)),
-            l3_delta: checksum::fold(addresses),
+    let has = |flag| record.flags & flag != 0;
+    let (client, shared) = ((key.src, key.sport), (key.dst, key.dport));
+    let real = (record.real_addr, record.real_port);
+    let stand_in = (record.from_addr, record.from_port);
+    // What becomes of the end that `to_addr` replaces, and of the one that `from_addr` does.
+    let translate = |to: [End; 2], from: [End; 2], direction: u8| {
+        let mut entry = FlowEntry {
+            to_port: to[1].1,
             real: target.real.id,
             real_generation: target.real.generation,
             flags: flags::REPLICATED | direction | record.flags & LASTING,
@@ -37,12 +50,154 @@ pub(super) fn entries(
             version: record.version,
             last_seen_ns: now_ns,
             created_ns: now_ns,
-            ..Conn4::default()
+            ..entry_to(to[1].0)
+        };
+        let (mut addresses, mut ports) = if has(flags::ONE_WAY) {
+            (0, 0)
+        } else {
+            sums(to)
+        };
+        if has(flags::BOTH_ENDS) {
+            (entry.from_addr, entry.from_port) = from[1];
+            let more = sums(from);
+            addresses += more.0;
+            ports += more.1;
         }
+        entry.l4_delta = checksum::fold(addresses + ports);
+        if key.dst.is_ipv4() {
+            entry.l3_delta = checksum::fold(addresses);
+        }
+        entry
     };
-    let shared = (key.dst, key.dport);
-    let real = (record.real_addr, record.real_port);
-    let forward = translate(shared, real, 0);
-    let reverse = translate(real, shared, flags::REVERSE);
-    ((key, forward), (forward.partner_key(&key), reverse))
+    let forward = translate([shared, real], [client, stand_in], 0);
+    let reverse = (!has(flags::ONE_WAY)).then(|| {
+        let entry = translate([real, shared], [stand_in, client], flags::REVERSE);
+        (forward.partner_key(&key), entry)
+    });
+    Halves {
+        forward: (key, forward),
+        reverse,
+    }
+}
+
+/// What the change of an end adds to a one's-complement sum: of its address, and of its port.
+fn sums([old, new]: [End; 2]) -> (u32, u32) {
+    (delta(old.0, new.0), checksum::delta16(old.1, new.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::family::none_like;
+    use crate::services::ids::Id;
+
+    const TARGET: Target = Target {
+        service: 3,
+        real: Id {
+            id: 4,
+            generation: 5,
+        },
+    };
+
+    fn record(v6: bool, kind: u8) -> Record {
+        let address = |host: u8| -> IpAddr {
+            if v6 {
+                [0x20, 1, 0xd, 0xb8, host, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, host].into()
+            } else {
+                [10, host, 0xff, host].into()
+            }
+        };
+        let stand_in = if kind & flags::BOTH_ENDS != 0 {
+            (address(9), 20_001u16.to_be())
+        } else {
+            (none_like(address(1)), 0)
+        };
+        Record {
+            key: FlowKey {
+                src: address(1),
+                dst: address(2),
+                sport: 40_000u16.to_be(),
+                dport: 80u16.to_be(),
+                proto: 6,
+            },
+            real_addr: address(3),
+            from_addr: stand_in.0,
+            real_port: 8080u16.to_be(),
+            from_port: stand_in.1,
+            state: 2,
+            flags: kind | flags::HOP_KNOWN,
+            version: 7,
+        }
+    }
+
+    /// What a rewritten packet has instead of this key.
+    fn rewritten(key: &FlowKey, entry: &FlowEntry) -> FlowKey {
+        let mut after = *key;
+        let (to, from) = if entry.is_reverse() {
+            ((&mut after.src, &mut after.sport), (&mut after.dst, &mut after.dport))
+        } else {
+            ((&mut after.dst, &mut after.dport), (&mut after.src, &mut after.sport))
+        };
+        (*to.0, *to.1) = (entry.to_addr, entry.to_port);
+        if entry.flags & flags::BOTH_ENDS != 0 {
+            (*from.0, *from.1) = (entry.from_addr, entry.from_port);
+        }
+        after
+    }
+
+    /// Checksums over the addresses, and over addresses and ports.
+    fn checksums(key: &FlowKey) -> (u16, u16) {
+        let mut bytes = Vec::new();
+        for address in [key.src, key.dst] {
+            match address {
+                IpAddr::V4(v4) => bytes.extend(v4.octets()),
+                IpAddr::V6(v6) => bytes.extend(v6.octets()),
+            }
+        }
+        let addresses = checksum::internet(&bytes).to_be();
+        bytes.extend(key.sport.to_ne_bytes());
+        bytes.extend(key.dport.to_ne_bytes());
+        (addresses, checksum::internet(&bytes).to_be())
+    }
+
+    #[test]
+    fn both_halves_rewrite_what_the_other_expects() {
+        for v6 in [false, true] {
+            for kind in [0, flags::BOTH_ENDS] {
+                let record = record(v6, kind);
+                let Halves { forward, reverse } = entries(&record, TARGET, 99);
+                let reverse = reverse.unwrap();
+                assert_eq!(forward.1.partner_key(&forward.0), reverse.0);
+                assert_eq!(reverse.1.partner_key(&reverse.0), forward.0);
+                for (key, entry) in [forward, reverse] {
+                    let after = rewritten(&key, &entry);
+                    let other = if entry.is_reverse() { forward.0 } else { reverse.0 };
+                    // As the answer to it is found.
+                    assert_eq!((after.src, after.sport), (other.dst, other.dport));
+                    assert_eq!((after.dst, after.dport), (other.src, other.sport));
+                    let (l3, l4) = checksums(&key);
+                    let (l3_after, l4_after) = checksums(&after);
+                    assert_eq!(checksum::apply(l4, entry.l4_delta.into()), l4_after);
+                    let l3_now = checksum::apply(l3, entry.l3_delta.into());
+                    assert_eq!(l3_now, if v6 { l3 } else { l3_after });
+                    assert_eq!(entry.flags & !flags::REVERSE, flags::REPLICATED | kind);
+                    assert_eq!((entry.real, entry.real_generation, entry.service), (4, 5, 3));
+                    assert_eq!((entry.version, entry.created_ns), (7, 99));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_goes_one_way_keeps_its_addresses() {
+        for v6 in [false, true] {
+            let record = record(v6, flags::ONE_WAY);
+            let Halves { forward, reverse } = entries(&record, TARGET, 99);
+            assert_eq!(reverse, None);
+            assert_eq!(forward.0, record.key);
+            assert_eq!(forward.1.to_addr, record.real_addr);
+            assert_eq!((forward.1.l3_delta, forward.1.l4_delta), (0, 0));
+            assert_eq!(forward.1.flags, flags::REPLICATED | flags::ONE_WAY);
+        }
+    }
 }

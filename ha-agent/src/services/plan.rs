@@ -1,90 +1,116 @@
 //! From what the maps hold to what they should hold, in steps between which every packet finds
 //! something consistent.
 //!
-//! Order: addresses and real servers, return paths, then new Maglev tables and member lists in parts
-//! of `ha_slots` that nothing refers to, then the services that refer to them, and only then
-//! whatever is not needed any more. A packet therefore sees a service's old choice or its new one, and
-//! every id it can meet is filled in. Each step is idempotent and is remembered once it is done, so
-//! after a failure the next plan goes on where the last one stopped.
+//! Order: bits of the filter, addresses and real servers, return paths and idle times, then new Maglev
+//! tables and member lists in parts of `ha_slots` that nothing refers to, then the services that refer to
+//! them, and only then whatever is not needed any more. A packet therefore sees a service's old choice or
+//! its new one, and every id it can meet is filled in. Each step is idempotent and is remembered once it is
+//! done, so after a failure the next plan goes on where the last one stopped.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use ha_common::maps;
-use ha_common::service::{LocalAddr, Real, ReturnPath4, Service, ServiceKey4};
+use ha_common::service::{LocalAddr, Real, Service, Timeouts};
 
-use crate::datapath::{Datapath, DatapathError};
+use crate::datapath::family::{ListenKey, ReturnRoute};
+use crate::datapath::{Datapath, DatapathError, Filter};
 
-/// A virtual service as it should be: its value but for the place of its slots, and those.
+/// Among whom a service chooses: real-server ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wish {
-    /// The value; offsets and lengths are filled in by the plan.
-    pub(super) value: Service,
+pub(super) struct Choice {
     /// Maglev table.
-    pub(super) table: Vec<u32>,
-    /// Round-robin members.
-    pub(super) members: Vec<u32>,
+    pub(super) table: Arc<[u32]>,
+    /// Members, one after the other.
+    pub(super) members: Arc<[u32]>,
+}
+
+impl Choice {
+    fn len(&self) -> usize {
+        self.table.len() + self.members.len()
+    }
 }
 
 /// What the maps should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Desired {
-    pub(super) addrs: BTreeMap<u32, LocalAddr>,
+    pub(super) filter: Filter,
+    pub(super) addrs: BTreeMap<IpAddr, LocalAddr>,
     pub(super) reals: BTreeMap<u16, Real>,
-    pub(super) return_paths: BTreeMap<ServiceKey4, ReturnPath4>,
-    pub(super) services: BTreeMap<ServiceKey4, Wish>,
+    /// Weights for schedulers that compare loads.
+    pub(super) weights: BTreeMap<u16, u64>,
+    pub(super) return_paths: BTreeMap<ListenKey, ReturnRoute>,
+    /// By service id.
+    pub(super) timeouts: BTreeMap<u16, Timeouts>,
+    /// By service id.
+    pub(super) choices: BTreeMap<u16, Choice>,
+    /// The services but for the place of their slots, which the plan fills in.
+    pub(super) services: BTreeMap<ListenKey, Service>,
 }
 
 /// What the maps hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Applied {
-    addrs: BTreeMap<u32, LocalAddr>,
+    filter: Filter,
+    addrs: BTreeMap<IpAddr, LocalAddr>,
     reals: BTreeMap<u16, Real>,
-    return_paths: BTreeMap<ServiceKey4, ReturnPath4>,
-    services: BTreeMap<ServiceKey4, (Service, Slots)>,
+    weights: BTreeMap<u16, u64>,
+    return_paths: BTreeMap<ListenKey, ReturnRoute>,
+    timeouts: BTreeMap<u16, Timeouts>,
+    /// Choices that are stored, by service id, and where. What a previous agent wrote is not among them.
+    choices: BTreeMap<u16, (u32, Choice)>,
+    services: BTreeMap<ListenKey, Service>,
     /// A packet in hand may still use slots that nothing refers to any more.
     unsettled: bool,
 }
 
-/// The slots a service refers to: unknown if a previous agent wrote them.
-type Slots = Option<Vec<u32>>;
-
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    PutAddr(u32, LocalAddr),
+    SetFilter(Filter),
+    PutAddr(IpAddr, LocalAddr),
+    /// An id is given to another real server, of which nothing is counted yet.
+    Begin(u16),
     PutReal(u16, Real),
-    PutReturnPath(ServiceKey4, ReturnPath4),
+    PutWeight(u16, u64),
+    PutReturnPath(ListenKey, ReturnRoute),
+    PutTimeouts(u16, Timeouts),
     Settle,
-    PutSlots(u32, Vec<u32>),
-    PutService(ServiceKey4, Service, Vec<u32>),
-    RemoveService(ServiceKey4),
-    RemoveReturnPath(ServiceKey4),
-    RemoveAddr(u32),
+    PutChoice(u16, u32, Choice),
+    PutService(ListenKey, Service),
+    RemoveService(ListenKey),
+    RemoveReturnPath(ListenKey),
+    RemoveAddr(IpAddr),
 }
 
-/// Steps, and the services for whose slots there is no room.
+/// Steps, and the services (by id) for whose slots there is no room.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
-    pub(super) no_room: Vec<ServiceKey4>,
+    pub(super) no_room: Vec<u16>,
 }
 
 impl Applied {
     /// Reads what a previous agent left.
     pub(super) fn read(datapath: &dyn Datapath) -> Result<Self, DatapathError> {
-        let services = datapath.services()?.into_iter();
+        let loads = datapath.loads()?.into_iter().map(|load| load.weight);
         Ok(Self {
+            filter: datapath.filter()?,
             addrs: datapath.addrs()?.into_iter().collect(),
             reals: (0..).zip(datapath.reals()?).collect(),
+            weights: (0..).zip(loads).collect(),
             return_paths: datapath.return_paths()?.into_iter().collect(),
-            services: services.map(|(key, value)| (key, (value, None))).collect(),
+            timeouts: (0..).zip(datapath.timeouts()?).collect(),
+            choices: BTreeMap::new(),
+            services: datapath.services()?.into_iter().collect(),
             unsettled: true,
         })
     }
 
     /// The services, as they are.
-    pub(super) fn services(&self) -> impl Iterator<Item = (&ServiceKey4, &Service)> {
-        self.services.iter().map(|(key, (value, _))| (key, value))
+    pub(super) fn services(&self) -> impl Iterator<Item = (&ListenKey, &Service)> {
+        self.services.iter()
     }
 
     /// The real servers, as they are.
@@ -92,76 +118,98 @@ impl Applied {
         self.reals.iter().map(|(id, real)| (*id, real))
     }
 
+    /// The idle times, as they are, by service id.
+    pub(super) fn timeouts(&self) -> impl Iterator<Item = (u16, &Timeouts)> {
+        self.timeouts.iter().map(|(id, timeouts)| (*id, timeouts))
+    }
+
     /// What has to be done to get from here to `desired`.
-    pub(super) fn plan(&self, desired: &Desired) -> Plan {
+    pub(super) fn plan(&mut self, desired: &Desired) -> Plan {
         let mut plan = Plan::default();
         let steps = &mut plan.steps;
+        let both = self.filter.union(&desired.filter);
+        if both != self.filter {
+            steps.push(Step::SetFilter(both.clone()));
+        }
         for (addr, value) in changed(&desired.addrs, &self.addrs) {
             steps.push(Step::PutAddr(*addr, *value));
         }
         for (id, real) in changed(&desired.reals, &self.reals) {
+            let generation = self.reals.get(id).map(|held| held.generation);
+            if generation != Some(real.generation) {
+                steps.push(Step::Begin(*id));
+            }
             steps.push(Step::PutReal(*id, *real));
+        }
+        for (id, weight) in changed(&desired.weights, &self.weights) {
+            steps.push(Step::PutWeight(*id, *weight));
         }
         for (key, path) in changed(&desired.return_paths, &self.return_paths) {
             steps.push(Step::PutReturnPath(*key, *path));
         }
+        for (id, timeouts) in changed(&desired.timeouts, &self.timeouts) {
+            steps.push(Step::PutTimeouts(*id, *timeouts));
+        }
+        let gone = self.services.keys().filter(|key| !desired.services.contains_key(key));
+        let gone: Vec<Step> = gone.map(|key| Step::RemoveService(*key)).collect();
+        // What goes makes room first if there is none beside it for what comes.
+        let late = self.has_room_beside(desired);
+        let (early, late) = if late { (Vec::new(), gone) } else { (gone, Vec::new()) };
+        steps.extend(early);
+        self.choices(desired, &mut plan);
 
+        let steps = &mut plan.steps;
+        steps.extend(late);
+        let gone = |key: &&ListenKey| !desired.return_paths.contains_key(key);
+        let paths = self.return_paths.keys().filter(gone);
+        steps.extend(paths.map(|key| Step::RemoveReturnPath(*key)));
+        let gone = |addr: &&IpAddr| !desired.addrs.contains_key(addr);
+        let addrs = self.addrs.keys().filter(gone);
+        steps.extend(addrs.map(|addr| Step::RemoveAddr(*addr)));
+        if both != desired.filter {
+            steps.push(Step::SetFilter(desired.filter.clone()));
+        }
+        plan
+    }
+
+    /// Choices, and the services that refer to them.
+    fn choices(&mut self, desired: &Desired, plan: &mut Plan) {
+        self.choices.retain(|id, _| desired.choices.contains_key(id));
         let mut used = self.used();
-        let mut fresh = Vec::new();
-        for (key, wish) in &desired.services {
-            let current = self.services.get(key);
-            let slots: Vec<u32> = wish.table.iter().chain(&wish.members).copied().collect();
-            let place = match current {
-                Some((value, Some(held))) if *held == slots => Some(value.table_offset),
-                _ => reserve(&mut used, slots.len()).inspect(|&offset| {
-                    if !slots.is_empty() {
-                        steps.push(Step::PutSlots(offset, slots.clone()));
-                    }
-                }),
-            };
-            let Some(offset) = place else {
-                plan.no_room.push(*key);
+        let mut settled = !self.unsettled;
+        let mut places = BTreeMap::new();
+        for (id, choice) in &desired.choices {
+            let held = self.choices.get(id).filter(|(_, held)| held == choice);
+            let place = held.map(|(offset, _)| *offset).or_else(|| {
+                let offset = reserve(&mut used, choice.len())?;
+                if !std::mem::replace(&mut settled, true) {
+                    plan.steps.push(Step::Settle);
+                }
+                plan.steps.push(Step::PutChoice(*id, offset, choice.clone()));
+                Some(offset)
+            });
+            match place {
+                Some(offset) => {
+                    places.insert(*id, (offset, choice.table.len(), choice.members.len()));
+                }
+                None => plan.no_room.push(*id),
+            }
+        }
+        for (key, value) in &desired.services {
+            let Some((offset, slots, members)) = places.get(&value.id) else {
                 continue;
             };
             let value = Service {
-                table_offset: offset,
-                table_len: wish.table.len() as u32,
-                members_offset: offset + wish.table.len() as u32,
-                members_len: wish.members.len() as u32,
-                ..wish.value
+                table_offset: *offset,
+                table_len: *slots as u32,
+                members_offset: offset + *slots as u32,
+                members_len: *members as u32,
+                ..*value
             };
-            if current.is_none_or(|(held, _)| *held != value) {
-                fresh.push(Step::PutService(*key, value, slots));
+            if self.services.get(key) != Some(&value) {
+                plan.steps.push(Step::PutService(*key, value));
             }
         }
-        let first = steps
-            .iter()
-            .position(|step| matches!(step, Step::PutSlots(..)));
-        if let Some(first) = first
-            && self.unsettled
-        {
-            steps.insert(first, Step::Settle);
-        }
-        steps.append(&mut fresh);
-
-        let gone = |key: &&ServiceKey4| !desired.services.contains_key(key);
-        steps.extend(
-            self.services
-                .keys()
-                .filter(gone)
-                .map(|key| Step::RemoveService(*key)),
-        );
-        let gone = |key: &&ServiceKey4| !desired.return_paths.contains_key(key);
-        let paths = self.return_paths.keys().filter(gone);
-        steps.extend(paths.map(|key| Step::RemoveReturnPath(*key)));
-        let gone = |addr: &&u32| !desired.addrs.contains_key(addr);
-        steps.extend(
-            self.addrs
-                .keys()
-                .filter(gone)
-                .map(|addr| Step::RemoveAddr(*addr)),
-        );
-        plan
     }
 
     /// Carries out one step and remembers it.
@@ -171,26 +219,48 @@ impl Applied {
         datapath: &dyn Datapath,
     ) -> Result<(), DatapathError> {
         match step {
+            Step::SetFilter(filter) => {
+                datapath.set_filter(&filter)?;
+                self.filter = filter;
+            }
             Step::PutAddr(addr, value) => {
                 datapath.put_addr(addr, value)?;
                 self.addrs.insert(addr, value);
+            }
+            Step::Begin(id) => {
+                datapath.set_load(id, 0)?;
+                datapath.clear_traffic(id)?;
             }
             Step::PutReal(id, real) => {
                 datapath.put_real(id, &real)?;
                 self.reals.insert(id, real);
             }
+            Step::PutWeight(id, weight) => {
+                datapath.put_weight(id, weight)?;
+                self.weights.insert(id, weight);
+            }
             Step::PutReturnPath(key, path) => {
                 datapath.put_return_path(&key, &path)?;
                 self.return_paths.insert(key, path);
+            }
+            Step::PutTimeouts(id, timeouts) => {
+                datapath.put_timeouts(id, &timeouts)?;
+                self.timeouts.insert(id, timeouts);
             }
             Step::Settle => {
                 datapath.settle()?;
                 self.unsettled = false;
             }
-            Step::PutSlots(offset, slots) => datapath.put_slots(offset, &slots)?,
-            Step::PutService(key, value, slots) => {
+            Step::PutChoice(id, offset, choice) => {
+                // Until all is written, what is there is not this choice.
+                self.choices.remove(&id);
+                let slots: Vec<u32> = choice.table.iter().chain(&*choice.members).copied().collect();
+                datapath.put_slots(offset, &slots)?;
+                self.choices.insert(id, (offset, choice));
+            }
+            Step::PutService(key, value) => {
                 datapath.put_service(&key, &value)?;
-                self.services.insert(key, (value, Some(slots)));
+                self.services.insert(key, value);
                 self.unsettled = true;
             }
             Step::RemoveService(key) => {
@@ -210,18 +280,32 @@ impl Applied {
         Ok(())
     }
 
-    /// Parts of `ha_slots` that services refer to, as start → end.
+    /// Whether the services that come fit into the maps beside those that go.
+    fn has_room_beside(&self, desired: &Desired) -> bool {
+        let all = || {
+            let new = desired.services.keys();
+            new.filter(|key| !self.services.contains_key(key)).chain(self.services.keys())
+        };
+        let most = maps::SERVICES_ENTRIES as usize;
+        [true, false].iter().all(|v6| {
+            all().filter(|key| key.addr.is_ipv6() == *v6).count() <= most
+        })
+    }
+
+    /// Parts of `ha_slots` that services refer to, or that are ready for them, as start → end.
     fn used(&self) -> BTreeMap<u32, u32> {
-        let mut used = BTreeMap::new();
-        for (value, _) in self.services.values() {
-            for (offset, len) in [
+        let services = self.services.values().flat_map(|value| {
+            [
                 (value.table_offset, value.table_len),
                 (value.members_offset, value.members_len),
-            ] {
-                if len > 0 {
-                    used.insert(offset, offset.saturating_add(len));
-                }
-            }
+            ]
+        });
+        let choices = self.choices.values();
+        let choices = choices.map(|(offset, choice)| (*offset, choice.len() as u32));
+        let mut used = BTreeMap::new();
+        for (offset, len) in services.chain(choices).filter(|(_, len)| *len > 0) {
+            let end = offset.saturating_add(len);
+            used.entry(offset).and_modify(|held: &mut u32| *held = end.max(*held)).or_insert(end);
         }
         used
     }

@@ -1,7 +1,7 @@
 //! What commands act on, and how they are carried out.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::addresses::{self, SharedOn};
+use super::capture::Capture;
 use super::conflicts::Picture;
 use super::guard::Guard;
 use super::history::HistoryFile;
@@ -16,22 +17,24 @@ use super::netlink::Netlink;
 use super::parts::{self, Bound};
 use super::reexec::Program;
 use super::{alarms, clock, election, frame, replication};
-use crate::config::model::{Config, Mode, Protocol};
+use crate::config::model::{Config, Mode, Ports, Protocol};
 use crate::config::{self, Loaded};
-use crate::control::{Done, Handler, Heirloom, Refusal, Reloaded, Reply};
+use crate::control::{CaptureRequest, Done, Handler, Heirloom, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attacher, Attachment};
+use crate::datapath::family::FlowKey;
 use crate::datapath::pair::PairTables;
 use crate::datapath::{Cursor, Datapath, DatapathError};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
 use crate::services::expiry::Keeper;
-use crate::services::{ApplyError, ServiceTable};
+use crate::services::{ApplyError, RealStatus, ServiceTable};
+use crate::status::capture::Captured;
 use crate::status::model;
 use crate::status::model::{
     Connection, ConnectionPage, ConnectionQuery, Counters, InterfaceStatus, NodeIdentity, Partner,
-    RealServerState, RealServerStatus, Replaced, Replication, SCHEMA_VERSION, ServiceStatus,
-    Services, Square, Status, TableSize, XdpMode,
+    Replaced, Replication, SCHEMA_VERSION, ServiceStatus, Services, Square, Status, TableSize,
+    XdpMode,
 };
 
 /// Entries read at a time for a page of connections.
@@ -55,6 +58,8 @@ pub struct Shared {
     pub netlink: Netlink,
     /// The maps.
     pub datapath: Arc<dyn Datapath>,
+    /// The capture of what the data plane sends.
+    pub capture: Arc<Capture>,
     /// What the data plane was told of the pair.
     pub pair: Mutex<PairTables>,
     /// Virtual services.
@@ -68,7 +73,7 @@ pub struct Shared {
     /// Health checks.
     pub health: Mutex<HealthChecks>,
     /// Why real servers are down, by address.
-    pub failures: Mutex<BTreeMap<SocketAddrV4, String>>,
+    pub failures: Mutex<BTreeMap<SocketAddr, String>>,
     /// What is wrong.
     pub board: alarms::Board,
     /// Who else has the shared addresses.
@@ -184,41 +189,23 @@ impl Shared {
 
     fn table_size(&self, config: &Config) -> TableSize {
         let census = self.keeper.census();
+        let connections = parts::connections(config);
         TableSize {
             established: census.connections,
             embryonic: census.half_open,
-            max: u64::from(config.limits.connections),
+            max: u64::from(connections.v4) + u64::from(connections.v6),
         }
     }
 
     fn page(&self, query: &ConnectionQuery) -> Result<ConnectionPage, DatapathError> {
-        let names: BTreeMap<(Ipv4Addr, u16, u32), String> = self
-            .config()
-            .virtual_services
-            .into_iter()
-            .map(|service| {
-                let protocol = match service.protocol {
-                    Protocol::Tcp => ha_common::proto::TCP,
-                    Protocol::Udp => ha_common::proto::UDP,
-                };
-                (
-                    (service.address, service.port, u32::from(protocol)),
-                    service.name,
-                )
-            })
-            .collect();
+        let names = Names::new(&self.config());
         let now = clock::now().as_nanos();
         let mut page = query.page();
         let mut cursor = Some(Cursor(query.from.unwrap_or_default()));
         while let Some(from) = cursor {
             let scan = self.datapath.scan_conns(from, PIECE)?;
             let connections = scan.entries.iter().filter_map(|(key, conn)| {
-                let listen = (
-                    Ipv4Addr::from(u32::from_be(key.dst)),
-                    u16::from_be(key.dport),
-                    key.proto,
-                );
-                Connection::from_entry(key, conn, names.get(&listen).cloned(), now)
+                Connection::from_entry(key, conn, names.of(key).map(str::to_owned), now)
             });
             query.add(&mut page, connections);
             cursor = scan.next;
@@ -230,7 +217,7 @@ impl Shared {
         Ok(page)
     }
 
-    fn service_list(&self) -> Services {
+    fn service_list(&self) -> Result<Services, DatapathError> {
         let order: Vec<String> = self
             .config()
             .virtual_services
@@ -238,32 +225,15 @@ impl Shared {
             .map(|service| service.name)
             .collect();
         let failures = lock(&self.failures).clone();
-        let mut services: Vec<ServiceStatus> = lock(&self.services)
-            .status()
-            .into_iter()
-            .map(|service| ServiceStatus {
-                listen: SocketAddrV4::new(service.address, service.port),
-                protocol: service.protocol.to_owned(),
-                scheduler: service.scheduler.to_owned(),
-                real_servers: service
-                    .real_servers
-                    .into_iter()
-                    .map(|real| RealServerStatus {
-                        address: SocketAddrV4::new(real.address, real.port),
-                        weight: real.weight,
-                        state: match real.state {
-                            "up" => RealServerState::Up,
-                            "down" => RealServerState::Down,
-                            _ => RealServerState::Draining,
-                        },
-                        reason: failures
-                            .get(&SocketAddrV4::new(real.address, real.port))
-                            .filter(|_| real.state == "down")
-                            .cloned(),
-                    })
-                    .collect(),
-                name: service.name,
-            })
+        let traffic = self.datapath.traffic()?;
+        let reason = |real: &RealStatus| {
+            let at = SocketAddr::new(real.address, real.port.unwrap_or(0));
+            failures.get(&at).cloned()
+        };
+        let services = lock(&self.services).status(&traffic);
+        let services = services.into_iter();
+        let mut services: Vec<ServiceStatus> = services
+            .map(|service| ServiceStatus::new(service, reason))
             .collect();
         services.sort_by_key(|found| {
             order
@@ -271,10 +241,10 @@ impl Shared {
                 .position(|name| *name == found.name)
                 .unwrap_or(usize::MAX)
         });
-        Services {
+        Ok(Services {
             schema_version: SCHEMA_VERSION,
             services,
-        }
+        })
     }
 
     /// Reads the file again and takes over what may change under traffic; on any error nothing changes.
@@ -299,6 +269,10 @@ impl Shared {
             .apply(&*self.datapath)
             .map_err(|error| failed(&error))?;
         drop(services);
+        let new_flows_max = fresh.config.limits.new_flows;
+        self.settings
+            .update(|settings| settings.new_flows_max = new_flows_max)
+            .map_err(|error| failed(&error))?;
         if !changes.is_empty() {
             self.check_health(&fresh.config);
             self.guard(&fresh.config);
@@ -330,9 +304,9 @@ impl Shared {
     /// Tells the data plane of the addresses of interfaces that were made anew.
     pub(super) fn tell_addresses(&self, bound: &[Bound]) -> Result<(), ApplyError> {
         let local = parts::local_addresses(&self.config(), bound);
-        self.datapath.set_addrs6(&parts::addrs6(&local))?;
         let mut services = lock(&self.services);
         services.set_addresses(local);
+        services.set_mtu(parts::smallest_mtu(bound));
         services.apply(&*self.datapath)
     }
 
@@ -400,7 +374,7 @@ impl Handler for Shared {
     }
 
     async fn services(&self) -> Reply<Services> {
-        Ok(self.service_list())
+        self.service_list().map_err(|error| map_refusal(&error))
     }
 
     async fn failover(&self) -> Reply<Done> {
@@ -423,8 +397,46 @@ impl Handler for Shared {
         Self::record(self, &path, seconds).await
     }
 
+    async fn capture(&self, request: CaptureRequest) -> Reply<Captured> {
+        let devices = lock(&self.bound)
+            .iter()
+            .map(|bound| (bound.link.ifindex, bound.link.device.clone()))
+            .collect();
+        self.capture.request(request, &devices)
+    }
+
     async fn reexec(&self) -> Reply<Done> {
         Err(Self::reexec(self).await)
+    }
+}
+
+/// Names of virtual services, by shared address and protocol: one port or a range before any port.
+struct Names(BTreeMap<(IpAddr, u32), Vec<(Ports, String)>>);
+
+impl Names {
+    fn new(config: &Config) -> Self {
+        let mut names = BTreeMap::<_, Vec<_>>::new();
+        for service in &config.virtual_services {
+            let protocol = match service.protocol {
+                Protocol::Tcp => ha_common::proto::TCP,
+                Protocol::Udp => ha_common::proto::UDP,
+            };
+            let there = names.entry((service.address, u32::from(protocol)));
+            let named = (service.ports, service.name.clone());
+            there.or_default().push(named);
+        }
+        for named in names.values_mut() {
+            named.sort_unstable();
+        }
+        Self(names)
+    }
+
+    /// The service that a connection is of.
+    fn of(&self, key: &FlowKey) -> Option<&str> {
+        let there = self.0.get(&(key.dst, key.proto))?;
+        let port = u16::from_be(key.dport);
+        let found = there.iter().find(|(ports, _)| ports.contains(port));
+        found.map(|(_, name)| name.as_str())
     }
 }
 

@@ -77,11 +77,28 @@ impl Interfaces {
         if !bound.interface.is_unnumbered() && program(&link) != program(&bound.link) {
             return self.attach_again(index, bound, link).await;
         }
+        if link.mtu != bound.link.mtu {
+            self.set_mtu(index, link.mtu);
+        }
         self.set_carrier(index, bound, link.carrier);
         self.shared
             .board
             .clear(Kind::InterfaceGone, &bound.interface.name);
         false
+    }
+
+    /// Longer or shorter packets than before fit through an interface.
+    fn set_mtu(&self, index: usize, mtu: u32) {
+        let all = {
+            let mut all = lock(&self.shared.bound);
+            if let Some(slot) = all.get_mut(index) {
+                slot.link.mtu = mtu;
+            }
+            all.clone()
+        };
+        if let Err(error) = self.shared.tell_addresses(&all) {
+            warn!(%error, "new MTU not stored; trying again");
+        }
     }
 
     /// The interface is another one under the same name.

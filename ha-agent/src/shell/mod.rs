@@ -11,6 +11,7 @@ pub mod addresses;
 pub mod agent;
 pub mod alarms;
 pub mod announce;
+pub mod capture;
 pub mod clock;
 pub mod conflicts;
 pub mod election;

@@ -5,7 +5,7 @@
 //! now and then in case it could not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, warn};
@@ -22,7 +22,7 @@ pub struct Neighbours {
     datapath: Arc<dyn Datapath>,
     /// The source of what is forwarded on each interface that has the data plane.
     own: BTreeMap<u32, Mac>,
-    routes: BTreeMap<Ipv4Addr, Route>,
+    routes: BTreeMap<IpAddr, Route>,
 }
 
 impl Neighbours {
@@ -51,7 +51,7 @@ impl Neighbours {
     /// it has not heard of lately: packets that XDP forwards keep no neighbour entry fresh, so a
     /// server that changed its MAC would go unnoticed.
     pub async fn refresh(&mut self) {
-        let addresses: BTreeSet<Ipv4Addr> = {
+        let addresses: BTreeSet<IpAddr> = {
             let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
             services.addresses().collect()
         };
@@ -108,7 +108,7 @@ impl Neighbours {
         }
     }
 
-    fn set(&self, address: Ipv4Addr, neighbour: Option<Neighbour>) {
+    fn set(&self, address: IpAddr, neighbour: Option<Neighbour>) {
         let hop = neighbour.and_then(|neighbour| {
             Some(Hop {
                 ifindex: neighbour.ifindex,

@@ -3,7 +3,7 @@
 //! The only module that knows the netlink crates, whose interfaces change often.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
@@ -14,7 +14,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteVia};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
@@ -32,6 +32,8 @@ pub struct LinkInfo {
     pub device: String,
     /// Ethernet address.
     pub mac: Mac,
+    /// Longest IP packet it takes.
+    pub mtu: u32,
     /// Whether a cable with a live other end is plugged in and the interface is up.
     pub carrier: bool,
     /// The XDP program on it.
@@ -44,7 +46,7 @@ pub struct Neighbour {
     /// Interface.
     pub ifindex: u32,
     /// Address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Ethernet address; none if resolution failed or the entry went away.
     pub mac: Option<Mac>,
     /// Whether the kernel has had reason lately to believe that it is still right.
@@ -57,7 +59,7 @@ pub struct Route {
     /// Interface.
     pub ifindex: u32,
     /// Next hop; the destination itself if it is on the link.
-    pub next_hop: Ipv4Addr,
+    pub next_hop: IpAddr,
 }
 
 impl Route {
@@ -168,10 +170,15 @@ impl Netlink {
     }
 
     /// The kernel's way to an address; `None` if there is none.
-    pub async fn route(&self, destination: Ipv4Addr) -> io::Result<Option<Route>> {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(destination, 32)
-            .build();
+    pub async fn route(&self, destination: IpAddr) -> io::Result<Option<Route>> {
+        let message = match destination {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(v4, 32)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(v6, 128)
+                .build(),
+        };
         let mut routes = Box::pin(self.handle.route().get(message).execute());
         let found = match routes.try_next().await {
             Ok(found) => found,
@@ -187,7 +194,12 @@ impl Netlink {
             if let RouteAttribute::Oif(index) = attribute {
                 ifindex = Some(*index);
             } else if let RouteAttribute::Gateway(RouteAddress::Inet(gateway)) = attribute {
-                next_hop = *gateway;
+                next_hop = (*gateway).into();
+            } else if let RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) = attribute {
+                next_hop = (*gateway).into();
+            } else if let RouteAttribute::Via(RouteVia::Inet6(gateway)) = attribute {
+                // An IPv4 route over an IPv6 next hop (RFC 5549).
+                next_hop = (*gateway).into();
             }
         }
         Ok(ifindex.map(|ifindex| Route { ifindex, next_hop }))
@@ -204,10 +216,10 @@ impl Netlink {
     }
 
     /// Has the kernel find out, or confirm, a neighbour's Ethernet address; the answer comes as a [`Change`].
-    pub async fn resolve(&self, ifindex: u32, address: Ipv4Addr) -> io::Result<()> {
+    pub async fn resolve(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
         self.handle
             .neighbours()
-            .add(ifindex, IpAddr::V4(address))
+            .add(ifindex, address)
             .state(NeighbourState::None)
             // The kernel acts as if it had a packet for the neighbour.
             .flags(NeighbourFlags::Use)
@@ -297,6 +309,7 @@ fn link_info(message: &LinkMessage) -> LinkInfo {
         ifindex: message.header.index,
         device: String::new(),
         mac: Mac::default(),
+        mtu: 0,
         carrier: false,
         xdp: None,
     };
@@ -305,6 +318,8 @@ fn link_info(message: &LinkMessage) -> LinkInfo {
             info.device.clone_from(name);
         } else if let LinkAttribute::Address(bytes) = attribute {
             info.mac = Mac::try_from(bytes.as_slice()).unwrap_or_default();
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            info.mtu = *mtu;
         } else if let LinkAttribute::Carrier(carrier) = attribute {
             info.carrier = *carrier != 0;
         } else if let LinkAttribute::Xdp(xdp) = attribute {
@@ -359,7 +374,9 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     let mut mac = None;
     for attribute in &message.attributes {
         if let NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) = attribute {
-            address = Some(*found);
+            address = Some(IpAddr::V4(*found));
+        } else if let NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) = attribute {
+            address = Some(IpAddr::V6(*found));
         } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
             mac = Mac::try_from(bytes.as_slice()).ok();
         }

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ha_common::control::Config as Steering;
 use ha_common::pair::{auth, link_flags};
-use ha_common::service::{Addr6, LocalAddr, addr_kind};
+use ha_common::service::{LocalAddr, addr_kind};
 use ha_common::siphash;
 
 use super::addresses::SharedOn;
@@ -16,6 +17,7 @@ use super::{election, frame, replication, sysctl};
 use crate::config::Secrets;
 use crate::config::model::{CarpAuth, Cidr, Config, Interface, Mode};
 use crate::datapath::attach::Device;
+use crate::datapath::load::Connections;
 use crate::datapath::pair::{self, PairLink, PairTables};
 use crate::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE, Settings};
 use crate::proto::pacify::{History, Start};
@@ -248,13 +250,31 @@ pub(super) fn local_addresses(config: &Config, bound: &[Bound]) -> Vec<(IpAddr, 
     found
 }
 
-/// Those of them that are IPv6.
-pub(super) fn addrs6(addresses: &[(IpAddr, LocalAddr)]) -> Vec<(Addr6, LocalAddr)> {
-    let v6 = |(address, local): &(IpAddr, LocalAddr)| match address {
-        IpAddr::V6(v6) => Some((Addr6::new(v6.octets()), *local)),
-        IpAddr::V4(_) => None,
-    };
-    addresses.iter().filter_map(v6).collect()
+/// Longest IP packet that fits through each of the pair's interfaces. A device that does not say how long
+/// its packets may be does not count; longer than an IPv4 packet can be is as long as that.
+pub(super) fn smallest_mtu(bound: &[Bound]) -> u16 {
+    let mtus = bound.iter().map(|bound| bound.link.mtu);
+    let smallest = mtus.filter(|mtu| *mtu > 0).min();
+    smallest.map_or(u16::MAX, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// What the connection tables hold.
+pub(super) const fn connections(config: &Config) -> Connections {
+    Connections {
+        v4: config.limits.connections,
+        v6: config.limits.connections_ipv6,
+    }
+}
+
+/// What the data plane is told besides services, at the start of a node without replication.
+pub(super) fn steering(config: &Config) -> Steering {
+    Steering {
+        vhid: u32::from(config.ha.virtual_id),
+        node_bit: u32::from(config.node.mode == Mode::Second),
+        new_flows_max: config.limits.new_flows,
+        new_flows_max: config.limits.new_flows,
+        ..Steering::default()
+    }
 }
 
 /// What the election and the data plane check and sign with.
@@ -289,7 +309,8 @@ pub(super) fn sync_config(config: &Config) -> SyncConfig {
     };
     let mut sync = SyncConfig::new(node, u16::from(config.ha.virtual_id));
     sync.name.clone_from(&config.node.name);
-    sync.max_entries = usize::try_from(config.limits.connections).unwrap_or(usize::MAX);
+    let Connections { v4, v6 } = connections(config);
+    sync.max_entries = v4.saturating_add(v6) as usize;
     sync
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ pub struct Estate {
     /// When the election was parked.
     pub at: Instant,
     /// Why real servers are down.
-    pub failures: BTreeMap<SocketAddrV4, String>,
+    pub failures: BTreeMap<SocketAddr, String>,
 }
 
 /// An estate whose layout is not known yet.

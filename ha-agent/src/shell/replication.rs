@@ -11,18 +11,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
-use ha_common::conn::ConnKey4;
-use ha_common::event::{ConnEvent4, EventKind};
+use ha_common::event::EventKind;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock;
 use super::election::{RoleTerm, offer};
 use super::wake::{self, Wake};
+use crate::datapath::family::{self, FlowKey};
 use crate::datapath::{Datapath, remove_connections};
 use crate::keys::PairKeys;
 use crate::proto::sync::{Action, Change, Destination, Input, Record, Salt, Sync, SyncSnapshot};
 use crate::proto::time::Instant;
-use crate::services::ServiceTable;
+use crate::services::{Halves, ServiceTable};
 
 /// Commands that may wait.
 const QUEUE: usize = 64;
@@ -415,9 +415,9 @@ impl Worker {
                 return;
             };
             for record in self.pending.drain(..) {
-                if let Some((forward, reverse)) = services.entries(&record, now) {
+                if let Some(Halves { forward, reverse }) = services.entries(&record, now) {
                     // As the data plane does it: reverse first, so that no packet finds half a pair.
-                    entries.push(reverse);
+                    entries.extend(reverse);
                     entries.push(forward);
                 } else {
                     self.apply_errors += 1;
@@ -435,7 +435,7 @@ impl Worker {
         }
     }
 
-    fn remove(&mut self, key: &ConnKey4) {
+    fn remove(&mut self, key: &FlowKey) {
         if let Err(error) = remove_connections(&*self.parts.datapath, &[*key]) {
             self.apply_errors += 1;
             tracing::debug!(%error, "replicated deletion not applied");
@@ -459,21 +459,9 @@ impl Worker {
 
 /// Reads a record of the event ring.
 fn parse_event(record: &[u8]) -> Option<(Change, Instant)> {
-    if record.len() < size_of::<ConnEvent4>() {
-        return None;
-    }
-    // SAFETY: the record is at least as long as the type, which consists of integers only, so any
-    // bytes are a valid value; the read does not need alignment.
-    let event: ConnEvent4 = unsafe { record.as_ptr().cast::<ConnEvent4>().read_unaligned() };
+    let event = family::read_event(record)?;
     let change = match EventKind::from_u8(event.kind)? {
-        EventKind::Add | EventKind::State => Change::Put(Record {
-            key: event.key,
-            real_addr: event.real_addr,
-            real_port: event.real_port,
-            state: event.state,
-            flags: event.flags,
-            version: event.version,
-        }),
+        EventKind::Add | EventKind::State => Change::Put(Record::from_event(&event)),
         EventKind::Delete => Change::Delete(event.key),
     };
     Some((change, Instant::from_nanos(event.at_ns)))

@@ -2,11 +2,17 @@
 //! additions are fine, removals and other meanings need a new `schema_version`.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+use ha_common::conn::{ConnState, flags};
 use ha_common::reason::{REASONS, Reason, Tally, Verdict};
 use serde::{Deserialize, Serialize};
+
+pub use super::services::{
+    PersistenceStatus, RealServerState, RealServerStatus, ServiceStatus, Services, TrafficStatus,
+};
+
+use crate::datapath::family::{FlowEntry, FlowKey};
 
 /// Version of all snapshots here.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -260,11 +266,11 @@ pub struct ConnectionQuery {
     /// Of this virtual service.
     pub service: Option<String>,
     /// Of this client address.
-    pub client: Option<Ipv4Addr>,
+    pub client: Option<IpAddr>,
     /// In this state.
     pub state: Option<String>,
     /// On this real-server address.
-    pub real: Option<Ipv4Addr>,
+    pub real: Option<IpAddr>,
     /// Most to show; at most [`PAGE_MAX`].
     pub limit: usize,
     /// Matching ones to skip.
@@ -272,7 +278,7 @@ pub struct ConnectionQuery {
     /// For who wants the whole table, page after page: where this page begins, 0 and then the `next`
     /// of the page before. Each page is then read from there only; it ends a little beyond `limit`,
     /// and `total` and `matching` are those of the part of the table it covers.
-    pub from: Option<u32>,
+    pub from: Option<u64>,
 }
 
 /// A page of the connection table.
@@ -287,7 +293,7 @@ pub struct ConnectionPage {
     /// Matching ones before this page.
     pub offset: usize,
     /// Where the next page begins, if pages were asked for by `from`; null at the table's end.
-    pub next: Option<u32>,
+    pub next: Option<u64>,
     /// The page.
     pub connections: Vec<Connection>,
 }
@@ -300,11 +306,14 @@ pub struct Connection {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Client.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// Shared address and port.
-    pub shared: SocketAddrV4,
+    pub shared: SocketAddr,
     /// Real server.
-    pub real: SocketAddrV4,
+    pub real: SocketAddr,
+    /// As whom the real server sees the client; null unless that is another address and port (full NAT).
+    #[serde(default)]
+    pub seen_as: Option<SocketAddr>,
     /// State, as far as seen here.
     pub state: String,
     /// Time since the entry was made.
@@ -320,8 +329,8 @@ pub struct Connection {
 impl Connection {
     /// From a forward entry of the table; `None` for a reverse entry.
     pub fn from_entry(
-        key: &ConnKey4,
-        entry: &Conn4,
+        key: &FlowKey,
+        entry: &FlowEntry,
         service: Option<String>,
         now_ns: u64,
     ) -> Option<Self> {
@@ -329,9 +338,7 @@ impl Connection {
             return None;
         }
         let seconds = |since: u64| now_ns.saturating_sub(since) as f64 / 1e9;
-        let socket = |address: u32, port: u16| {
-            SocketAddrV4::new(Ipv4Addr::from(u32::from_be(address)), u16::from_be(port))
-        };
+        let socket = |address, port| SocketAddr::new(address, u16::from_be(port));
         Some(Self {
             service,
             protocol: match i32::try_from(key.proto) {
@@ -342,6 +349,8 @@ impl Connection {
             client: socket(key.src, key.sport),
             shared: socket(key.dst, key.dport),
             real: socket(entry.to_addr, entry.to_port),
+            seen_as: (entry.flags & flags::BOTH_ENDS != 0)
+                .then(|| socket(entry.from_addr, entry.from_port)),
             state: ConnState::from_u8(entry.state)
                 .map_or("unknown", ConnState::as_str)
                 .to_owned(),
@@ -361,8 +370,8 @@ impl ConnectionQuery {
         };
         is(&self.service, connection.service.as_deref().unwrap_or(""))
             && is(&self.state, &connection.state)
-            && self.client.is_none_or(|ip| ip == *connection.client.ip())
-            && self.real.is_none_or(|ip| ip == *connection.real.ip())
+            && self.client.is_none_or(|ip| ip == connection.client.ip())
+            && self.real.is_none_or(|ip| ip == connection.real.ip())
     }
 
     /// A page with nothing on it yet.
@@ -458,65 +467,5 @@ const fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Drop => "drop",
         Verdict::Transmit => "transmit",
         Verdict::Redirect => "redirect",
-    }
-}
-
-/// Virtual services.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Services {
-    /// [`SCHEMA_VERSION`].
-    pub schema_version: u32,
-    /// In the order of the file.
-    pub services: Vec<ServiceStatus>,
-}
-
-/// One virtual service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceStatus {
-    /// Name.
-    pub name: String,
-    /// Shared address and port.
-    pub listen: SocketAddrV4,
-    /// `tcp` or `udp`.
-    pub protocol: String,
-    /// How a real server is chosen.
-    pub scheduler: String,
-    /// Real servers in the order of the file, then those that are only draining.
-    pub real_servers: Vec<RealServerStatus>,
-}
-
-/// One real server of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RealServerStatus {
-    /// Address and port.
-    pub address: SocketAddrV4,
-    /// Configured weight.
-    pub weight: u32,
-    /// Whether it takes connections.
-    pub state: RealServerState,
-    /// Why it is down; null otherwise.
-    pub reason: Option<String>,
-}
-
-/// State of a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RealServerState {
-    /// Takes new connections.
-    Up,
-    /// Keeps its connections, gets no new ones.
-    Draining,
-    /// Failed its health check.
-    Down,
-}
-
-impl RealServerState {
-    /// As in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Draining => "draining",
-            Self::Down => "down",
-        }
     }
 }

@@ -9,17 +9,17 @@ use ha_agent::keys::{PairKey, PairKeys};
 use ha_agent::proto::carp::trailer::{Body, WireRole};
 use ha_agent::proto::carp::{self, Election, Parked, REEXEC_LEASE, Role};
 use ha_agent::proto::rng::Rng;
+use ha_agent::datapath::family::FlowKey;
 use ha_agent::proto::sync::{self, Change, Record, Salt, Sync, SyncConfig, SyncSnapshot};
 use ha_agent::proto::time::Instant;
 use ha_common::carp::HEADER_LEN;
-use ha_common::conn::ConnKey4;
 
 use super::clock::Clock;
 use super::network::{Kind, Packet};
 use super::params::{Params, keys};
 
 /// A connection table.
-pub type Table = BTreeMap<ConnKey4, Record>;
+pub type Table = BTreeMap<FlowKey, Record>;
 
 /// What a machine asked for.
 #[derive(Debug)]

@@ -1,10 +1,12 @@
 //! Connections: what the data plane of an open gate would put into its table.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ha_agent::datapath::family::{FlowKey, none_like};
 use ha_agent::proto::rng::Rng;
 use ha_agent::proto::sync::{Change, Record};
-use ha_common::conn::ConnKey4;
+use ha_common::conn::flags;
 
 use super::host::Table;
 
@@ -15,7 +17,7 @@ const OPEN_AT_MOST: usize = 60;
 #[derive(Debug, Default)]
 pub struct Traffic {
     next_client: u32,
-    ever: HashSet<(ConnKey4, u32, u16, u8, u16)>,
+    ever: HashSet<(FlowKey, IpAddr, u16, u8, u16)>,
 }
 
 impl Traffic {
@@ -37,20 +39,40 @@ impl Traffic {
             (Some(record), choice) if full || choice == 3 => Change::Delete(record.key),
             _ => {
                 self.next_client += 1;
-                let record = Record {
-                    key: ConnKey4 {
-                        src: self.next_client.to_be(),
-                        dst: u32::from_be_bytes([10, 0, 0, 100]).to_be(),
+                let v6 = rng.below(4) == 0;
+                let address = |bits: u32| -> IpAddr {
+                    if v6 {
+                        Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(bits)).into()
+                    } else {
+                        Ipv4Addr::from_bits(bits).into()
+                    }
+                };
+                let shared = address(0x0a00_0064);
+                let mut record = Record {
+                    key: FlowKey {
+                        src: address(self.next_client),
+                        dst: shared,
                         sport: (1024 + rng.below(60_000) as u16).to_be(),
                         dport: 80u16.to_be(),
                         proto: 6,
                     },
-                    real_addr: (0x0a01_0015 + rng.below(4) as u32).to_be(),
+                    real_addr: address(0x0a01_0015 + rng.below(4) as u32),
+                    from_addr: none_like(shared),
                     real_port: 8080u16.to_be(),
+                    from_port: 0,
                     state: 1,
                     flags: 0,
                     version: 1,
                 };
+                match rng.below(6) {
+                    0 => record.flags = flags::ONE_WAY,
+                    1 => {
+                        record.flags = flags::BOTH_ENDS;
+                        record.from_addr = shared;
+                        record.from_port = (self.next_client as u16).to_be();
+                    }
+                    _ => {}
+                }
                 self.put(record)
             }
         }
@@ -72,7 +94,7 @@ impl Traffic {
     }
 }
 
-fn identity(record: &Record) -> (ConnKey4, u32, u16, u8, u16) {
+fn identity(record: &Record) -> (FlowKey, IpAddr, u16, u8, u16) {
     (
         record.key,
         record.real_addr,

@@ -3,13 +3,14 @@
 //! A rule speaks only about values that could be read, so that one mistake is reported once.
 
 mod pair;
+mod servers;
 mod services;
 mod shared;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ha_common::maps::{ADDRS_ENTRIES, REALS_ENTRIES, SERVICES_ENTRIES};
+use ha_common::maps::{ADDRS_ENTRIES, REALS_ENTRIES, SERVICES_MAX};
 
 use super::model::Mode;
 use super::sections::Draft;
@@ -78,11 +79,11 @@ fn unknown_interface(node: &NodeDraft, wanted: &At<String>, walk: &mut Walk<'_>)
 /// Whether everything fits into the data plane's tables, which are of fixed size.
 fn sizes(draft: &Draft, walk: &mut Walk<'_>) -> bool {
     let services = &draft.services;
-    let reals = services.list.iter().map(|s| s.real_servers.list.len());
+    let reals = services.list.iter().map(|s| s.all_servers().count());
     let mut sizes = vec![
         (
             services.list.len(),
-            SERVICES_ENTRIES,
+            SERVICES_MAX,
             services.span,
             "virtual services",
         ),

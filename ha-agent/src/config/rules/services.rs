@@ -1,65 +1,92 @@
-//! Rules of virtual services and their real servers.
+//! Rules of virtual services: where they listen, and what goes together.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use super::super::model::{Cidr, Protocol};
+use ha_common::maps::SERVICES_ENTRIES;
+use ha_common::service::Forwarding;
+
+use super::super::model::{Cidr, Ports, Protocol};
 use super::super::sections::Draft;
-use super::super::sections::services::ServiceDraft;
+use super::super::sections::services::{ServiceDraft, bits};
 use super::super::walk::Walk;
-use super::Seen;
+use super::{Seen, family, servers};
 
 /// TCP port of the pair's configuration channel.
 const UPDATE_PORT: u16 = 6973;
 /// TCP port of the node's own SSH.
 const SSH_PORT: u16 = 22;
 
+/// What services are put into.
+pub(super) struct Surroundings {
+    /// Addresses of the two nodes themselves, with whose they are.
+    pub(super) own: Vec<(IpAddr, String)>,
+    /// Shared addresses.
+    pub(super) shared: Vec<Cidr>,
+    /// Whether these are certainly all.
+    pub(super) shared_known: bool,
+    /// Networks of this node's interfaces; none if they are not all known.
+    pub(super) subnets: Option<Vec<Cidr>>,
+}
+
+impl Surroundings {
+    fn of(draft: &Draft) -> Self {
+        let shared = &draft.shared;
+        let interfaces_known = draft.node.as_ref().is_some_and(|n| n.interfaces.known)
+            && draft.interfaces().all(|i| i.addresses.known);
+        let subnets = || {
+            let interfaces = draft.interfaces();
+            interfaces.flat_map(|i| i.addresses.list.iter().map(|at| at.value))
+        };
+        Self {
+            own: draft.own_addresses(),
+            shared: shared
+                .list
+                .iter()
+                .filter_map(|s| s.address.value().copied())
+                .collect(),
+            shared_known: shared.known && shared.list.iter().all(|s| s.address.value().is_some()),
+            subnets: interfaces_known.then(|| subnets().collect()),
+        }
+    }
+
+    /// Whether an address is a shared one.
+    pub(super) fn is_shared(&self, address: IpAddr) -> bool {
+        self.shared.iter().any(|cidr| cidr.address == address)
+    }
+
+    /// Whose own address this is, if it is a node's.
+    pub(super) fn whose(&self, address: IpAddr) -> Option<&str> {
+        let mut own = self.own.iter();
+        own.find(|(own, _)| *own == address)
+            .map(|(_, whose)| whose.as_str())
+    }
+}
+
 pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
-    let own = draft.own_addresses();
-    let shared: BTreeSet<IpAddr> = draft
-        .shared
-        .list
-        .iter()
-        .filter_map(|shared| shared.address.value().map(|cidr| cidr.address))
-        .collect();
-    let shared_known = draft.shared.known
-        && draft
-            .shared
-            .list
-            .iter()
-            .all(|s| s.address.value().is_some());
+    let around = Surroundings::of(draft);
     let reserved = reserved_addresses(draft);
-    let interfaces_known = draft
-        .node
-        .as_ref()
-        .is_some_and(|node| node.interfaces.known);
-    let subnets_known = interfaces_known && draft.interfaces().all(|i| i.addresses.known);
-    let subnets: Vec<Cidr> = draft
-        .interfaces()
-        .filter(|_| subnets_known)
-        .flat_map(|i| i.addresses.list.iter().map(|at| at.value))
-        .collect();
     let mut names = Seen::default();
-    let mut listeners = Seen::default();
+    let mut listeners = Listeners::default();
     for service in &draft.services.list {
         names.once(walk, service.name.given(), "a virtual service is named");
-        listener(service, &mut listeners, walk);
-        address(service, &own, &shared, shared_known, walk);
-        if let (Some(at), Some(port)) = (service.address.value(), service.port.given())
-            && port.value == UPDATE_PORT
-            && service.protocol.or_default(Protocol::Tcp) == Some(Protocol::Tcp)
-            && reserved.contains(&IpAddr::V4(*at))
-        {
-            walk.error(
-                port.span,
-                format!(
-                    "TCP {UPDATE_PORT} on this interface is reserved for the pair's own \
-                     configuration updates"
-                ),
-                "choose another port, or an address on another interface",
-            );
-        }
-        real_servers(service, &own, &shared, &subnets, walk);
+        listeners.add(service, walk);
+        address(service, &around, walk);
+        update_port(service, &reserved, walk);
+        source(service, &around, walk);
+        persistence(service, walk);
+        servers::check(service, &around, walk);
+    }
+    if listeners.ports > SERVICES_ENTRIES as usize {
+        walk.error(
+            draft.services.span,
+            format!(
+                "the virtual services have {} ports together, more than a pair can hold: \
+                 {SERVICES_ENTRIES}",
+                listeners.ports
+            ),
+            "make ranges shorter, or give a service `port: any`, which counts once",
+        );
     }
 }
 
@@ -82,45 +109,88 @@ fn reserved_addresses(draft: &Draft) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-fn listener(
-    service: &ServiceDraft,
-    seen: &mut Seen<(Ipv4Addr, u16, &'static str)>,
-    walk: &mut Walk<'_>,
-) {
-    let (Some(address), Some(port), Some(protocol)) = (
-        service.address.value(),
-        service.port.given(),
-        service.protocol.or_default(Protocol::Tcp),
-    ) else {
+fn update_port(service: &ServiceDraft, reserved: &BTreeSet<IpAddr>, walk: &mut Walk<'_>) {
+    let (Some(address), Some(ports)) = (service.address.value(), service.ports.given()) else {
         return;
     };
-    let value = (*address, port.value, protocol.as_str());
-    let span = port.span;
-    if !seen.first(value) {
+    if ports.value.contains(UPDATE_PORT)
+        && service.protocol.or_default(Protocol::Tcp) == Some(Protocol::Tcp)
+        && reserved.contains(address)
+    {
+        let remedy = match ports.value {
+            Ports::One(_) => "choose another port, or an address on another interface",
+            Ports::Range { .. } | Ports::Any => {
+                "choose ports without it, or an address on another interface"
+            }
+        };
         walk.error(
-            span,
+            ports.span,
             format!(
-                "another virtual service already listens on {address}, {} port {}",
-                protocol.as_str(),
-                port.value
+                "TCP {UPDATE_PORT} on this interface is reserved for the pair's own configuration \
+                 updates"
             ),
+            remedy,
+        );
+    }
+}
+
+/// Where services listen so far.
+#[derive(Default)]
+struct Listeners {
+    taken: BTreeMap<(IpAddr, &'static str), Vec<Ports>>,
+    ports: usize,
+}
+
+impl Listeners {
+    /// A service with any port takes what the others of its address leave.
+    fn add(&mut self, service: &ServiceDraft, walk: &mut Walk<'_>) {
+        let (Some(address), Some(ports), Some(protocol)) = (
+            service.address.value(),
+            service.ports.given(),
+            service.protocol.or_default(Protocol::Tcp),
+        ) else {
+            return;
+        };
+        self.ports += ports.value.numbers().len();
+        let others = self.taken.entry((*address, protocol.as_str())).or_default();
+        let clash = others.iter().find(|other| {
+            let (here, there) = (ports.value.numbers(), other.numbers());
+            here.start() <= there.end() && there.start() <= here.end()
+        });
+        let Some(other) = clash else {
+            others.push(ports.value);
+            return;
+        };
+        let (where_, protocol) = (address, protocol.as_str());
+        let what = if *other == ports.value {
+            format!(
+                "another virtual service already listens on {where_}, {protocol} port {}",
+                ports.value
+            )
+        } else {
+            format!(
+                "another virtual service listens on {where_}, {protocol} port {other}, which \
+                 overlaps {}",
+                ports.value
+            )
+        };
+        walk.error(
+            ports.span,
+            what,
             "merge the two, or change one's address, port or protocol",
         );
     }
 }
 
-fn address(
-    service: &ServiceDraft,
-    own: &[(IpAddr, String)],
-    shared: &BTreeSet<IpAddr>,
-    shared_known: bool,
-    walk: &mut Walk<'_>,
-) {
+fn address(service: &ServiceDraft, around: &Surroundings, walk: &mut Walk<'_>) {
     let Some(at) = service.address.given() else {
         return;
     };
-    if let Some((_, whose)) = own.iter().find(|(address, _)| *address == at.value) {
-        let ssh = service.port.value() == Some(&SSH_PORT)
+    if let Some(whose) = around.whose(at.value) {
+        let ssh = service
+            .ports
+            .value()
+            .is_some_and(|ports| ports.contains(SSH_PORT))
             && service.protocol.or_default(Protocol::Tcp) == Some(Protocol::Tcp);
         let note = if ssh {
             ", and TCP 22 there is the node's own SSH"
@@ -132,7 +202,7 @@ fn address(
             format!("{} is {whose}{note}", at.value),
             "a virtual service listens on a shared address",
         );
-    } else if shared_known && !shared.contains(&IpAddr::V4(at.value)) {
+    } else if around.shared_known && !around.is_shared(at.value) {
         walk.error(
             at.span,
             format!("{} is not a shared address", at.value),
@@ -145,48 +215,57 @@ fn address(
     }
 }
 
-fn real_servers(
-    service: &ServiceDraft,
-    own: &[(IpAddr, String)],
-    shared: &BTreeSet<IpAddr>,
-    subnets: &[Cidr],
-    walk: &mut Walk<'_>,
-) {
-    let mut seen = Seen::default();
-    for real in &service.real_servers.list {
-        let Some(address) = real.address.given() else {
-            continue;
-        };
-        if let Some(port) = real.port.value()
-            && !seen.first((address.value, *port))
-        {
-            walk.error(
-                address.span,
-                format!(
-                    "real server {}:{port} is listed twice in this service",
-                    address.value
-                ),
-                "keep one of the two; `weight` gives it a larger share",
-            );
-        }
-        if shared.contains(&IpAddr::V4(address.value)) {
-            walk.error(
-                address.span,
-                format!("{} is a shared address", address.value),
-                "write the real server's own address",
-            );
-        } else if let Some((_, whose)) = own.iter().find(|(own, _)| *own == address.value) {
-            walk.error(
-                address.span,
-                format!("{} is {whose}", address.value),
-                "a real server is a host behind the pair",
-            );
-        } else if !subnets.is_empty() && !subnets.iter().any(|s| s.contains(address.value.into())) {
-            walk.warn(
-                address.span,
-                format!("{} is in the subnet of no interface", address.value),
-                "its answers must come back through the active node: check its routes",
-            );
-        }
+/// The address that real servers see instead of the client's must come back to the active node.
+fn source(service: &ServiceDraft, around: &Surroundings, walk: &mut Walk<'_>) {
+    let (Some(at), Some(forwarding)) = (service.source.given(), service.forwarding()) else {
+        return;
+    };
+    if matches!(forwarding, Forwarding::Nat | Forwarding::Dsr) {
+        walk.error(
+            at.span,
+            format!(
+                "`source` means nothing to a service with `forwarding: {}`",
+                forwarding.as_str()
+            ),
+            "remove it, or choose `full_nat` or `tunnel`",
+        );
+    } else if let Some(service) = service.address.value()
+        && service.is_ipv4() != at.value.is_ipv4()
+    {
+        walk.error(
+            at.span,
+            format!(
+                "source {} is {}, but the service is {}",
+                at.value,
+                family(at.value),
+                family(*service)
+            ),
+            "write a shared address of the service's family",
+        );
+    } else if around.shared_known && !around.is_shared(at.value) {
+        walk.error(
+            at.span,
+            format!("source {} is not a shared address", at.value),
+            "write one of `shared_addresses`: answers must reach whichever node is active",
+        );
+    }
+}
+
+fn persistence(service: &ServiceDraft, walk: &mut Walk<'_>) {
+    let Some(persistence) = service.persistence.value() else {
+        return;
+    };
+    if let (Some(address), Some(prefix)) = (service.address.value(), persistence.prefix.given())
+        && prefix.value > bits(*address)
+    {
+        walk.error(
+            prefix.span,
+            format!(
+                "a prefix of {} bits is longer than an {} address",
+                prefix.value,
+                family(*address)
+            ),
+            format!("write a number from 1 to {}", bits(*address)),
+        );
     }
 }

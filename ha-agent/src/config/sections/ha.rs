@@ -70,20 +70,20 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         "l4_connection_updates",
         "persistence_updates",
     ];
-    const PREFERRED: &[(&str, Option<Preferred>)] = &[
-        ("none", Some(Preferred::None)),
-        ("first", Some(Preferred::First)),
-        ("second", Some(Preferred::Second)),
+    const PREFERRED: &[(&str, Preferred)] = &[
+        ("none", Preferred::None),
+        ("first", Preferred::First),
+        ("second", Preferred::Second),
     ];
-    const AUTH: &[(&str, Option<CarpAuth>)] = &[
-        ("enforce", Some(CarpAuth::Enforce)),
-        ("permissive", Some(CarpAuth::Permissive)),
-        ("off", Some(CarpAuth::Off)),
+    const AUTH: &[(&str, CarpAuth)] = &[
+        ("enforce", CarpAuth::Enforce),
+        ("permissive", CarpAuth::Permissive),
+        ("off", CarpAuth::Off),
     ];
-    const TRANSPORTS: &[(&str, Option<Transport>)] = &[
-        ("auto", Some(Transport::Auto)),
-        ("multicast", Some(Transport::Multicast)),
-        ("unicast", Some(Transport::Unicast)),
+    const TRANSPORTS: &[(&str, Transport)] = &[
+        ("auto", Transport::Auto),
+        ("multicast", Transport::Multicast),
+        ("unicast", Transport::Unicast),
     ];
     let section = match walk.map(top, "ha") {
         Field::Given(at) => walk.section(at.value, "`ha`", KEYS),

@@ -29,12 +29,12 @@ enum Type {
     Udp,
 }
 
-const TYPES: &[(&str, Option<Type>)] = &[
-    ("tcp", Some(Type::Tcp)),
-    ("http", Some(Type::Http)),
-    ("https", Some(Type::Https)),
-    ("icmp", Some(Type::Icmp)),
-    ("udp", Some(Type::Udp)),
+const TYPES: &[(&str, Type)] = &[
+    ("tcp", Type::Tcp),
+    ("http", Type::Http),
+    ("https", Type::Https),
+    ("icmp", Type::Icmp),
+    ("udp", Type::Udp),
 ];
 
 /// Keys that mean something to some types only.
@@ -130,7 +130,7 @@ impl HealthDraft {
         for ((key, types), given) in SPECIAL.iter().zip(given) {
             if given && !types.contains(kind) {
                 let name = |kind: &Type| {
-                    let found = TYPES.iter().find(|(_, known)| known.as_ref() == Some(kind));
+                    let found = TYPES.iter().find(|(_, known)| known == kind);
                     found.map_or_else(String::new, |(word, _)| format!("`{word}`"))
                 };
                 let fit: Vec<String> = types.iter().map(name).collect();
@@ -146,6 +146,11 @@ impl HealthDraft {
     /// Whether it asks for something that a service of this protocol need not have.
     pub(super) fn is_odd_for(&self, protocol: Protocol) -> bool {
         protocol == Protocol::Udp && self.kind.value() == Some(&Type::Tcp) && self.port.is_absent()
+    }
+
+    /// Whether it asks at a port, and does not say at which.
+    pub(super) fn needs_port(&self) -> bool {
+        self.port.is_absent() && self.kind.value().is_some_and(|kind| *kind != Type::Icmp)
     }
 
     pub(super) fn build(self) -> Option<Health> {

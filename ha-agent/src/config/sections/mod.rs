@@ -19,10 +19,17 @@ use services::ServiceDraft;
 
 /// Version of the file's format.
 const VERSION: u32 = 1;
-/// Connections the table holds unless configured otherwise.
+/// Connections the tables hold unless configured otherwise.
 const CONNECTIONS: u32 = ha_common::maps::CONNS4_ENTRIES / 2;
-/// Bounds of `limits.connections`: the upper one is some 5 GiB of kernel memory.
+const CONNECTIONS_IPV6: u32 = ha_common::maps::CONNS6_ENTRIES / 2;
+/// Bounds of `limits.connections` and `limits.connections_ipv6`: the upper one is some 5 GiB of kernel
+/// memory.
 const CONNECTIONS_RANGE: (u32, u32) = (1024, 16 << 20);
+/// `limits.new_flows` unless configured otherwise: a CPU that does nothing else makes some million
+/// entries a second.
+const NEW_FLOWS: u32 = 100_000;
+/// Greatest `limits.new_flows`: more than a CPU receives.
+const NEW_FLOWS_MAX: u32 = 100_000_000;
 
 /// A whole file.
 pub(crate) struct Draft {
@@ -30,7 +37,13 @@ pub(crate) struct Draft {
     pub(crate) ha: HaDraft,
     pub(crate) shared: Items<SharedDraft>,
     pub(crate) services: Items<ServiceDraft>,
+    limits: LimitsDraft,
+}
+
+struct LimitsDraft {
     connections: Field<u32>,
+    connections_ipv6: Field<u32>,
+    new_flows: Field<u32>,
 }
 
 /// `shared_addresses[]`.
@@ -66,13 +79,13 @@ impl Draft {
         let ha = ha::read(walk, &top);
         let shared = walk.items(&top, "shared_addresses", shared);
         let services = walk.items(&top, "virtual_services", services::read);
-        let connections = limits(walk, &top);
+        let limits = limits(walk, &top);
         Some(Self {
             node,
             ha,
             shared,
             services,
-            connections,
+            limits,
         })
     }
 
@@ -90,6 +103,7 @@ impl Draft {
             })
             .collect::<Option<Vec<_>>>()?;
         let node = self.node?.build()?;
+        let shared: Vec<Cidr> = shared_addresses.iter().map(|at| at.address).collect();
         Some(Config {
             ha: self.ha.build(&node, &shared_addresses)?,
             node,
@@ -98,11 +112,9 @@ impl Draft {
                 .services
                 .list
                 .into_iter()
-                .map(ServiceDraft::build)
+                .map(|service| service.build(&shared))
                 .collect::<Option<Vec<_>>>()?,
-            limits: Limits {
-                connections: self.connections.or(|| CONNECTIONS)?,
-            },
+            limits: self.limits.build()?,
         })
     }
 
@@ -147,13 +159,49 @@ fn shared(walk: &mut Walk<'_>, id: NodeId) -> Option<SharedDraft> {
     })
 }
 
-fn limits(walk: &mut Walk<'_>, top: &Section<'_>) -> Field<u32> {
-    let Field::Given(at) = walk.map(top, "limits") else {
-        return Field::Absent;
+fn limits(walk: &mut Walk<'_>, top: &Section<'_>) -> LimitsDraft {
+    const KEYS: &[&str] = &["connections", "connections_ipv6", "new_flows"];
+    let section = match walk.map(top, "limits") {
+        Field::Absent => return LimitsDraft::all(|| Field::Absent),
+        Field::Given(at) => walk.section(at.value, "limits", KEYS),
+        Field::Bad => None,
     };
+    let Some(section) = section else {
+        return LimitsDraft::all(|| Field::Bad);
+    };
+    let mut number = |key, low, high| walk.value(&section, key, |v| values::number(v, low, high));
     let (low, high) = CONNECTIONS_RANGE;
-    match walk.section(at.value, "limits", &["connections"]) {
-        Some(section) => walk.value(&section, "connections", |v| values::number(v, low, high)),
-        None => Field::Bad,
+    LimitsDraft {
+        connections: number("connections", low, high),
+        connections_ipv6: number("connections_ipv6", low, high),
+        new_flows: number("new_flows", 0, NEW_FLOWS_MAX),
+    }
+}
+
+impl LimitsDraft {
+    fn all(field: impl Fn() -> Field<u32>) -> Self {
+        Self {
+            connections: field(),
+            connections_ipv6: field(),
+            new_flows: field(),
+        }
+    }
+
+    fn build(self) -> Option<Limits> {
+        Some(Limits {
+            connections: self.connections.or(|| CONNECTIONS)?,
+            connections_ipv6: self.connections_ipv6.or(|| CONNECTIONS_IPV6)?,
+            new_flows: self.new_flows.or(|| NEW_FLOWS)?,
+        })
+    }
+}
+
+/// An optional value: `None` if it was refused, `Some(None)` if it is absent.
+#[expect(clippy::option_option, reason = "refused and absent are different")]
+fn optional<T>(field: Field<T>) -> Option<Option<T>> {
+    match field {
+        Field::Absent => Some(None),
+        Field::Bad => None,
+        Field::Given(at) => Some(Some(at.value)),
     }
 }

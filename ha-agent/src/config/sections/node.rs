@@ -8,6 +8,7 @@ use super::super::network;
 use super::super::tree::NodeId;
 use super::super::values::{self, Fault, Parsed, Scalar};
 use super::super::walk::{At, Field, Items, Walk};
+use super::optional;
 
 /// Name of the control socket in `run_dir`.
 pub(crate) const SOCKET: &str = "ctl.sock";
@@ -49,10 +50,10 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         "interfaces",
         "web",
     ];
-    const MODES: &[(&str, Option<Mode>)] = &[
-        ("off", Some(Mode::Off)),
-        ("first", Some(Mode::First)),
-        ("second", Some(Mode::Second)),
+    const MODES: &[(&str, Mode)] = &[
+        ("off", Mode::Off),
+        ("first", Mode::First),
+        ("second", Mode::Second),
     ];
     let section = walk.section(id, "`node`", KEYS)?;
     if walk.map(&section, "web").given().is_some() {
@@ -169,14 +170,4 @@ impl InterfaceDraft {
 fn all<T>(items: Items<At<T>>) -> Option<Vec<T>> {
     let values = items.list.into_iter().map(|at| at.value);
     items.known.then(|| values.collect())
-}
-
-/// An optional value: `None` if it was refused, `Some(None)` if it is absent.
-#[expect(clippy::option_option, reason = "refused and absent are different")]
-fn optional<T>(field: Field<T>) -> Option<Option<T>> {
-    match field {
-        Field::Absent => Some(None),
-        Field::Bad => None,
-        Field::Given(at) => Some(Some(at.value)),
-    }
 }

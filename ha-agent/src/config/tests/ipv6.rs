@@ -152,20 +152,40 @@ fn shared_addresses() {
 }
 
 #[test]
-fn services_are_refused_so_far() {
-    let text = "    address: 10.0.0.100";
-    refuses(
-        text,
-        "    address: 2001:db8::100",
-        "2001:db8::100",
-        "virtual services over IPv6 are not yet supported",
+fn services_have_one_family() {
+    let dual = with(OWN, DUAL)
+        .replace("10.1.0.11/24, partner: 10.1.0.12", "[10.1.0.11/24, 'fd00:1::11/64'], partner: [10.1.0.12, 'fd00:1::12']")
+        .replace(
+            "virtual_services:\n",
+            "  - { interface: front, address: 2001:db8::100/64 }\n  - { interface: back, address: 'fd00:1::1/64' }\nvirtual_services:\n",
+        );
+    let only6 = dual
+        .replace("    address: 10.0.0.100", "    address: 2001:db8::100")
+        .replace("10.1.0.21", "'fd00:1::21'")
+        .replace("10.1.0.22", "'fd00:1::22'");
+    let loaded = parse(&only6).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let service = &loaded.config.virtual_services[0];
+    assert_eq!(service.real_servers[1].to_string(), "[fd00:1::22]:8080");
+    let with_source = only6.replace("    health", "    forwarding: full_nat\n    health");
+    let service = parse(&with_source).unwrap().config.virtual_services[0].clone();
+    assert_eq!(service.real_servers[0].source, Some(ips("fd00:1::1")[0]));
+    let narrow = only6.replace(
+        "    health",
+        "    persistence: { timeout: 5m, prefix: 64 }\n    health",
     );
-    refuses(
-        "address: 10.1.0.22, port",
-        "address: 'fd00::22', port",
-        "'fd00::22'",
-        "virtual services over IPv6 are not yet supported",
+    assert_eq!(said(&narrow), Vec::<String>::new());
+
+    let mixed = dual.replace("10.1.0.22", "'fd00:1::22'");
+    let found = said(&mixed);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("real server fd00:1::22 is IPv6, but the service is IPv4"),
+        "{found:?}"
     );
+    let found = said(&only6.replace("fd00:1::22", "fe80::22"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("fe80::22 is link-local"), "{found:?}");
 }
 
 #[test]

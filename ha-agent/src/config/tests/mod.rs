@@ -4,11 +4,14 @@ mod hostile;
 mod ipv6;
 mod reload;
 mod rules;
+mod services;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::model::{CarpAuth, Cidr, Preferred, Protocol, Scheduler};
+use ha_common::service::{Forwarding, Scheduler};
+
+use super::model::{CarpAuth, Cidr, OnDown, Persistence, Ports, Preferred, Protocol};
 use super::*;
 
 const GOOD: &str = "\
@@ -116,8 +119,18 @@ fn a_good_file_and_its_defaults() {
     assert_eq!(service.scheduler, Scheduler::Mh);
     assert!(service.resteer);
     assert_eq!(service.health.as_ref().unwrap().fall, 3);
-    assert_eq!(service.real_servers[1].weight, 1);
+    assert_eq!(service.ports, Ports::One(80));
+    assert_eq!(service.forwarding, Forwarding::Nat);
+    assert_eq!((service.persistence, service.last_resort), (None, None));
+    assert_eq!(service.on_down, OnDown::Keep);
+    assert_eq!(service.timeouts.established, Duration::from_mins(15));
+    assert_eq!(service.timeouts.udp, Duration::from_mins(2));
+    let real = service.real_servers[1];
+    assert_eq!((real.port, real.weight), (Some(8080), 1));
+    assert_eq!((real.connections_max, real.source), (0, None));
     assert_eq!(config.limits.connections, 1_048_576);
+    assert_eq!(config.limits.connections_ipv6, 262_144);
+    assert_eq!(config.limits.new_flows, 100_000);
 }
 
 #[test]
@@ -140,18 +153,26 @@ fn every_key_that_is_supported() {
   pacify: { restarts: 0, window: 5m }
   l4_connection_updates: false
   persistence_updates: false
-limits: { connections: 4096 }
+limits: { connections: 4096, connections_ipv6: 2048, new_flows: 0 }
 shared_addresses",
     );
-    let text = text.replace(
-        "    health: { type: tcp }",
-        "    protocol: udp
+    let text = text
+        .replace(
+            "    health: { type: tcp }",
+            "    protocol: udp
     forwarding: nat
     scheduler: rr
-    persistence: null
+    persistence: { timeout: 300s, prefix: 24 }
+    last_resort: { address: 10.1.0.99, port: 81 }
+    on_down: reset
+    timeouts: { established: 1h, closing: 1m, closed: 10s, udp: 5s }
     resteer: false
     health: ~",
-    );
+        )
+        .replace(
+            "10.1.0.22, port: 8080",
+            "10.1.0.22, port: 8080, weight: 3, connections: 100",
+        );
     let loaded = parse(&text).unwrap();
     assert_eq!(loaded.warnings, []);
     let config = loaded.config;
@@ -161,12 +182,36 @@ shared_addresses",
     assert_eq!(config.ha.multicast_interface, "front");
     assert!(!config.ha.l4_connection_updates);
     assert!(config.ha.virtual_mac);
-    assert_eq!(config.limits.connections, 4096);
+    let limits = config.limits;
+    assert_eq!(
+        (
+            limits.connections,
+            limits.connections_ipv6,
+            limits.new_flows
+        ),
+        (4096, 2048, 0)
+    );
     let service = &config.virtual_services[0];
     assert_eq!(service.protocol, Protocol::Udp);
     assert_eq!(service.scheduler, Scheduler::Rr);
     assert_eq!(service.health, None);
     assert!(!service.resteer);
+    assert_eq!(
+        service.persistence,
+        Some(Persistence {
+            timeout: Duration::from_mins(5),
+            prefix: 24
+        })
+    );
+    let last_resort = service.last_resort.unwrap();
+    assert_eq!(last_resort.to_string(), "10.1.0.99:81");
+    assert_eq!(service.on_down, OnDown::Reset);
+    assert_eq!(service.timeouts.established, Duration::from_hours(1));
+    assert_eq!(service.timeouts.closing, Duration::from_mins(1));
+    assert_eq!(service.timeouts.closed, Duration::from_secs(10));
+    assert_eq!(service.timeouts.udp, Duration::from_secs(5));
+    let real = service.real_servers[1];
+    assert_eq!((real.weight, real.connections_max), (3, 100));
 }
 
 #[test]

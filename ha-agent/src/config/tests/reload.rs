@@ -85,13 +85,78 @@ fn everything_else_needs_a_restart() {
         ["9:20 a change of `ha.virtual_mac` needs a restart"]
     );
     assert_eq!(
-        refused("port: 80\n", "port: 81\n"),
-        ["15:11 a change of `virtual_services.port` needs a restart"]
+        refused(
+            "virtual_services",
+            "limits: { connections: 2000, new_flows: 1 }\nvirtual_services"
+        ),
+        ["12:24 a change of `limits.connections` needs a restart"]
     );
-    let renamed = refused("name: web", "name: www");
-    assert_eq!(renamed.len(), 2, "{renamed:?}");
-    assert!(renamed[1].contains("new virtual service `www`"));
-    assert!(renamed[0].contains("removing virtual service `web`"));
+    assert_eq!(
+        refused(
+            "virtual_services",
+            "limits: { connections_ipv6: 2000 }\nvirtual_services"
+        ),
+        ["12:29 a change of `limits.connections_ipv6` needs a restart"]
+    );
+    assert_eq!(
+        refused("10.1.0.1/24", "10.1.0.2/24"),
+        ["9:1 a change of `shared_addresses` needs a restart"]
+    );
+}
+
+#[test]
+fn services_may_change() {
+    assert_eq!(
+        applied("name: web", "name: www"),
+        ["www: virtual service added", "web: virtual service removed"]
+    );
+    let of_service = |more: &str| applied("port: 80\n", &format!("port: 80\n    {more}\n"));
+    for (more, said) in [
+        ("scheduler: wlc", "web: scheduler mh to wlc"),
+        (
+            "persistence: { timeout: 5m }",
+            "web: persistence none to 300s /32",
+        ),
+        (
+            "last_resort: { address: 10.1.0.99 }",
+            "web: last_resort none to 10.1.0.99",
+        ),
+        ("on_down: reset", "web: on_down keep to reset"),
+        ("resteer: false", "web: resteer true to false"),
+        ("protocol: tcp", ""),
+        (
+            "timeouts: { udp: 9s }",
+            "web: timeouts 900s/120s/30s/120s to 900s/120s/30s/9s",
+        ),
+    ] {
+        assert_eq!(of_service(more).join(""), said);
+    }
+    assert_eq!(
+        applied("port: 80\n", "port: 8080\n"),
+        ["web: port 80 to 8080"]
+    );
+    assert_eq!(
+        of_service("forwarding: full_nat"),
+        [
+            "web: forwarding nat to full_nat",
+            "web: real server 10.1.0.21:8080 source none to 10.1.0.1",
+            "web: real server 10.1.0.22:8080 source none to 10.1.0.1",
+        ]
+    );
+    assert_eq!(
+        applied(
+            "10.1.0.22, port: 8080",
+            "10.1.0.22, port: 8080, connections: 9"
+        ),
+        ["web: real server 10.1.0.22:8080 connections 0 to 9"]
+    );
+    assert_eq!(
+        applied(
+            "virtual_services",
+            "limits: { new_flows: 0 }\nvirtual_services"
+        ),
+        ["limits.new_flows 100000 to 0"]
+    );
 }
 
 #[test]

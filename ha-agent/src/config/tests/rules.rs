@@ -267,20 +267,6 @@ fn not_yet_supported() {
         "web:",
         "not yet supported",
     );
-    for other in [
-        "forwarding: dsr",
-        "forwarding: tunnel",
-        "forwarding: full_nat",
-        "scheduler: wrr",
-        "scheduler: lc",
-        "scheduler: wlc",
-        "scheduler: sh",
-        "persistence: { timeout: 300s }",
-    ] {
-        let all = said(&with("health: { type: tcp }", other));
-        assert_eq!(all.len(), 1, "{all:?}");
-        assert!(all[0].contains("not yet supported"), "{all:?}");
-    }
 }
 
 #[test]
@@ -309,7 +295,8 @@ fn services() {
         "6973",
         "reserved",
     );
-    refuses("port: 80\n", "port: 0\n", "0", "out of range");
+    refuses("port: 80\n", "port: 65536\n", "65536", "out of range");
+    refuses("port: 80\n", "port: 90-80\n", "90-80", "ends before");
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod tls;
 mod udp;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use socket2::SockRef;
@@ -73,7 +73,7 @@ fn leave_from(socket: &impl AsFd, source: Option<&Source>) -> io::Result<()> {
     };
     let socket = SockRef::from(socket);
     socket.bind_device(Some(source.device.as_bytes()))?;
-    socket.bind(&SocketAddr::from((IpAddr::from(source.address), 0)).into())
+    socket.bind(&SocketAddr::new(source.address, 0).into())
 }
 
 #[cfg(test)]
@@ -87,7 +87,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let source = |last: [u8; 4]| Source {
-            address: Ipv4Addr::from(last),
+            address: last.into(),
             device: "lo".to_owned(),
         };
         let foreign = source([192, 0, 2, 1]);

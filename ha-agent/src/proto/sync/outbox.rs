@@ -4,18 +4,19 @@
 //! when the packet is made. So several changes of one connection cost one record, and a connection
 //! that came and went in between costs none.
 
-use ha_common::conn::ConnKey4;
-
 use super::context::Context;
 use super::record::{Change, Item, LONGEST, Record};
 use super::seal::data_room;
-use super::shadow::Entry;
+use super::shadow::{Entry, Share};
+use crate::datapath::family::FlowKey;
 use crate::proto::time::Instant;
 
 /// Changes that wait, never more than one packet holds.
 #[derive(Default)]
 pub(super) struct Outbox {
     ops: Vec<Op>,
+    /// Bytes that they take at most.
+    bytes: usize,
     /// Number of the last operation: tells an operation from a later one on the same slot.
     last: u32,
     /// When the data plane made the oldest one.
@@ -29,8 +30,8 @@ pub(super) struct Outbox {
 enum Op {
     /// Say the entry, unless another operation has taken it over.
     Put { slot: u32, number: u32 },
-    /// Say that it is gone; `sum` is its share in the digest.
-    Delete { key: ConnKey4, sum: u64 },
+    /// Say that it is gone.
+    Delete { key: FlowKey, share: Share },
 }
 
 /// The records of a packet.
@@ -75,6 +76,7 @@ impl Outbox {
         };
         let due = now + context.config.flush_after;
         self.ops.push(op);
+        self.bytes += change.len();
         self.at = Some(self.at.map_or(at, |oldest| oldest.min(at)));
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
@@ -98,13 +100,17 @@ impl Outbox {
             return None;
         }
         entry.at = at;
-        entry.record = *record;
+        let before = std::mem::replace(&mut entry.record, *record);
         if !say {
             counters.deferred += 1;
             return None;
         }
         if entry.pending != 0 {
             counters.coalesced += 1;
+            let growth = Change::Put(*record)
+                .len()
+                .checked_sub(Change::Put(before).len());
+            self.bytes += growth.unwrap_or(0);
             return None;
         }
         self.last = if self.last == u32::MAX {
@@ -130,7 +136,7 @@ impl Outbox {
 
     /// Whether a packet is full.
     pub(super) fn is_full(&self, context: &Context) -> bool {
-        (self.ops.len() + 1) * LONGEST > data_room(context.config.mtu_payload)
+        self.bytes + LONGEST > data_room(context.config.mtu_payload)
     }
 
     /// When the changes leave.
@@ -141,6 +147,7 @@ impl Outbox {
     /// Takes everything out; from now on it counts as said. `None` if there is nothing to say.
     pub(super) fn take(&mut self, context: &mut Context, now: Instant) -> Option<Batch> {
         self.due = None;
+        self.bytes = 0;
         let mut batch = Batch::empty();
         batch.at = self.at.take();
         for op in self.ops.drain(..) {
@@ -154,8 +161,8 @@ impl Outbox {
                     context.shadow.say(slot, sum);
                     Change::Put(record)
                 }
-                Op::Delete { key, sum } => {
-                    context.shadow.unsay(sum);
+                Op::Delete { key, share } => {
+                    context.shadow.unsay(share);
                     Change::Delete(key)
                 }
             };
@@ -171,6 +178,7 @@ impl Outbox {
     /// Forgets what waits: the table has it, and a full transfer will say it.
     pub(super) fn defer(&mut self, context: &mut Context) {
         self.due = None;
+        self.bytes = 0;
         self.at = None;
         context.counters.deferred += self.ops.len() as u64;
         for op in self.ops.drain(..) {
@@ -191,7 +199,7 @@ fn take_over(context: &mut Context, slot: u32, number: u32) -> Option<&mut Entry
     Some(entry)
 }
 
-fn delete(context: &mut Context, key: &ConnKey4, at: Instant, say: bool) -> Option<Op> {
+fn delete(context: &mut Context, key: &FlowKey, at: Instant, say: bool) -> Option<Op> {
     let (shadow, counters) = (&mut context.shadow, &mut context.counters);
     let Some(slot) = shadow.find(key) else {
         counters.local_unknown += 1;
@@ -208,14 +216,11 @@ fn delete(context: &mut Context, key: &ConnKey4, at: Instant, say: bool) -> Opti
     }
     counters.coalesced += u64::from(entry.pending != 0);
     // What the stream has not said, the standby need not forget: a transfer sweeps it.
-    if !shadow.is_said(&entry) {
-        return None;
-    }
-    let sum = entry.sum();
+    let share = shadow.share(&entry)?;
     #[cfg(test)]
     if context.sabotage.no_deletes {
-        shadow.unsay(sum);
+        shadow.unsay(share);
         return None;
     }
-    Some(Op::Delete { key: *key, sum })
+    Some(Op::Delete { key: *key, share })
 }

@@ -453,7 +453,7 @@ impl Receiver {
         let stream = self.stream.as_ref()?;
         let done = match stream.state {
             State::Waiting => 0,
-            State::Filling { .. } | State::Sweeping { .. } => context.shadow.said().0,
+            State::Filling { .. } | State::Sweeping { .. } => context.shadow.said_count(),
             State::Whole => return None,
         };
         Some(TransferProgress {

@@ -3,20 +3,35 @@
 //! A packet's sealed part is a sequence of records, each one byte of kind and a body:
 //!
 //! ```text
-//! 0x01 Put4     source 4, destination 4, ports 2+2, protocol 1, real server 4, its port 2, state 1, flags 1, version 2
-//! 0x02 Delete4  source 4, destination 4, ports 2+2, protocol 1
-//! 0x10 Begin    transfer id 8
-//! 0x11 End      transfer id 8, connections 8, digest 8
-//! 0x80..        length 1, body: skipped by a receiver that does not know the kind
+//! 0x01 Put4      source 4, destination 4, ports 2+2, protocol 1, real server 4, its port 2, state 1, flags 1, version 2
+//! 0x02 Delete4   source 4, destination 4, ports 2+2, protocol 1
+//! 0x10 Begin     transfer id 8
+//! 0x11 End       transfer id 8, connections 8, digest 8
+//!
+//! 0x80..         length 1, body: skipped by a receiver that does not know the kind, and so is what it does not
+//!                know at the end of a body
+//! 0x81 Put4+     as Put4, then, if the flags have both ends: what stands in for the client 4, its port 2
+//! 0x82 Put6      the same with addresses of 16
+//! 0x83 Delete6   source 16, destination 16, ports 2+2, protocol 1
+//! 0x84 Extended  connections 8, digest 8: of the extended part, before End
 //! ```
 //!
 //! Addresses and ports stand as in the connection's own packets, other numbers big-endian. Records name
 //! real servers by address, so nodes whose tables are numbered differently still agree. A kind below
 //! 0x80 that the receiver does not know ends the packet: what follows cannot be found.
+//!
+//! The first four kinds are all that the first version knew: IPv4, with its answers coming back this way, one
+//! end translated. Such connections are the *basic* part of the table; all others are the *extended* part,
+//! which a node of the first version skips. Each part has its own digest. So an older standby is whole as
+//! soon as it holds all that it can hold, and what it cannot hold is the clients' loss only if it takes
+//! over before it is upgraded.
 
-use ha_common::conn::ConnKey4;
+use std::net::IpAddr;
+
+use ha_common::conn::flags;
 
 use super::wire::Reader;
+use crate::datapath::family::{FlowEvent, FlowKey, none_like};
 
 const PUT4: u8 = 0x01;
 const DELETE4: u8 = 0x02;
@@ -24,19 +39,43 @@ const BEGIN: u8 = 0x10;
 const END: u8 = 0x11;
 /// First of the kinds that carry their own length.
 const SKIPPABLE: u8 = 0x80;
+const PUT4_EXTENDED: u8 = 0x81;
+const PUT6: u8 = 0x82;
+const DELETE6: u8 = 0x83;
+const EXTENDED: u8 = 0x84;
 
 /// Length of the longest record: a packet with this much room takes any.
-pub(super) const LONGEST: usize = 25;
+pub(super) const LONGEST: usize = 79;
+
+/// A part of the table that is compared by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// What every version knows.
+    Basic = 0,
+    /// The rest.
+    Extended = 1,
+}
+
+/// Connections of a part that were said, and the keyed sum over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) count: u64,
+    pub(super) digest: u64,
+}
 
 /// A connection as both nodes see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Client to shared address, network order.
-    pub key: ConnKey4,
-    /// Real server, network order.
-    pub real_addr: u32,
-    /// Its port, network order.
+    /// Client to shared address, ports in network order.
+    pub key: FlowKey,
+    /// Real server, of the same family.
+    pub real_addr: IpAddr,
+    /// With [`ha_common::conn::flags::BOTH_ENDS`], what stands in for the client; else no address.
+    pub from_addr: IpAddr,
+    /// Real server's port, network order.
     pub real_port: u16,
+    /// Port that goes with `from_addr`, network order; else 0.
+    pub from_port: u16,
     /// A [`ha_common::conn::ConnState`].
     pub state: u8,
     /// [`ha_common::conn::flags`].
@@ -45,18 +84,74 @@ pub struct Record {
     pub version: u16,
 }
 
+impl Record {
+    /// The connection that an event tells of.
+    pub fn from_event(event: &FlowEvent) -> Self {
+        let mut record = Self {
+            key: event.key,
+            real_addr: event.real_addr,
+            from_addr: none_like(event.key.dst),
+            real_port: event.real_port,
+            from_port: 0,
+            state: event.state,
+            flags: event.flags,
+            version: event.version,
+        };
+        if record.has_stand_in() {
+            (record.from_addr, record.from_port) = (event.from_addr, event.from_port);
+        }
+        record
+    }
+
+    /// Whether something stands in for the client.
+    pub(super) const fn has_stand_in(&self) -> bool {
+        self.flags & flags::BOTH_ENDS != 0
+    }
+
+    /// The part of the table it is in.
+    pub(super) const fn part(&self) -> Part {
+        if self.key.dst.is_ipv4() && self.flags & (flags::BOTH_ENDS | flags::ONE_WAY) == 0 {
+            Part::Basic
+        } else {
+            Part::Extended
+        }
+    }
+}
+
 /// A change of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The connection is now this.
     Put(Record),
     /// The connection is gone.
-    Delete(ConnKey4),
+    Delete(FlowKey),
 }
 
 impl Change {
+    /// Bytes it takes in a packet.
+    pub(super) const fn len(&self) -> usize {
+        let address = if self.key().dst.is_ipv4() { 4 } else { 16 };
+        let key = 2 * address + 5;
+        match self {
+            Self::Put(record) => {
+                let put = key + address + 6;
+                let stand_in = if record.has_stand_in() {
+                    address + 2
+                } else {
+                    0
+                };
+                match record.part() {
+                    Part::Basic => 1 + put,
+                    Part::Extended => 2 + put + stand_in,
+                }
+            }
+            Self::Delete(_) if address == 4 => 1 + key,
+            Self::Delete(_) => 2 + key,
+        }
+    }
+
     /// The connection.
-    pub(super) const fn key(&self) -> ConnKey4 {
+    pub(super) const fn key(&self) -> FlowKey {
         match self {
             Self::Put(record) => record.key,
             Self::Delete(key) => *key,
@@ -72,11 +167,12 @@ pub(super) enum Item {
     Begin {
         id: u64,
     },
-    /// It is complete. `count` and `digest` are over all connections said since its beginning.
+    /// Connections of the extended part said since the beginning of the transfer that is complete now.
+    Extended(Said),
+    /// It is complete. What was said of the basic part since its beginning.
     End {
         id: u64,
-        count: u64,
-        digest: u64,
+        said: Said,
     },
 }
 
@@ -89,21 +185,99 @@ pub(super) enum ItemError {
     Unknown,
 }
 
-fn push_key(key: &ConnKey4, out: &mut Vec<u8>) {
-    out.extend_from_slice(&key.src.to_ne_bytes());
-    out.extend_from_slice(&key.dst.to_ne_bytes());
+fn push_address(address: IpAddr, out: &mut Vec<u8>) {
+    match address {
+        IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
+    }
+}
+
+fn push_key(key: &FlowKey, out: &mut Vec<u8>) {
+    push_address(key.src, out);
+    push_address(key.dst, out);
     out.extend_from_slice(&key.sport.to_ne_bytes());
     out.extend_from_slice(&key.dport.to_ne_bytes());
     out.push(key.proto as u8);
 }
 
-fn read_key(reader: &mut Reader<'_>) -> Option<ConnKey4> {
-    Some(ConnKey4 {
-        src: u32::from_ne_bytes(reader.take()?),
-        dst: u32::from_ne_bytes(reader.take()?),
+fn push_put(record: &Record, out: &mut Vec<u8>) {
+    push_key(&record.key, out);
+    push_address(record.real_addr, out);
+    out.extend_from_slice(&record.real_port.to_ne_bytes());
+    out.push(record.state);
+    out.push(record.flags);
+    out.extend_from_slice(&record.version.to_be_bytes());
+    if record.has_stand_in() {
+        push_address(record.from_addr, out);
+        out.extend_from_slice(&record.from_port.to_ne_bytes());
+    }
+}
+
+fn push_said(said: Said, out: &mut Vec<u8>) {
+    out.extend_from_slice(&said.count.to_be_bytes());
+    out.extend_from_slice(&said.digest.to_be_bytes());
+}
+
+/// Appends a record that carries its own length.
+fn push_skippable(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(&[kind, 0]);
+    let start = out.len();
+    body(out);
+    let length = out.len() - start;
+    if let Some(place) = out.get_mut(start - 1) {
+        *place = length as u8;
+    }
+}
+
+fn read_v4(reader: &mut Reader<'_>) -> Option<IpAddr> {
+    reader.take::<4>().map(IpAddr::from)
+}
+
+fn read_v6(reader: &mut Reader<'_>) -> Option<IpAddr> {
+    reader.take::<16>().map(IpAddr::from)
+}
+
+/// How addresses of a family are read.
+type ReadAddress = fn(&mut Reader<'_>) -> Option<IpAddr>;
+
+fn read_key(reader: &mut Reader<'_>, address: ReadAddress) -> Option<FlowKey> {
+    Some(FlowKey {
+        src: address(reader)?,
+        dst: address(reader)?,
         sport: u16::from_ne_bytes(reader.take()?),
         dport: u16::from_ne_bytes(reader.take()?),
         proto: u32::from(reader.u8()?),
+    })
+}
+
+fn read_put(reader: &mut Reader<'_>, address: ReadAddress) -> Option<Record> {
+    let key = read_key(reader, address)?;
+    Some(Record {
+        key,
+        real_addr: address(reader)?,
+        from_addr: none_like(key.dst),
+        real_port: u16::from_ne_bytes(reader.take()?),
+        from_port: 0,
+        state: reader.u8()?,
+        flags: reader.u8()?,
+        version: u16::from_be_bytes(reader.take()?),
+    })
+}
+
+/// Reads a record that may have a stand-in for the client.
+fn read_put_extended(reader: &mut Reader<'_>, address: ReadAddress) -> Option<Record> {
+    let mut record = read_put(reader, address)?;
+    if record.has_stand_in() {
+        record.from_addr = address(reader)?;
+        record.from_port = u16::from_ne_bytes(reader.take()?);
+    }
+    Some(record)
+}
+
+fn read_said(reader: &mut Reader<'_>) -> Option<Said> {
+    Some(Said {
+        count: reader.u64()?,
+        digest: reader.u64()?,
     })
 }
 
@@ -111,28 +285,34 @@ impl Item {
     /// Appends the record.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Change(Change::Put(record)) => {
-                out.push(PUT4);
-                push_key(&record.key, out);
-                out.extend_from_slice(&record.real_addr.to_ne_bytes());
-                out.extend_from_slice(&record.real_port.to_ne_bytes());
-                out.push(record.state);
-                out.push(record.flags);
-                out.extend_from_slice(&record.version.to_be_bytes());
-            }
-            Self::Change(Change::Delete(key)) => {
+            Self::Change(Change::Put(record)) => match (record.part(), record.key.dst) {
+                (Part::Basic, _) => {
+                    out.push(PUT4);
+                    push_put(record, out);
+                }
+                (Part::Extended, IpAddr::V4(_)) => {
+                    push_skippable(PUT4_EXTENDED, out, |out| push_put(record, out));
+                }
+                (Part::Extended, IpAddr::V6(_)) => {
+                    push_skippable(PUT6, out, |out| push_put(record, out));
+                }
+            },
+            Self::Change(Change::Delete(key)) if key.dst.is_ipv4() => {
                 out.push(DELETE4);
                 push_key(key, out);
+            }
+            Self::Change(Change::Delete(key)) => {
+                push_skippable(DELETE6, out, |out| push_key(key, out));
             }
             Self::Begin { id } => {
                 out.push(BEGIN);
                 out.extend_from_slice(&id.to_be_bytes());
             }
-            Self::End { id, count, digest } => {
+            Self::Extended(said) => push_skippable(EXTENDED, out, |out| push_said(*said, out)),
+            Self::End { id, said } => {
                 out.push(END);
                 out.extend_from_slice(&id.to_be_bytes());
-                out.extend_from_slice(&count.to_be_bytes());
-                out.extend_from_slice(&digest.to_be_bytes());
+                push_said(*said, out);
             }
         }
     }
@@ -144,40 +324,51 @@ impl Item {
             if kind < SKIPPABLE {
                 return Some(Self::decode_body(kind, reader));
             }
-            let skipped = reader.u8().and_then(|len| reader.bytes(usize::from(len)));
-            if skipped.is_none() {
+            let body = reader.u8().and_then(|len| reader.bytes(usize::from(len)));
+            let Some(body) = body else {
                 return Some(Err(ItemError::Truncated));
+            };
+            if let Some(item) = Self::decode_skippable(kind, &mut Reader::new(body)) {
+                return Some(item.ok_or(ItemError::Truncated));
             }
         }
     }
 
+    /// Whether an older version skips it.
+    #[cfg(test)]
+    pub(super) fn is_skippable(&self) -> bool {
+        let mut body = Vec::new();
+        self.encode(&mut body);
+        body.first().is_some_and(|kind| *kind >= SKIPPABLE)
+    }
+
     fn decode_body(kind: u8, reader: &mut Reader<'_>) -> Result<Self, ItemError> {
         match kind {
-            PUT4 => read_put(reader).map(|record| Self::Change(Change::Put(record))),
-            DELETE4 => read_key(reader).map(|key| Self::Change(Change::Delete(key))),
+            PUT4 => read_put(reader, read_v4).map(|record| Self::Change(Change::Put(record))),
+            DELETE4 => read_key(reader, read_v4).map(|key| Self::Change(Change::Delete(key))),
             BEGIN => reader.u64().map(|id| Self::Begin { id }),
             END => read_end(reader),
             _ => return Err(ItemError::Unknown),
         }
         .ok_or(ItemError::Truncated)
     }
-}
 
-fn read_put(reader: &mut Reader<'_>) -> Option<Record> {
-    Some(Record {
-        key: read_key(reader)?,
-        real_addr: u32::from_ne_bytes(reader.take()?),
-        real_port: u16::from_ne_bytes(reader.take()?),
-        state: reader.u8()?,
-        flags: reader.u8()?,
-        version: u16::from_be_bytes(reader.take()?),
-    })
+    /// `None` for a kind of a later version.
+    fn decode_skippable(kind: u8, reader: &mut Reader<'_>) -> Option<Option<Self>> {
+        let put = |record| Self::Change(Change::Put(record));
+        Some(match kind {
+            PUT4_EXTENDED => read_put_extended(reader, read_v4).map(put),
+            PUT6 => read_put_extended(reader, read_v6).map(put),
+            DELETE6 => read_key(reader, read_v6).map(|key| Self::Change(Change::Delete(key))),
+            EXTENDED => read_said(reader).map(Self::Extended),
+            _ => return None,
+        })
+    }
 }
 
 fn read_end(reader: &mut Reader<'_>) -> Option<Item> {
     Some(Item::End {
         id: reader.u64()?,
-        count: reader.u64()?,
-        digest: reader.u64()?,
+        said: read_said(reader)?,
     })
 }

@@ -5,11 +5,13 @@
 //! packet's purpose and its sequence number; a session uses every number once per purpose, and a packet
 //! that is repeated is repeated byte for byte.
 
+use std::net::IpAddr;
+
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ha_common::siphash::SipHash128;
 
 use super::Salt;
-use super::record::Record;
+use super::record::{Part, Record};
 use super::wire::{HEADER_LEN, Header, Kind, SALT_LEN, TAG_LEN, session_of};
 use crate::keys::{PairKey, PairKeys};
 
@@ -90,20 +92,39 @@ impl SessionKey {
         let Record {
             key,
             real_addr,
+            from_addr,
             real_port,
+            from_port,
             state,
             flags,
             version,
         } = *record;
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let two = |high: u16, low: u16| u32::from(high.to_be()) << 16 | u32::from(low.to_be());
         let ports = pair(
-            u32::from(key.sport.to_be()) << 16 | u32::from(key.dport.to_be()),
+            two(key.sport, key.dport),
             u32::from(real_port.to_be()) << 16 | u32::from(version),
         );
         let mut hash = SipHash128::new(&self.digest);
-        hash.word(pair(key.src.to_be(), key.dst.to_be()));
-        hash.word(ports);
-        hash.word(pair(real_addr.to_be(), key.proto << 16));
+        let addresses = (key.src, key.dst, real_addr);
+        if let (Part::Basic, (IpAddr::V4(src), IpAddr::V4(dst), IpAddr::V4(real))) =
+            (record.part(), addresses)
+        {
+            hash.word(pair(src.to_bits(), dst.to_bits()));
+            hash.word(ports);
+            hash.word(pair(real.to_bits(), key.proto << 16));
+        } else {
+            for address in [key.src, key.dst, real_addr, from_addr] {
+                let bits = match address {
+                    IpAddr::V4(v4) => u128::from(v4.to_bits()),
+                    IpAddr::V6(v6) => v6.to_bits(),
+                };
+                hash.word((bits >> 64) as u64);
+                hash.word(bits as u64);
+            }
+            hash.word(ports);
+            hash.word(pair(u32::from(from_port.to_be()), key.proto));
+        }
         first_half(hash.finish(&[state, flags]))
     }
 }

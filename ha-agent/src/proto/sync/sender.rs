@@ -198,15 +198,18 @@ impl Sender {
     }
 
     fn position(&self, context: &Context, now: Instant) -> Position {
-        let (count, digest) = context.shadow.said();
+        let [basic, extended] = context.shadow.said();
+        let extended = Some(extended);
+        #[cfg(test)]
+        let extended = extended.filter(|_| !context.sabotage.first_version);
         let hello = self.listener.as_ref().map(|listener| listener.hello);
         Position {
             current: self.current,
             head: context.head(),
             tail: self.tail(context),
             begin: self.begin,
-            count,
-            digest,
+            basic,
+            extended,
             transferring: self.transfer.is_some(),
             total: context.shadow.len() as u64,
             hello: hello.map_or(0, |(seq, _at)| seq),
@@ -399,8 +402,9 @@ impl Sender {
             if cursor >= slots && batch.body.len() + LONGEST <= room {
                 // Changes that wait go first, so that the sum covers the whole table.
                 self.send_outbox(context, now, out);
-                let (count, digest) = context.shadow.said();
-                batch.push(&Item::End { id, count, digest });
+                let [said, extended] = context.shadow.said();
+                batch.push(&Item::Extended(extended));
+                batch.push(&Item::End { id, said });
                 self.send_data(context, now, &batch, out);
                 context.counters.transfers_sent += 1;
                 self.send_heartbeat(context, now, out);
@@ -505,7 +509,7 @@ impl Sender {
 
     pub(super) fn progress(&self, context: &Context) -> Option<TransferProgress> {
         self.transfer.as_ref().map(|_transfer| TransferProgress {
-            done: context.shadow.said().0,
+            done: context.shadow.said_count(),
             total: context.shadow.len() as u64,
         })
     }

@@ -6,15 +6,17 @@
 //!
 //! Marks compare with the table's *generation*. On the active node an entry carries the generation in
 //! which the stream last said it, on the standby that in which it last heard it; a full transfer
-//! begins a new generation, which unmarks every entry at once. `count` and `digest` cover the marked
-//! entries and are therefore equal on both nodes at equal places of the stream.
+//! begins a new generation, which unmarks every entry at once. [`Shadow::said`] covers the marked
+//! entries and is therefore equal on both nodes at equal places of the stream.
+//!
+//! A million entries take some 120 MB: the index holds slots, not keys.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 
-use ha_common::conn::ConnKey4;
+use hashbrown::HashTable;
 
-use super::record::Record;
+use super::record::{Part, Record, Said};
+use crate::datapath::family::FlowKey;
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
 
@@ -26,7 +28,7 @@ pub(super) struct Entry {
     pub(super) at: Instant,
     /// Share in the digest, valid while marked.
     sum: u64,
-    /// Generation in which the stream said this entry; 0 never.
+    /// Generation in which the stream said this entry, and in the lowest bit as which [`Part`]; 0 never.
     mark: u32,
     /// Number of the change that waits to be sent; 0 none (active node only).
     pub(super) pending: u32,
@@ -36,11 +38,12 @@ pub(super) struct Entry {
 pub(super) struct Shadow {
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
-    index: HashMap<ConnKey4, u32, KeyHash>,
+    index: HashTable<u32>,
+    hash: KeyHash,
     capacity: usize,
+    /// Even.
     generation: u32,
-    count: u64,
-    digest: u64,
+    said: [Said; 2],
 }
 
 impl Shadow {
@@ -53,11 +56,11 @@ impl Shadow {
         Self {
             slots: Vec::with_capacity(capacity),
             free: Vec::new(),
-            index: HashMap::with_capacity_and_hasher(capacity, hash),
+            index: HashTable::with_capacity(capacity),
+            hash,
             capacity,
-            generation: 1,
-            count: 0,
-            digest: 0,
+            generation: 2,
+            said: [Said::default(); 2],
         }
     }
 
@@ -71,13 +74,23 @@ impl Shadow {
         self.slots.len() as u32
     }
 
-    /// Marked connections and the sum over them.
-    pub(super) const fn said(&self) -> (u64, u64) {
-        (self.count, self.digest)
+    /// Marked connections of each [`Part`].
+    pub(super) const fn said(&self) -> [Said; 2] {
+        self.said
     }
 
-    pub(super) fn find(&self, key: &ConnKey4) -> Option<u32> {
-        self.index.get(key).copied()
+    /// Marked connections.
+    pub(super) const fn said_count(&self) -> u64 {
+        let [basic, extended] = &self.said;
+        basic.count + extended.count
+    }
+
+    pub(super) fn find(&self, key: &FlowKey) -> Option<u32> {
+        let found = self.index.find(self.hash.hash_one(key), |slot| {
+            self.get(*slot)
+                .is_some_and(|entry| entry.record.key == *key)
+        });
+        found.copied()
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<&Entry> {
@@ -108,63 +121,94 @@ impl Shadow {
             self.slots.push(entry);
             slot
         };
-        self.index.insert(record.key, slot);
+        let (hash, slots) = (self.hash, &self.slots);
+        let rehash = |slot: &u32| {
+            let entry = slots.get(*slot as usize).and_then(Option::as_ref);
+            entry.map_or(0, |entry| hash.hash_one(entry.record.key))
+        };
+        self.index
+            .insert_unique(hash.hash_one(record.key), slot, rehash);
         Some(slot)
     }
 
     /// Removes a connection. It keeps its share in the digest until [`Self::unsay`].
     pub(super) fn remove(&mut self, slot: u32) -> Option<Entry> {
         let entry = self.slots.get_mut(slot as usize)?.take()?;
-        self.index.remove(&entry.record.key);
+        let hash = self.hash.hash_one(entry.record.key);
+        if let Ok(found) = self.index.find_entry(hash, |other| *other == slot) {
+            found.remove();
+        }
         self.free.push(slot);
         Some(entry)
     }
 
     /// Unmarks every entry.
     pub(super) const fn begin_generation(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
-        self.count = 0;
-        self.digest = 0;
+        self.generation = self.generation.wrapping_add(2);
+        self.said = [Said {
+            count: 0,
+            digest: 0,
+        }; 2];
     }
 
     /// Whether the stream said this entry since the generation began.
     pub(super) const fn is_said(&self, entry: &Entry) -> bool {
-        entry.mark == self.generation
+        entry.mark & !1 == self.generation
+    }
+
+    /// What was said of an entry since the generation began.
+    pub(super) fn share(&self, entry: &Entry) -> Option<Share> {
+        self.is_said(entry).then_some(Share {
+            part: if entry.mark & 1 == 0 {
+                Part::Basic
+            } else {
+                Part::Extended
+            },
+            sum: entry.sum,
+        })
     }
 
     /// Marks an entry; `sum` is the share of its record in the digest.
     pub(super) fn say(&mut self, slot: u32, sum: u64) {
+        let Some(before) = self.get(slot).map(|entry| self.share(entry)) else {
+            return;
+        };
+        if let Some(before) = before {
+            self.unsay(before);
+        }
         let generation = self.generation;
         let Some(entry) = self.get_mut(slot) else {
             return;
         };
-        let before = if entry.mark == generation {
-            Some(entry.sum)
-        } else {
-            None
-        };
-        entry.mark = generation;
+        let part = entry.record.part();
+        entry.mark = generation | part as u32;
         entry.sum = sum;
-        if let Some(before) = before {
-            self.digest = self.digest.wrapping_sub(before);
-        } else {
-            self.count += 1;
-        }
-        self.digest = self.digest.wrapping_add(sum);
+        let said = self.part(part);
+        said.count += 1;
+        said.digest = said.digest.wrapping_add(sum);
     }
 
     /// Takes the share of a removed entry that was said out of the digest.
-    pub(super) const fn unsay(&mut self, sum: u64) {
-        self.count = self.count.saturating_sub(1);
-        self.digest = self.digest.wrapping_sub(sum);
+    pub(super) const fn unsay(&mut self, share: Share) {
+        let said = self.part(share.part);
+        said.count = said.count.saturating_sub(1);
+        said.digest = said.digest.wrapping_sub(share.sum);
+    }
+
+    const fn part(&mut self, part: Part) -> &mut Said {
+        let [basic, extended] = &mut self.said;
+        match part {
+            Part::Basic => basic,
+            Part::Extended => extended,
+        }
     }
 }
 
-impl Entry {
-    /// Share in the digest, if marked.
-    pub(super) const fn sum(&self) -> u64 {
-        self.sum
-    }
+/// An entry's part in [`Shadow::said`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    part: Part,
+    sum: u64,
 }
 
 /// Hash of the index: multiply and fold, keyed, because clients choose their ports.
@@ -217,5 +261,15 @@ impl Hasher for Folding {
 
     fn finish(&self) -> u64 {
         self.state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Option<Entry>>() <= 112);
     }
 }

@@ -21,6 +21,8 @@
 //! The tag of 16 bytes ends the packet. Bodies of control packets may grow at their end in later
 //! versions; what is not known there is ignored.
 
+use super::record::Said;
+
 /// First two bytes of every packet.
 const MAGIC: [u8; 2] = *b"HS";
 /// Version this code speaks.
@@ -260,10 +262,10 @@ pub(super) struct Position {
     pub(super) tail: u64,
     /// Sequence number at which the last full transfer began, 0 for none.
     pub(super) begin: u64,
-    /// Connections said since then ...
-    pub(super) count: u64,
-    /// ... and their keyed sum, both right after `head`.
-    pub(super) digest: u64,
+    /// What was said of the basic part since then, right after `head`.
+    pub(super) basic: Said,
+    /// The same of the extended part: at the end of a heartbeat, unless an older version sent it.
+    pub(super) extended: Option<Said>,
     /// The full transfer is not complete.
     pub(super) transferring: bool,
     /// Connections the sender holds.
@@ -290,13 +292,17 @@ impl Position {
             self.head,
             self.tail,
             self.begin,
-            self.count,
-            self.digest,
+            self.basic.count,
+            self.basic.digest,
             self.total,
             self.hello,
             self.hello_age,
         ] {
             out.extend_from_slice(&word.to_be_bytes());
+        }
+        if let Some(Said { count, digest }) = self.extended {
+            out.extend_from_slice(&count.to_be_bytes());
+            out.extend_from_slice(&digest.to_be_bytes());
         }
     }
 
@@ -310,8 +316,8 @@ impl Position {
             head,
             tail,
             begin,
-            count,
-            digest,
+            basic: Said { count, digest },
+            extended: reader.words().map(|[count, digest]| Said { count, digest }),
             total,
             hello,
             hello_age,
@@ -328,7 +334,7 @@ pub(super) struct Welcome {
     pub(super) listener: u64,
     /// To be shown in hellos from now on.
     pub(super) token: u64,
-    /// Where the stream stands.
+    /// Where the stream stands. The basic part only: the name follows.
     pub(super) position: Position,
 }
 
@@ -340,11 +346,15 @@ impl Welcome {
         for word in [self.challenge, self.listener, self.token] {
             out.extend_from_slice(&word.to_be_bytes());
         }
-        self.position.encode(out);
+        let position = Position {
+            extended: None,
+            ..self.position
+        };
+        position.encode(out);
     }
 
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
-        let (words, position) = body.split_at_checked(24)?;
+        let (words, position) = body.get(..Self::LEN)?.split_at_checked(24)?;
         let [challenge, listener, token] = Reader::new(words).words()?;
         Some(Self {
             challenge,

@@ -6,12 +6,14 @@
 //! `inet ha_agent` drops, in prerouting and before connection tracking,
 //!
 //! * what goes to a virtual service's address, port and protocol,
-//! * what comes from a real server's address and port, but for answers to the node's own health checks,
+//! * what comes from a real server's address and port, but for answers to the node's own health checks:
+//!   where answers come back this way, and the real server has one port (one that is reached on
+//!   many may use any of them for itself, by way of this node),
 //! * datagrams to the HELLO port, which only packet sockets read, and the kernel would answer with
 //!   "port unreachable".
 //!
 //! A packet that XDP has rewritten matches neither of the first two: it goes to a real server, or comes
-//! from a shared address.
+//! from a shared address. Each address family has sets of its own, of the same form.
 //!
 //! The table is replaced in one transaction and outlives an agent that is killed, as the program does.
 
@@ -20,8 +22,9 @@ pub mod readdressed;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
+use ha_common::service::Forwarding;
 use ha_common::{carp, proto};
 use nfnetlink::{Attributes, Family, Operation, Transaction};
 
@@ -35,44 +38,76 @@ const PRIORITY: i32 = -300;
 const PIECE: usize = 1000;
 
 /// Data types of nft, six bits each in a concatenation: only for those who list the table.
-const TYPE_ADDRESS: u32 = 7;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 
 /// First of the four-byte registers; the next ones follow.
 const REGISTER: u32 = 8;
-/// Where an IPv4 header has its addresses.
-const SOURCE: u32 = 12;
-const DESTINATION: u32 = 16;
+/// Size of a register.
+const WORD: u32 = 4;
 /// Where TCP and UDP headers have their ports.
 const SOURCE_PORT: u32 = 0;
 const DESTINATION_PORT: u32 = 2;
 
-/// An address with protocol and port.
-type Endpoint = (Ipv4Addr, u8, u16);
+/// An address family as nftables sees it.
+#[derive(Clone, Copy, Debug)]
+struct Network {
+    v6: bool,
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    protocol: u8,
+    /// Data type of nft of an address.
+    address_type: u32,
+    /// Length of an address.
+    address_len: u32,
+    /// Where the header has its addresses.
+    source: u32,
+    destination: u32,
+    /// Names of the sets: services, real servers, own addresses.
+    sets: [&'static str; 3],
+}
+
+const NETWORKS: [Network; 2] = [
+    Network {
+        v6: false,
+        protocol: 2,
+        address_type: 7,
+        address_len: 4,
+        source: 12,
+        destination: 16,
+        sets: ["services", "real_servers", "own"],
+    },
+    Network {
+        v6: true,
+        protocol: 10,
+        address_type: 8,
+        address_len: 16,
+        source: 8,
+        destination: 24,
+        sets: ["services6", "real_servers6", "own6"],
+    },
+];
+
+/// An address with protocol and port; 0 is every port.
+pub type Endpoint = (IpAddr, u8, u16);
 
 /// What the table is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
-    services: BTreeSet<Endpoint>,
-    reals: BTreeSet<Endpoint>,
-    own: BTreeSet<Ipv4Addr>,
+    /// Virtual services.
+    pub services: BTreeSet<Endpoint>,
+    /// Real servers.
+    pub reals: BTreeSet<Endpoint>,
+    /// This node's own addresses.
+    pub own: BTreeSet<IpAddr>,
 }
 
 impl Guard {
     /// For the services of this configuration.
     pub fn new(config: &Config) -> Self {
+        let interfaces = config.node.interfaces.iter();
+        let own = interfaces.flat_map(|interface| &interface.addresses);
         let mut guard = Self {
-            own: config
-                .node
-                .interfaces
-                .iter()
-                .flat_map(|interface| &interface.addresses)
-                .filter_map(|own| match own.address {
-                    IpAddr::V4(address) => Some(address),
-                    IpAddr::V6(_) => None,
-                })
-                .collect(),
+            own: own.map(|own| own.address).collect(),
             ..Self::default()
         };
         for service in &config.virtual_services {
@@ -80,11 +115,15 @@ impl Guard {
                 Protocol::Tcp => proto::TCP,
                 Protocol::Udp => proto::UDP,
             };
-            guard
-                .services
-                .insert((service.address, protocol, service.port));
-            for real in &service.real_servers {
-                guard.reals.insert((real.address, protocol, real.port));
+            let ports = service.ports.numbers();
+            let listen = ports.map(|port| (service.address, protocol, port));
+            guard.services.extend(listen);
+            if matches!(service.forwarding, Forwarding::Nat | Forwarding::FullNat) {
+                let reals = service.all_servers().filter_map(|real| {
+                    let port = service.port_of(real)?;
+                    Some((real.address, protocol, port))
+                });
+                guard.reals.extend(reals);
             }
         }
         guard
@@ -99,43 +138,117 @@ impl Guard {
         transaction.add(Operation::DeleteTable, &table);
         transaction.add(Operation::NewTable, &table);
         transaction.add(Operation::NewChain, &chain());
-        let endpoint = |&(address, protocol, port): &Endpoint| {
-            // Each part fills a register.
-            let mut key = address.octets().to_vec();
-            key.extend([protocol, 0, 0, 0]);
-            key.extend(port.to_be_bytes());
-            key.extend([0, 0]);
-            key
+        for (number, network) in (0..).zip(&NETWORKS) {
+            self.add_network(&mut transaction, network, 3 * number + 1);
+        }
+        let hello = rule(&[vec![
+            meta(L4_PROTOCOL, 0),
+            equal(&[proto::UDP]),
+            load(TRANSPORT, DESTINATION_PORT, 2, 0),
+            equal(&carp::HELLO_PORT.to_be_bytes()),
+        ]]);
+        transaction.add(Operation::NewRule, &hello);
+        transaction.commit()
+    }
+
+    /// Sets, numbered from `id` on, and rules of one family.
+    fn add_network(&self, transaction: &mut Transaction, network: &Network, id: u32) {
+        let endpoints = |all: &BTreeSet<Endpoint>| -> Vec<Vec<u8>> {
+            let mine = all.iter().filter(|(address, ..)| network.has(address));
+            mine.map(|&(address, protocol, port)| {
+                // Each part fills whole registers.
+                let mut key = octets(address);
+                key.extend([protocol, 0, 0, 0]);
+                key.extend(port.to_be_bytes());
+                key.extend([0, 0]);
+                key
+            })
+            .collect()
         };
-        let endpoints = TYPE_ADDRESS << 12 | TYPE_PROTOCOL << 6 | TYPE_PORT;
-        let services: Vec<_> = self.services.iter().map(endpoint).collect();
-        let reals: Vec<_> = self.reals.iter().map(endpoint).collect();
-        let own: Vec<_> = self.own.iter().map(|own| own.octets().to_vec()).collect();
-        set(&mut transaction, "services", 1, (endpoints, 12), &services);
-        set(&mut transaction, "real_servers", 2, (endpoints, 12), &reals);
-        set(&mut transaction, "own", 3, (TYPE_ADDRESS, 4), &own);
+        let own = self.own.iter().filter(|address| network.has(address));
+        let own: Vec<Vec<u8>> = own.map(|address| octets(*address)).collect();
+        let endpoint = (
+            network.address_type << 12 | TYPE_PROTOCOL << 6 | TYPE_PORT,
+            network.address_len + 2 * WORD,
+        );
+        let address = (network.address_type, network.address_len);
+        let [services, reals, nodes] = network.sets;
+        set(
+            transaction,
+            services,
+            id,
+            endpoint,
+            &endpoints(&self.services),
+        );
+        set(
+            transaction,
+            reals,
+            id + 1,
+            endpoint,
+            &endpoints(&self.reals),
+        );
+        set(transaction, nodes, id + 2, address, &own);
         for rule in [
             rule(&[
-                ipv4(),
-                load_endpoint(DESTINATION, DESTINATION_PORT),
-                vec![lookup("services", false)],
+                network.is_it(),
+                network.load_endpoint(network.destination, DESTINATION_PORT),
+                vec![lookup(services, false)],
             ]),
             rule(&[
-                ipv4(),
-                vec![load(NETWORK, DESTINATION, 4, 0), lookup("own", true)],
-                load_endpoint(SOURCE, SOURCE_PORT),
-                vec![lookup("real_servers", false)],
+                network.is_it(),
+                network.load_any_port(network.destination),
+                vec![lookup(services, false)],
             ]),
-            rule(&[vec![
-                meta(L4_PROTOCOL, 0),
-                equal(&[proto::UDP]),
-                load(TRANSPORT, DESTINATION_PORT, 2, 0),
-                equal(&carp::HELLO_PORT.to_be_bytes()),
-            ]]),
+            rule(&[
+                network.is_it(),
+                vec![
+                    load(NETWORK, network.destination, network.address_len, 0),
+                    lookup(nodes, true),
+                ],
+                network.load_endpoint(network.source, SOURCE_PORT),
+                vec![lookup(reals, false)],
+            ]),
         ] {
             transaction.add(Operation::NewRule, &rule);
         }
-        transaction.commit()
+    }
+}
+
+impl Network {
+    fn has(&self, address: &IpAddr) -> bool {
+        address.is_ipv6() == self.v6
+    }
+
+    /// The packet is of this family.
+    fn is_it(&self) -> Vec<Attributes> {
+        vec![meta(FAMILY, 0), equal(&[self.protocol])]
+    }
+
+    /// Address, protocol and port, as the sets hold them.
+    fn load_endpoint(&self, address: u32, port: u32) -> Vec<Attributes> {
+        let words = self.address_len / WORD;
+        vec![
+            load(NETWORK, address, self.address_len, 0),
+            meta(L4_PROTOCOL, words),
+            load(TRANSPORT, port, 2, words + 1),
+        ]
+    }
+
+    /// Address, protocol and every port, as the sets hold them.
+    fn load_any_port(&self, address: u32) -> Vec<Attributes> {
+        let words = self.address_len / WORD;
+        vec![
+            load(NETWORK, address, self.address_len, 0),
+            meta(L4_PROTOCOL, words),
+            zero(words + 1),
+        ]
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
@@ -216,21 +329,6 @@ const TRANSPORT: u32 = 2;
 const FAMILY: u32 = 15;
 const L4_PROTOCOL: u32 = 16;
 
-fn ipv4() -> Vec<Attributes> {
-    /// `NFPROTO_IPV4`.
-    const IPV4: u8 = 2;
-    vec![meta(FAMILY, 0), equal(&[IPV4])]
-}
-
-/// Address, protocol and port, as the sets hold them.
-fn load_endpoint(address: u32, port: u32) -> Vec<Attributes> {
-    vec![
-        load(NETWORK, address, 4, 0),
-        meta(L4_PROTOCOL, 1),
-        load(TRANSPORT, port, 2, 2),
-    ]
-}
-
 fn expression(name: &str, data: &Attributes) -> Attributes {
     Attributes::new().text(1, name).nested(2, data)
 }
@@ -249,6 +347,14 @@ fn load(base: u32, offset: u32, length: u32, register: u32) -> Attributes {
         .number(3, offset)
         .number(4, length);
     expression("payload", &data)
+}
+
+fn zero(register: u32) -> Attributes {
+    let value = Attributes::new().bytes(1, &[0; WORD as usize]);
+    let data = Attributes::new()
+        .number(1, REGISTER + register)
+        .nested(2, &value);
+    expression("immediate", &data)
 }
 
 fn equal(value: &[u8]) -> Attributes {

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use ha_common::conn::{Conn4, ConnKey4};
+use ha_common::control::Config as Steering;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::config::model::{Config, Mode, Pacify};
 use crate::config::{Loaded, Secrets};
 use crate::control::Heirloom;
+use crate::datapath::family::{FlowEntry, FlowKey};
 use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::health::{self, HealthChecks, Report};
@@ -26,6 +27,7 @@ use crate::services::ServiceTable;
 use crate::services::expiry::Keeper;
 use crate::shell::addresses;
 use crate::shell::agent::{Shared, lock};
+use crate::shell::capture::Capture;
 use crate::shell::history::HistoryFile;
 use crate::shell::netlink::{Changes, Netlink};
 use crate::shell::parts::{self, Bound};
@@ -141,7 +143,7 @@ async fn start_with(
     )?;
     let plane = load::load(&Options {
         bpf_dir: config.node.bpf_dir.clone(),
-        connections: config.limits.connections,
+        connections: parts::connections(&config),
         devices: bound
             .iter()
             .filter(|b| !b.interface.is_unnumbered())
@@ -268,13 +270,16 @@ async fn bring_up(
 
     let map: Arc<dyn Datapath> = Arc::new(plane.datapath);
     let replicated = config.ha.l4_connection_updates && config.node.mode != Mode::Off;
-    let mut kernel = datapath::default_config(config.ha.virtual_id);
-    kernel.emit_events = u32::from(replicated);
-    let settings = Arc::new(Settings::new(Arc::clone(&map), kernel)?);
+    let steering = Steering {
+        emit_events: u32::from(replicated),
+        ..parts::steering(&config)
+    };
+    let settings = Arc::new(Settings::new(Arc::clone(&map), steering)?);
     let mut services = ServiceTable::adopt(secrets.keys.hash_seed(), &*map)?;
     services.configure(&config.virtual_services)?;
     let local = parts::local_addresses(&config, &bound);
-    services.set_addresses(local.iter().copied());
+    services.set_addresses(local);
+    services.set_mtu(parts::smallest_mtu(&bound));
     let failures = estate
         .as_ref()
         .map(|estate| estate.failures.clone())
@@ -290,7 +295,7 @@ async fn bring_up(
     let keeper = Keeper::spawn(
         Arc::clone(&settings),
         Arc::clone(&services),
-        config.limits.connections.saturating_mul(2),
+        parts::connections(&config),
     )
     .map_err(StartError::Election)?;
     let mut threads = Vec::new();
@@ -337,7 +342,6 @@ async fn bring_up(
     let (reports_out, reports) = mpsc::channel(EVENTS);
     let (events_out, events) = mpsc::channel(EVENTS);
     let (wishes, wished) = watch::channel(election::Addresses::default());
-    map.set_addrs6(&parts::addrs6(&local))?;
     let keys = parts::election_keys(secrets);
     let pair = parts::pair_tables(&config, &keys, machine.epoch(), &bound);
     map.set_pair(&pair)?;
@@ -409,6 +413,7 @@ async fn bring_up(
         lifetime,
         netlink,
         datapath: map,
+        capture: Capture::new(settings),
         pair: Mutex::new(pair),
         services,
         keeper,
@@ -501,11 +506,13 @@ fn leftovers(datapath: &dyn Datapath) -> Result<Vec<Record>, DatapathError> {
     Ok(records)
 }
 
-fn record(key: &ConnKey4, conn: &Conn4) -> Option<Record> {
+fn record(key: &FlowKey, conn: &FlowEntry) -> Option<Record> {
     (!conn.is_reverse()).then_some(Record {
         key: *key,
         real_addr: conn.to_addr,
+        from_addr: conn.from_addr,
         real_port: conn.to_port,
+        from_port: conn.from_port,
         state: conn.state,
         flags: conn.flags,
         version: conn.version,

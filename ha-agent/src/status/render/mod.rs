@@ -1,14 +1,17 @@
 //! Snapshots for people: aligned tables, states in words and, on a terminal, in colour.
 
+mod services;
+
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+pub use services::services;
+
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
 use super::model::{
-    ConnectionPage, Counters, InterfaceStatus, Mode, Partner, RealServerState, Role, Services,
-    Square, Status, XdpMode,
+    ConnectionPage, Counters, InterfaceStatus, Mode, Partner, Role, Square, Status, XdpMode,
 };
 
 /// How to write.
@@ -363,50 +366,6 @@ pub fn counters(counters: &Counters, all: bool, style: Style) -> String {
         let _infallible = writeln!(out, "\n{hidden} more are zero (--all shows them)");
     }
     out
-}
-
-/// `ha-agent services`.
-pub fn services(services: &Services, style: Style) -> String {
-    if services.services.is_empty() {
-        return "no virtual services are configured\n".to_owned();
-    }
-    let mut table = style.table(&[
-        "SERVICE",
-        "LISTENS ON",
-        "SCHEDULER",
-        "REAL SERVER",
-        "WEIGHT",
-        "STATE",
-        "REASON",
-    ]);
-    for service in &services.services {
-        let head = [
-            clean(&service.name),
-            format!("{} {}", service.listen, clean(&service.protocol)),
-            clean(&service.scheduler),
-        ];
-        if service.real_servers.is_empty() {
-            let mut row: Vec<Cell> = head.iter().map(Cell::new).collect();
-            row.push(word("none", false));
-            table.add_row(row);
-        }
-        for (index, real) in service.real_servers.iter().enumerate() {
-            let mut row: Vec<Cell> = head
-                .iter()
-                .map(|text| Cell::new(if index == 0 { text } else { "" }))
-                .collect();
-            row.push(Cell::new(real.address));
-            row.push(Cell::new(real.weight));
-            row.push(Cell::new(real.state.as_str()).fg(match real.state {
-                RealServerState::Up => Color::Green,
-                RealServerState::Draining => Color::Yellow,
-                RealServerState::Down => Color::Red,
-            }));
-            row.push(Cell::new(clean(real.reason.as_deref().unwrap_or("-"))));
-            table.add_row(row);
-        }
-    }
-    lines(table)
 }
 
 /// A duration in at most two units.

@@ -1,14 +1,15 @@
 //! What people see.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ha_common::conn::{Conn4, ConnKey4, ConnState, flags};
+use ha_common::conn::{ConnState, flags};
 
 use super::super::model::{
-    Alarm, Connection, ConnectionQuery, NodeIdentity, RealServerStatus, Replication,
-    SCHEMA_VERSION, ServiceStatus, TableSize,
+    Alarm, Connection, ConnectionQuery, NodeIdentity, Replication,
+    SCHEMA_VERSION, TableSize,
 };
 use super::*;
+use crate::datapath::family::{FlowEntry, FlowKey, entry_to};
 
 /// The status of the manual's example.
 pub(crate) fn sample() -> Status {
@@ -173,24 +174,26 @@ fn colours_only_where_wanted() {
     assert!(text.contains("start it"), "{text}");
 }
 
-fn entry(port: u16) -> Connection {
-    let key = ConnKey4 {
-        src: u32::from(Ipv4Addr::new(192, 0, 2, 1)).to_be(),
-        dst: u32::from(Ipv4Addr::new(10, 0, 0, 100)).to_be(),
+fn key(port: u16) -> FlowKey {
+    FlowKey {
+        src: [192, 0, 2, 1].into(),
+        dst: [10, 0, 0, 100].into(),
         sport: port.to_be(),
         dport: 80_u16.to_be(),
         proto: 6,
-    };
-    let value = Conn4 {
-        to_addr: u32::from(Ipv4Addr::new(10, 1, 0, 21)).to_be(),
+    }
+}
+
+fn entry(port: u16) -> Connection {
+    let value = FlowEntry {
         to_port: 8080_u16.to_be(),
         state: ConnState::Established as u8,
         flags: flags::REPLICATED,
         created_ns: 1_000_000_000,
         last_seen_ns: 60_000_000_000,
-        ..Conn4::default()
+        ..entry_to([10, 1, 0, 21].into())
     };
-    Connection::from_entry(&key, &value, Some("web".to_owned()), 66_000_000_000).unwrap()
+    Connection::from_entry(&key(port), &value, Some("web".to_owned()), 66_000_000_000).unwrap()
 }
 
 fn page(query: &ConnectionQuery, all: impl Iterator<Item = Connection>) -> ConnectionPage {
@@ -216,15 +219,54 @@ web      tcp    192.0.2.1:4000  10.0.0.100:80  10.1.0.21:8080  established  1m5s
 }
 
 #[test]
-fn reverse_entries_are_not_connections() {
-    let reverse = Conn4 {
-        flags: flags::REVERSE,
-        ..Conn4::default()
+fn connections_over_ipv6_with_full_nat() {
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let key = FlowKey {
+        src: address("2001:db8:9::1"),
+        dst: address("2001:db8::100"),
+        sport: 4000_u16.to_be(),
+        dport: 80_u16.to_be(),
+        proto: 6,
     };
+    let value = FlowEntry {
+        to_port: 8080_u16.to_be(),
+        from_addr: address("2001:db8::100"),
+        from_port: 20_001_u16.to_be(),
+        flags: flags::BOTH_ENDS,
+        state: ConnState::TimeWait as u8,
+        ..entry_to(address("2001:db8:1::21"))
+    };
+    let connection = Connection::from_entry(&key, &value, None, 0).unwrap();
     assert_eq!(
-        Connection::from_entry(&ConnKey4::default(), &reverse, None, 0),
-        None
+        connection.seen_as,
+        Some("[2001:db8::100]:20001".parse().unwrap())
     );
+    let query = ConnectionQuery {
+        client: Some(key.src),
+        real: Some(value.to_addr),
+        limit: 10,
+        ..ConnectionQuery::default()
+    };
+    let page = page(&query, [connection, entry(4000)].into_iter());
+    assert_eq!((page.total, page.matching), (2, 1));
+    let text = connections(&page, Style::PLAIN);
+    for shown in [
+        "[2001:db8:9::1]:4000",
+        "[2001:db8::100]:80",
+        "[2001:db8:1::21]:8080",
+        "time-wait",
+    ] {
+        assert!(text.contains(shown), "{text}");
+    }
+}
+
+#[test]
+fn reverse_entries_are_not_connections() {
+    let reverse = FlowEntry {
+        flags: flags::REVERSE,
+        ..entry_to([10, 0, 0, 100].into())
+    };
+    assert_eq!(Connection::from_entry(&key(80), &reverse, None, 0), None);
 }
 
 #[test]
@@ -233,9 +275,9 @@ fn pages_and_filters() {
         limit: 10,
         offset: 95,
         service: Some("web".to_owned()),
-        client: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        client: Some([192, 0, 2, 1].into()),
         state: Some("established".to_owned()),
-        real: Some(Ipv4Addr::new(10, 1, 0, 21)),
+        real: Some([10, 1, 0, 21].into()),
         from: None,
     };
     let found = page(&query, (1000..1100).map(entry));
@@ -264,38 +306,6 @@ fn counters_tell_what_they_count() {
     let text = counters(&all, true, Style::PLAIN);
     assert!(text.contains("events_lost"), "{text}");
     assert!(all.counters.iter().all(|c| !c.meaning.is_empty()));
-}
-
-#[test]
-fn services_with_their_real_servers() {
-    let real = |port, state| RealServerStatus {
-        address: std::net::SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 21), port),
-        weight: 1,
-        state,
-        reason: None,
-    };
-    let list = Services {
-        schema_version: SCHEMA_VERSION,
-        services: vec![ServiceStatus {
-            name: "web".to_owned(),
-            listen: "10.0.0.100:80".parse().unwrap(),
-            protocol: "tcp".to_owned(),
-            scheduler: "mh".to_owned(),
-            real_servers: vec![
-                real(8080, RealServerState::Up),
-                RealServerStatus {
-                    reason: Some("connection refused".to_owned()),
-                    ..real(8081, RealServerState::Down)
-                },
-            ],
-        }],
-    };
-    let expected = "\
-SERVICE  LISTENS ON         SCHEDULER  REAL SERVER     WEIGHT  STATE  REASON
-web      10.0.0.100:80 tcp  mh         10.1.0.21:8080  1       up     -
-                                       10.1.0.21:8081  1       down   connection refused
-";
-    assert_eq!(services(&list, Style::PLAIN), expected);
 }
 
 #[test]

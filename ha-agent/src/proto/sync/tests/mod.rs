@@ -5,9 +5,12 @@ mod scenarios;
 mod sim;
 mod vectors;
 
-use ha_common::conn::ConnKey4;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ha_common::conn::flags;
 
 use super::Record;
+use crate::datapath::family::{FlowKey, none_like};
 use crate::keys::{PairKey, PairKeys};
 use crate::proto::rng::Rng;
 
@@ -17,6 +20,8 @@ pub(super) struct Sabotage {
     pub(super) no_deletes: bool,
     pub(super) no_nacks: bool,
     pub(super) no_digests: bool,
+    /// Knows no record that carries its own length, and no extended part.
+    pub(super) first_version: bool,
 }
 
 fn pair_keys() -> PairKeys {
@@ -30,20 +35,55 @@ fn salt(rng: &mut Rng) -> [u8; 16] {
     salt
 }
 
-/// The connection of client number `client`.
+/// The connection of client number `client`: IPv4, one end translated.
 fn record(client: u32, version: u16) -> Record {
+    let shared = IpAddr::from([10, 0, 0, 100]);
     Record {
-        key: ConnKey4 {
-            src: (0x0a00_0000 + (client >> 8)).to_be(),
-            dst: 0x0a00_0064_u32.to_be(),
+        key: FlowKey {
+            src: Ipv4Addr::from_bits(0x0a00_0000 + (client >> 8)).into(),
+            dst: shared,
             sport: (1024 + (client & 0xff) as u16).to_be(),
             dport: 80_u16.to_be(),
             proto: 6,
         },
-        real_addr: (0x0a01_0000 + client % 7).to_be(),
+        real_addr: Ipv4Addr::from_bits(0x0a01_0000 + client % 7).into(),
+        from_addr: none_like(shared),
         real_port: 8080_u16.to_be(),
+        from_port: 0,
         state: 1,
-        flags: 8,
+        flags: flags::BY_HASH,
         version,
+    }
+}
+
+/// One of any kind: the same client's connection over IPv6, with both ends translated, one way, or all of it.
+fn any_record(client: u32, version: u16) -> Record {
+    let mut record = record(client, version);
+    if client & 1 != 0 {
+        for address in [
+            &mut record.key.src,
+            &mut record.key.dst,
+            &mut record.real_addr,
+        ] {
+            *address = wide(*address);
+        }
+        record.from_addr = none_like(record.key.dst);
+    }
+    if client & 2 != 0 {
+        record.flags |= flags::BOTH_ENDS;
+        record.from_addr = record.key.dst;
+        record.from_port = (client as u16).to_be();
+    }
+    if client & 4 != 0 {
+        record.flags |= flags::ONE_WAY;
+    }
+    record
+}
+
+fn wide(address: IpAddr) -> IpAddr {
+    let prefix: Ipv6Addr = "2001:db8::".parse().unwrap();
+    match address {
+        IpAddr::V4(v4) => Ipv6Addr::from_bits(prefix.to_bits() | u128::from(v4.to_bits())).into(),
+        IpAddr::V6(_) => address,
     }
 }

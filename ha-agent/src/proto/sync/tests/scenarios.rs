@@ -7,6 +7,7 @@ use super::sim::{Faults, MILLIS, SECOND, World};
 use super::{Sabotage, record};
 use crate::proto::rng::Rng;
 use crate::proto::sync::Input;
+use crate::proto::sync::record::Part;
 
 /// Seeds of each sweep: 40, or as many as `HA_SYNC_SEEDS` says, from `HA_SYNC_SEED` on.
 fn seeds(share: u64) -> Range<u64> {
@@ -455,4 +456,29 @@ fn keys_are_rotated_under_traffic() {
     assert!(!world.settle(SECOND * 5));
     world.keys(0, &[2]);
     world.converge(SECOND * 5);
+}
+
+#[test]
+fn a_standby_of_the_first_version_holds_what_it_knows() {
+    let mut world = World::new(30);
+    world.sabotage_node(1, |sabotage| sabotage.first_version = true);
+    world.fill(200);
+    world.rate = 2000;
+    world.run(SECOND * 3);
+    world.rate = 0;
+    assert!(world.settle(SECOND * 10), "{:#?}", world.snapshot(1));
+    let basic: Vec<_> = world.nodes[0]
+        .map
+        .values()
+        .filter(|record| record.part() == Part::Basic)
+        .collect();
+    assert!(basic.len() > 20 && basic.len() < world.nodes[0].map.len());
+    assert!(world.nodes[1].map.values().eq(basic));
+    let standby = world.snapshot(1).counters;
+    assert_eq!(standby.unreadable_records, 0);
+
+    // It takes over, and the node of this version follows it.
+    world.swap(true);
+    world.fill(20);
+    assert!(world.settle(SECOND * 10), "{:#?}", world.snapshot(0));
 }

@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::Duration;
 
-use ha_common::conn::ConnKey4;
+use ha_common::conn::flags;
 
-use super::{Sabotage, pair_keys, record, salt};
+use super::{Sabotage, any_record, pair_keys, salt};
+use crate::datapath::family::FlowKey;
 use crate::keys::{PairKey, PairKeys};
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Action, Change, Input, Record, Sync, SyncConfig, SyncSnapshot};
@@ -40,7 +41,7 @@ pub(super) struct Node {
     /// `None` while it is down.
     pub(super) sync: Option<Sync>,
     /// The data plane's map.
-    pub(super) map: BTreeMap<ConnKey4, Record>,
+    pub(super) map: BTreeMap<FlowKey, Record>,
     pub(super) ready: bool,
     pub(super) applied: u64,
 }
@@ -135,6 +136,13 @@ impl World {
         self.perform(node, out);
     }
 
+    /// Switches parts of one node off.
+    pub(super) fn sabotage_node(&mut self, node: usize, change: impl FnOnce(&mut Sabotage)) {
+        if let Some(sync) = &mut self.nodes[node].sync {
+            change(&mut sync.context_mut().sabotage);
+        }
+    }
+
     pub(super) fn role(&mut self, node: usize, active: bool) {
         let (term, salt) = (self.term, salt(&mut self.rng));
         self.input(node, Input::Role { active, term, salt });
@@ -157,7 +165,7 @@ impl World {
         self.local(Change::Put(record));
     }
 
-    pub(super) fn delete(&mut self, key: ConnKey4) {
+    pub(super) fn delete(&mut self, key: FlowKey) {
         let active = self.active;
         self.nodes[active].map.remove(&key);
         self.local(Change::Delete(key));
@@ -175,7 +183,7 @@ impl World {
     /// Adds connections on the active node.
     pub(super) fn fill(&mut self, count: u32) {
         for _ in 0..count {
-            self.put(record(self.next_client, 1));
+            self.put(any_record(self.next_client, 1));
             self.next_client += 1;
         }
         self.flush();
@@ -303,15 +311,19 @@ impl World {
         let map = &self.nodes[self.active].map;
         let dice = self.rng.below(100);
         if map.is_empty() || dice < 40 {
-            self.put(record(self.next_client, 1));
+            self.put(any_record(self.next_client, 1));
             self.next_client += 1;
         } else {
-            let start = record(self.rng.below(u64::from(self.next_client)) as u32, 0).key;
+            let start = any_record(self.rng.below(u64::from(self.next_client)) as u32, 0).key;
             let found = map.range(start..).next().or_else(|| map.iter().next());
             let mut changed = *found.unwrap().1;
             if dice < 70 {
                 changed.version = changed.version.wrapping_add(1);
                 changed.state = 1 + (changed.version % 5) as u8;
+                if dice < 45 {
+                    // Another one of the same client, after the service was changed.
+                    changed.flags ^= flags::ONE_WAY;
+                }
                 self.put(changed);
             } else {
                 self.delete(changed.key);
