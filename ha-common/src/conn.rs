@@ -40,9 +40,10 @@ pub type ConnKey6 = ConnKey<Addr6>;
 ///
 /// Values are stable: they are replicated and shown by `bpftool map dump`.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnState {
     /// Handshake complete, or a UDP flow.
+    #[default]
     Established = 1,
     /// The client has sent FIN.
     ClientClosing = 2,

@@ -9,9 +9,10 @@ use crate::packet::Packet;
 use crate::parse::transport::{DPORT, SPORT, TCP_CHECKSUM, TCP_LEN, UDP_CHECKSUM, UDP_LEN};
 
 /// Which way a packet of a connection goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
     /// Client to real server: the destination is translated.
+    #[default]
     Forward,
     /// Real server to client: the source is translated.
     Reverse,

@@ -36,8 +36,12 @@ pub struct Target<A> {
 }
 
 /// How to choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
+    /// Not at all: the real server is known.
+    #[default]
+    Made,
     /// As the service's scheduler says.
     Scheduled,
     /// By the Maglev table, whatever the scheduler: for packets of connections not in the table.
@@ -63,7 +67,7 @@ pub fn choose<A: Family, T: Flows<A>>(
     let service = service.get();
     let scheduler = match (choice, Scheduler::from_u8(service.scheduler)) {
         (Choice::ByHash, Some(Scheduler::Sh)) => Scheduler::Sh,
-        (Choice::ByHash, _) | (Choice::Scheduled, None) => Scheduler::Mh,
+        (Choice::ByHash | Choice::Made, _) | (Choice::Scheduled, None) => Scheduler::Mh,
         (Choice::Scheduled, Some(scheduler)) => scheduler,
     };
     let by_hash = scheduler.is_hash();

@@ -4,7 +4,6 @@ use ha_common::conn::Conn;
 use ha_common::reason::Reason;
 use ha_common::service::{Forwarding, Real, Traffic};
 
-use crate::answer::{self, Trouble};
 use crate::family::Family;
 use crate::packet::{Hop, Mac, Packet};
 use crate::parse::ethernet;
@@ -14,15 +13,14 @@ use crate::tunnel;
 use crate::work::Work;
 
 /// Changes a packet as its real server's forwarding method wants it and sends it on: translated as
-/// [`Work::translation`] says, to [`Work::hop`].
+/// [`Work::translation`] says, to [`Work::hop`]. If it is too long for that, [`Work::mtu`] says what is not.
 #[inline(never)]
 pub fn deliver<A: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: T,
-    work: &Work<A>,
-    direction: Direction,
-    id: u16,
+    work: &mut Work<A>,
 ) -> Reason {
+    let (direction, id) = (work.direction, work.real);
     let Some(real) = tables.real(id) else {
         return Reason::NoRealServer;
     };
@@ -41,13 +39,8 @@ pub fn deliver<A: Family, P: Packet, T: Tables>(
     {
         // A neighbour that has to be reached as it stands has no kernel in between.
         if flow.whole || forwarding == Forwarding::Dsr {
-            let fits = mtu.saturating_sub(overhead).max(A::MTU_MIN);
-            let told = answer::explain(packet, tables, flow, &work.vip, Trouble::too_big(fits));
-            return if told {
-                Reason::TooBigAnswered
-            } else {
-                Reason::TooBig
-            };
+            work.mtu = mtu.saturating_sub(overhead).max(A::MTU_MIN);
+            return Reason::TooBig;
         }
         // The kernel makes fragments of it.
         known = false;

@@ -6,10 +6,11 @@
 
 use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey};
 
+use crate::conntrack::client::Plan;
 use crate::icmp::{Ends, Error};
 use crate::packet::Hop;
 use crate::parse::transport::Flow;
-use crate::rewrite::Translation;
+use crate::rewrite::{Direction, Translation};
 use crate::schedule::Target;
 
 /// The workplace of a stage. Nothing in it outlives the packet.
@@ -19,6 +20,8 @@ pub struct Work<A> {
     pub flow: Flow<A>,
     /// Key of the forward entry that is being made.
     pub key: ConnKey<A>,
+    /// What the packet needs if it has no entry.
+    pub plan: Plan,
     /// Its real server.
     pub target: Target<A>,
     /// The forward entry.
@@ -31,6 +34,12 @@ pub struct Work<A> {
     pub embryo_key: EmbryoKey<A>,
     /// The half-open connection.
     pub embryo: Embryo<A>,
+    /// Which way the packet goes.
+    pub direction: Direction,
+    /// Id of the real server that it goes to, or comes from.
+    pub real: u16,
+    /// What its way takes, if the packet is longer than that.
+    pub mtu: u32,
     /// What is written into the packet.
     pub translation: Translation<A>,
     /// The next station; unknown if the kernel is to find it.

@@ -6,14 +6,13 @@ use ha_common::service::{Address, RealState, Service, ServiceKey, service_flags}
 
 use super::entry::{Created, First, create};
 use super::full_nat::stand_in;
-use super::{expired, server};
+use super::{server, to_real};
 use crate::family::Family;
-use crate::packet::Packet;
+use crate::packet::{Hop, Packet};
 use crate::parse::ethernet;
 use crate::parse::transport::{Flow, flag};
 use crate::rewrite::{Direction, Translation};
 use crate::schedule::{Choice, Target, choose, remember};
-use crate::send::{deliver, real_hop};
 use crate::tables::{Flows, Shared, Tables, gate_open, tally};
 use crate::virtual_mac::from_here;
 use crate::work::Work;
@@ -44,16 +43,54 @@ pub(super) fn service_at<A: Family, T: Flows<A>>(
         })
 }
 
+/// What a packet to a shared address needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// How its real server is found.
+    choice: Choice,
+    /// What is remembered of its flow.
+    keep: Keep,
+    /// How its entries begin, if there are to be any.
+    pub(super) first: First,
+}
+
+impl Plan {
+    /// That of a connection of which the real server speaks first.
+    pub(super) const fn rebuilt() -> Self {
+        Self {
+            choice: Choice::Made,
+            keep: Keep::Entries,
+            first: First {
+                flags: flags::RECONSTRUCTED,
+                state: ConnState::Established,
+            },
+        }
+    }
+}
+
+/// What is remembered of a flow that begins.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Keep {
+    /// Nothing: the next packet finds its way like this one.
+    #[default]
+    Nothing,
+    /// A half-open connection.
+    HalfOpen,
+    /// The entries of a connection.
+    Entries,
+}
+
 /// Judges a packet to a shared address.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn handle<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
     work: &mut Work<A>,
-) -> Reason {
+) -> Result<(), Reason> {
     let now = tables.coarse_ns();
     if !gate_open(tables, now) {
-        return Reason::GateClosed;
+        return Err(Reason::GateClosed);
     }
     let key = &work.flow.key;
     let Some(service) = service_at(tables, key.dst, key.dport, key.proto) else {
@@ -62,72 +99,202 @@ pub(super) fn handle<A: Family, P: Packet, T: Flows<A>>(
     work.vip = work.flow.key.dst;
     work.key = work.flow.key;
     if work.flow.ttl <= 1 {
-        return expired(packet, tables, work);
+        return Err(Reason::TtlExpired);
     }
-    if !work.flow.is_tcp() {
-        return open(packet, tables, work, service, Choice::Scheduled);
+    if let Some(reason) = plan(packet, tables, work, service, now) {
+        return Err(reason);
     }
-    if work.flow.is_syn() {
-        return request(packet, tables, work, service, now);
+    if let Some(reason) = carry_out(packet, tables, work, service, now) {
+        return Err(reason);
     }
-    if let Some(embryo) = tables.embryo(&embryo_key(&work.flow))
-        && is_of(embryo, &work.flow, now)
-        && let Some(reason) = half_open(packet, tables, work, service, embryo)
-    {
-        return reason;
-    }
-    if service.get().flags & service_flags::NO_RESTEER != 0 {
-        return Reason::UnknownConnection;
-    }
-    if work.flow.rebuilds() {
-        open(packet, tables, work, service, Choice::ByHash)
-    } else {
-        stateless(packet, tables, work, service)
-    }
+    aim(work);
+    work.direction = Direction::Forward;
+    work.real = work.target.real;
+    work.hop = way_to(packet, tables, work);
+    Ok(())
 }
 
-/// A connection request: a new half-open connection, or one of which the request is repeated.
+/// Finds out what the packet needs, and its real server if that is known. Returns why it goes nowhere.
 #[inline(never)]
-fn request<A: Family, P: Packet, T: Flows<A>>(
+fn plan<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
     work: &mut Work<A>,
     service: Shared<Service>,
     now: u64,
-) -> Reason {
+) -> Option<Reason> {
     work.embryo_key = embryo_key(&work.flow);
-    let before = tables.embryo(&work.embryo_key);
-    if let Some(before) = before
-        && is_of(before, &work.flow, now)
-        && usable(tables, before.get().real, before.get().real_generation)
-    {
-        let hop = ethernet::way_back(packet);
-        before.update(|embryo| {
-            embryo.last_seen_ns = now;
-            if hop.is_known() {
-                embryo.hop_ifindex = hop.ifindex;
-                hop.mac.write(&mut embryo.hop_mac);
-                hop.src.write(&mut embryo.hop_src);
+    work.plan = Plan {
+        choice: Choice::Scheduled,
+        keep: Keep::Entries,
+        first: First::default(),
+    };
+    if work.flow.is_tcp() {
+        let embryo = tables
+            .embryo(&work.embryo_key)
+            .filter(|embryo| is_of(*embryo, &work.flow, now));
+        if work.flow.is_syn() {
+            if let Some(embryo) = embryo
+                && usable(tables, embryo.get().real, embryo.get().real_generation)
+            {
+                repeated(packet, work, embryo, now);
+                return None;
             }
-        });
-        take_target(work, before);
-        return forward_to(packet, tables, work);
+            work.plan.keep = Keep::HalfOpen;
+        } else {
+            if let Some(embryo) = embryo
+                && let Some(real) = tables.real(embryo.get().real)
+                && real.get().generation == embryo.get().real_generation
+            {
+                return half_open(tables, work, embryo, RealState::from_u8(real.get().state));
+            }
+            if service.get().flags & service_flags::NO_RESTEER != 0 {
+                return Some(Reason::UnknownConnection);
+            }
+            work.plan.choice = Choice::ByHash;
+            work.plan.first.flags = flags::RECONSTRUCTED;
+            if !work.flow.rebuilds() {
+                work.plan.keep = Keep::Nothing;
+                return None;
+            }
+        }
     }
     if cannot_remember::<A, _>(tables, now) {
-        return stateless(packet, tables, work, service);
+        work.plan.choice = Choice::ByHash;
+        work.plan.keep = Keep::Nothing;
     }
-    let target = &mut work.target;
-    if let Some(reason) = choose(tables, service, &work.key, Choice::Scheduled, target) {
-        return reason;
+    None
+}
+
+/// A request that is repeated.
+#[inline(always)]
+fn repeated<A: Family, P: Packet>(
+    packet: &mut P,
+    work: &mut Work<A>,
+    embryo: Shared<Embryo<A>>,
+    now: u64,
+) {
+    let hop = ethernet::way_back(packet);
+    embryo.update(|embryo| {
+        embryo.last_seen_ns = now;
+        if hop.is_known() {
+            embryo.hop_ifindex = hop.ifindex;
+            hop.mac.write(&mut embryo.hop_mac);
+            hop.src.write(&mut embryo.hop_src);
+        }
+    });
+    take_target(work, embryo);
+    work.plan.choice = Choice::Made;
+    work.plan.keep = Keep::Nothing;
+}
+
+/// A packet of a half-open connection.
+///
+/// It completes the handshake if it acknowledges what the server sent, which a sender that does not
+/// receive cannot know; where the server's answer does not come this way, the client's next packet has to
+/// do. Else it is forwarded and changes nothing: the real server judges it.
+#[inline(always)]
+fn half_open<A: Family, T: Flows<A>>(
+    tables: T,
+    work: &mut Work<A>,
+    embryo: Shared<Embryo<A>>,
+    real: RealState,
+) -> Option<Reason> {
+    if matches!(real, RealState::Down | RealState::Unused) {
+        return Some(Reason::RealServerDown);
     }
-    let both_ends = work.target.flags & flags::BOTH_ENDS != 0;
-    if both_ends && !stand_in(tables, &work.key, &mut work.target) {
-        return Reason::PortClash;
+    take_target(work, embryo);
+    work.plan.choice = Choice::Made;
+    work.plan.keep = Keep::Nothing;
+    if completes(&work.flow, embryo) {
+        if tables.table_full() {
+            tally(tables, Tally::Stateless);
+        } else {
+            work.plan.keep = Keep::Entries;
+            if work.flow.flags & flag::FIN != 0 {
+                work.plan.first.state = ConnState::ClientClosing;
+            }
+        }
     }
-    if before.is_some() {
+    None
+}
+
+/// Chooses a real server where that is needed, and remembers what is to be remembered. Returns why the
+/// packet goes nowhere.
+#[inline(never)]
+fn carry_out<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    work: &mut Work<A>,
+    service: Shared<Service>,
+    now: u64,
+) -> Option<Reason> {
+    // The second time for a flow for which there was no room.
+    for _ in 0..2 {
+        if work.plan.choice != Choice::Made {
+            let (choice, target) = (work.plan.choice, &mut work.target);
+            if let Some(reason) = choose(tables, service, &work.key, choice, target) {
+                return Some(reason);
+            }
+            if work.target.flags & flags::BOTH_ENDS != 0
+                && let Some(reason) = name_stand_in(tables, work)
+            {
+                return Some(reason);
+            }
+        }
+        match work.plan.keep {
+            Keep::Nothing => return None,
+            Keep::HalfOpen => return begin(packet, tables, work, now),
+            Keep::Entries => {}
+        }
+        match create(tables, work, &ethernet::way_back(packet)) {
+            Created::New => {
+                entered(tables, work, service);
+                return None;
+            }
+            Created::Existing => {
+                winner(tables, work);
+                return None;
+            }
+            Created::Clash => return Some(Reason::PortClash),
+            Created::Full => tally(tables, Tally::Stateless),
+        }
+        if work.plan.choice == Choice::Made {
+            return None;
+        }
+        work.plan.choice = Choice::ByHash;
+        work.plan.keep = Keep::Nothing;
+    }
+    None
+}
+
+/// Full NAT: finds what stands in for the client. Returns why nothing can.
+#[inline(always)]
+fn name_stand_in<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>) -> Option<Reason> {
+    // Without an entry nobody would know whom the answer is for.
+    if work.plan.keep == Keep::Nothing {
+        return Some(Reason::TableFull);
+    }
+    // Which port stood in for this client, only the other node knew.
+    if work.plan.first.flags & flags::RECONSTRUCTED != 0 {
+        return Some(Reason::UnknownConnection);
+    }
+    (!stand_in(tables, &work.key, &mut work.target)).then_some(Reason::PortClash)
+}
+
+/// Remembers a request. Returns why it goes nowhere.
+#[inline(always)]
+fn begin<A: Family, P: Packet, T: Flows<A>>(
+    packet: &mut P,
+    tables: T,
+    work: &mut Work<A>,
+    now: u64,
+) -> Option<Reason> {
+    if tables.embryo(&work.embryo_key).is_some() {
         tally(tables, Tally::EmbryoReplaced);
     }
     fill_embryo(packet, work, now);
+    let both_ends = work.target.flags & flags::BOTH_ENDS != 0;
     let mut kept = tables.put_embryo(&work.embryo_key, &work.embryo);
     if both_ends && kept {
         // The answer is found by what stands in for the client.
@@ -138,11 +305,29 @@ fn request<A: Family, P: Packet, T: Flows<A>>(
     }
     if !kept {
         tally(tables, Tally::Stateless);
-        if both_ends {
-            return Reason::TableFull;
+    }
+    (!kept && both_ends).then_some(Reason::TableFull)
+}
+
+/// Takes note of a connection that has entered the table.
+#[inline(always)]
+fn entered<A: Family, T: Flows<A>>(tables: T, work: &Work<A>, service: Shared<Service>) {
+    let rebuilt = work.plan.first.flags & flags::RECONSTRUCTED != 0;
+    tally(
+        tables,
+        if rebuilt {
+            Tally::Reconstructed
+        } else {
+            Tally::Established
+        },
+    );
+    remember(tables, service, &work.key, &work.target);
+    if work.plan.choice == Choice::Made {
+        tables.remove_embryo(&work.embryo_key);
+        if work.target.flags & flags::BOTH_ENDS != 0 {
+            tables.remove_embryo(&stand_in_key(&work.target));
         }
     }
-    forward_to(packet, tables, work)
 }
 
 /// Fills in the half-open connection of a request.
@@ -168,60 +353,6 @@ fn fill_embryo<A: Family, P: Packet>(packet: &mut P, work: &mut Work<A>, now: u6
     embryo.last_seen_ns = now;
 }
 
-/// A packet of a half-open connection. `None` if its real server's id has gone to another.
-///
-/// It completes the handshake if it acknowledges what the server sent, which a sender that does not
-/// receive cannot know; where the server's answer does not come this way, the client's next packet has to
-/// do. Else it is forwarded and changes nothing: the real server judges it.
-#[inline(never)]
-fn half_open<A: Family, P: Packet, T: Flows<A>>(
-    packet: &mut P,
-    tables: T,
-    work: &mut Work<A>,
-    service: Shared<Service>,
-    embryo: Shared<Embryo<A>>,
-) -> Option<Reason> {
-    let real = tables.real(embryo.get().real)?;
-    if real.get().generation != embryo.get().real_generation {
-        return None;
-    }
-    match RealState::from_u8(real.get().state) {
-        RealState::Unused => return None,
-        RealState::Down => return Some(Reason::RealServerDown),
-        RealState::Up | RealState::Draining => {}
-    }
-    take_target(work, embryo);
-    if completes(&work.flow, embryo) {
-        if tables.table_full() {
-            tally(tables, Tally::Stateless);
-            return Some(forward_to(packet, tables, work));
-        }
-        let fin = work.flow.flags & flag::FIN != 0;
-        let first = First {
-            flags: 0,
-            state: if fin {
-                ConnState::ClientClosing
-            } else {
-                ConnState::Established
-            },
-        };
-        match create(tables, work, first, &ethernet::way_back(packet)) {
-            Created::New => {
-                tally(tables, Tally::Established);
-                remember(tables, service, &work.key, &work.target);
-                tables.remove_embryo(&embryo_key(&work.flow));
-                if work.target.flags & flags::BOTH_ENDS != 0 {
-                    tables.remove_embryo(&stand_in_key(&work.target));
-                }
-            }
-            Created::Existing => winner(tables, work),
-            Created::Clash => return Some(Reason::PortClash),
-            Created::Full => tally(tables, Tally::Stateless),
-        }
-    }
-    Some(forward_to(packet, tables, work))
-}
-
 /// Whether a packet completes the handshake of a half-open connection.
 #[inline(always)]
 fn completes<A: Copy>(flow: &Flow<A>, embryo: Shared<Embryo<A>>) -> bool {
@@ -233,100 +364,6 @@ fn completes<A: Copy>(flow: &Flow<A>, embryo: Shared<Embryo<A>>) -> bool {
     flow.flags & (flag::SYN | flag::RST | flag::ACK) == flag::ACK && proven
 }
 
-/// A packet that makes a connection by itself: a first datagram, or a segment of a connection that
-/// the other node knew.
-#[inline(never)]
-fn open<A: Family, P: Packet, T: Flows<A>>(
-    packet: &mut P,
-    tables: T,
-    work: &mut Work<A>,
-    service: Shared<Service>,
-    choice: Choice,
-) -> Reason {
-    if cannot_remember::<A, _>(tables, tables.coarse_ns()) {
-        return stateless(packet, tables, work, service);
-    }
-    if let Some(reason) = choose(tables, service, &work.key, choice, &mut work.target) {
-        return reason;
-    }
-    let rebuilt = work.flow.is_tcp();
-    if work.target.flags & flags::BOTH_ENDS != 0 {
-        // Which port stood in for this client, only the other node knew.
-        if rebuilt {
-            return Reason::UnknownConnection;
-        }
-        if !stand_in(tables, &work.key, &mut work.target) {
-            return Reason::PortClash;
-        }
-    }
-    let first = First {
-        flags: if rebuilt { flags::RECONSTRUCTED } else { 0 },
-        state: ConnState::Established,
-    };
-    match create(tables, work, first, &ethernet::way_back(packet)) {
-        Created::New => {
-            let entered = if rebuilt {
-                Tally::Reconstructed
-            } else {
-                Tally::Established
-            };
-            tally(tables, entered);
-            remember(tables, service, &work.key, &work.target);
-        }
-        Created::Existing => winner(tables, work),
-        Created::Clash => return Reason::PortClash,
-        Created::Full => {
-            tally(tables, Tally::Stateless);
-            return stateless(packet, tables, work, service);
-        }
-    }
-    forward_to(packet, tables, work)
-}
-
-/// Forwards by hash and remembers nothing.
-#[inline(never)]
-fn stateless<A: Family, P: Packet, T: Flows<A>>(
-    packet: &mut P,
-    tables: T,
-    work: &mut Work<A>,
-    service: Shared<Service>,
-) -> Reason {
-    let target = &mut work.target;
-    if let Some(reason) = choose(tables, service, &work.key, Choice::ByHash, target) {
-        return reason;
-    }
-    // Without an entry nobody would know whom the answer is for.
-    if work.target.flags & flags::BOTH_ENDS != 0 {
-        return Reason::TableFull;
-    }
-    forward_to(packet, tables, work)
-}
-
-/// Sends a packet to its target.
-#[inline(never)]
-fn forward_to<A: Family, P: Packet, T: Flows<A>>(
-    packet: &mut P,
-    tables: T,
-    work: &mut Work<A>,
-) -> Reason {
-    let Some(real) = tables.real(work.target.real) else {
-        return Reason::NoRealServer;
-    };
-    let both_ends = aim(work);
-    work.hop = if real.get().hop_known != 0 {
-        real_hop(real)
-    } else {
-        let source = if both_ends {
-            &work.target.from_addr
-        } else {
-            &work.flow.key.src
-        };
-        from_here(tables, work.target.addr.route(packet, source), true)
-    };
-    let id = work.target.real;
-    deliver(packet, tables, work, Direction::Forward, id)
-}
-
 /// Finds out what the packet's way to its target writes into it. Returns whether at both ends.
 #[inline(never)]
 fn aim<A: Family>(work: &mut Work<A>) -> bool {
@@ -336,6 +373,15 @@ fn aim<A: Family>(work: &mut Work<A>) -> bool {
     let to = (target.addr, target.port);
     work.translation = Translation::new(&work.flow.key, Direction::Forward, to, from);
     both_ends
+}
+
+/// The way to the target: as the agent found it, else by the kernel's route.
+#[inline(always)]
+fn way_to<A: Family, P: Packet, T: Tables>(packet: &mut P, tables: T, work: &Work<A>) -> Hop {
+    let Some(real) = tables.real(work.target.real) else {
+        return Hop::UNKNOWN;
+    };
+    from_here(tables, to_real(packet, work, real), true)
 }
 
 /// Whether a flow that begins now is to be forwarded without an entry: the table is nearly full, or too

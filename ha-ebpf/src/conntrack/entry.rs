@@ -13,7 +13,7 @@ use crate::tables::{Flows, InsertError, Shared, Tables, tally};
 use crate::work::Work;
 
 /// How a connection enters the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct First {
     /// [`flags`] besides those that follow from other things.
     pub flags: u8,
@@ -34,19 +34,15 @@ pub enum Created {
     Full,
 }
 
-/// Makes the entries of the connection [`Work::key`] to [`Work::target`] and announces it.
+/// Makes the entries of the connection [`Work::key`] to [`Work::target`], as [`Work::plan`] says, and
+/// announces it.
 ///
 /// The reverse entry comes first: once the forward entry exists, answers find theirs. Whoever adds
 /// the forward entry has made the connection, so two CPUs that see packets of one flow at the same
 /// time agree on one of them.
 #[inline(never)]
-pub fn create<A: Family, T: Flows<A>>(
-    tables: T,
-    work: &mut Work<A>,
-    first: First,
-    way_back: &Hop,
-) -> Created {
-    forward(work, first, way_back, tables.coarse_ns());
+pub fn create<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>, way_back: &Hop) -> Created {
+    forward(work, way_back, tables.coarse_ns());
     let one_way = work.target.flags & flags::ONE_WAY != 0;
     if !one_way {
         reverse(work);
@@ -112,8 +108,8 @@ pub fn is_half_of<A: Family, T: Flows<A>>(tables: T, key: &ConnKey<A>, other: &C
 
 /// Fills in the entry of a client's packets.
 #[inline(never)]
-fn forward<A: Family>(work: &mut Work<A>, first: First, way_back: &Hop, now: u64) -> bool {
-    let (entry, target) = (&mut work.forward, &work.target);
+fn forward<A: Family>(work: &mut Work<A>, way_back: &Hop, now: u64) -> bool {
+    let (entry, target, first) = (&mut work.forward, &work.target, &work.plan.first);
     entry.real = target.real;
     entry.real_generation = target.generation;
     entry.flags = first.flags | target.flags;

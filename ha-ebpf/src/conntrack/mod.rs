@@ -34,52 +34,80 @@ pub fn handle<A: Family, P: Packet, T: Flows<A>>(
     tables: T,
     work: &mut Work<A>,
 ) -> Reason {
-    let reason = judge(packet, tables, work);
-    if work.flow.fragment {
-        fragment::expect(tables, work, reason);
+    let reason = match judge(packet, tables, work) {
+        Ok(()) => deliver(packet, tables, work),
+        Err(reason) => reason,
+    };
+    let (trouble, told) = match reason {
+        Reason::TtlExpired => (Trouble::TTL_EXPIRED, Reason::TtlAnswered),
+        Reason::TooBig => (Trouble::too_big(work.mtu), Reason::TooBigAnswered),
+        reason => {
+            if work.flow.fragment {
+                fragment::expect(tables, work, reason);
+            }
+            return reason;
+        }
+    };
+    if answer::explain(packet, tables, &work.flow, &work.vip, trouble) {
+        told
+    } else {
+        reason
     }
-    reason
 }
 
+/// Finds out where the packet goes, or why nowhere.
 #[inline(always)]
 fn judge<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
     work: &mut Work<A>,
-) -> Reason {
+) -> Result<(), Reason> {
     if let Some(entry) = tables.conn(&work.flow.key) {
-        if let Some(reason) = established(packet, tables, work, entry) {
-            return reason;
-        }
-        entry::remove(tables, &work.flow.key, entry);
+        match established(packet, tables, work, entry) {
+            Established::Sent => return Ok(()),
+            Established::Refused(reason) => return Err(reason),
+            Established::Stale => entry::remove(tables, &work.flow.key, entry),
+        };
     }
     match work.flow.key.dst.kind(tables) {
         addr_kind::SHARED => client::handle(packet, tables, work),
         addr_kind::NONE => server::handle(packet, tables, work),
-        _ => Reason::NotOurs,
+        _ => Err(Reason::NotOurs),
     }
 }
 
-/// A packet with an entry. `None` if the entry is not to be used any more.
+/// What an entry means for a packet.
+enum Established {
+    /// It is sent on.
+    Sent,
+    /// It is not, because of this.
+    Refused(Reason),
+    /// Nothing: the entry is not to be used any more.
+    Stale,
+}
+
+/// A packet with an entry.
 #[inline(never)]
 fn established<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
     work: &mut Work<A>,
     entry: Shared<Conn<A>>,
-) -> Option<Reason> {
+) -> Established {
     let now = tables.coarse_ns();
     // What begins a connection anew is no part of a hand-over.
     let open = gate_open(tables, now);
     if !open && (work.flow.is_syn() || !handing_over(tables)) {
-        return Some(Reason::GateClosed);
+        return Established::Refused(Reason::GateClosed);
     }
     // Fields are read where they are used: what is loaded earlier only fills the stack.
     let id = entry.get().real;
-    let real = tables.real(id)?;
+    let Some(real) = tables.real(id) else {
+        return Established::Stale;
+    };
     let state = RealState::from_u8(real.get().state);
     if real.get().generation != entry.get().real_generation || state == RealState::Unused {
-        return None;
+        return Established::Stale;
     }
     let direction = if entry.get().is_reverse() {
         Direction::Reverse
@@ -87,7 +115,7 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
         Direction::Forward
     };
     if work.flow.is_syn() && direction == Direction::Forward && restarts(entry, state) {
-        return None;
+        return Established::Stale;
     }
     if state == RealState::Down && real.get().flags & real_flags::RESET_WHEN_DOWN != 0 {
         return ended(packet, tables, work, entry, direction);
@@ -97,7 +125,7 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
         Direction::Reverse => entry.get().to_addr,
     };
     if work.flow.ttl <= 1 {
-        return Some(expired(packet, tables, work));
+        return Established::Refused(Reason::TtlExpired);
     }
     if now.saturating_sub(entry.get().last_seen_ns) >= STAMP_NS {
         entry.update(|entry| entry.last_seen_ns = now);
@@ -115,20 +143,12 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
     };
     // What is remembered holds for an open gate.
     work.hop = from_here(tables, hop, open);
-    Some(deliver(packet, tables, work, direction, id))
+    work.direction = direction;
+    work.real = id;
+    Established::Sent
 }
 
-/// A packet whose time to live is used up.
-#[inline(always)]
-fn expired<A: Family, P: Packet, T: Tables>(packet: &mut P, tables: T, work: &Work<A>) -> Reason {
-    if answer::explain(packet, tables, &work.flow, &work.vip, Trouble::TTL_EXPIRED) {
-        Reason::TtlAnswered
-    } else {
-        Reason::TtlExpired
-    }
-}
-
-/// A connection whose real server is down, of a service that ends such connections. `None` if the flow may
+/// A connection whose real server is down, of a service that ends such connections. A flow of datagrams may
 /// go to another.
 #[inline(always)]
 fn ended<A: Family, P: Packet, T: Flows<A>>(
@@ -137,18 +157,18 @@ fn ended<A: Family, P: Packet, T: Flows<A>>(
     work: &Work<A>,
     entry: Shared<Conn<A>>,
     direction: Direction,
-) -> Option<Reason> {
+) -> Established {
     if direction == Direction::Reverse {
-        return Some(Reason::RealServerDown);
+        return Established::Refused(Reason::RealServerDown);
     }
     if !work.flow.is_tcp() {
-        return None;
+        return Established::Stale;
     }
     if !answer::reset(packet, tables, &work.flow) {
-        return Some(Reason::RealServerDown);
+        return Established::Refused(Reason::RealServerDown);
     }
     entry::remove(tables, &work.flow.key, entry);
-    Some(Reason::ResetAnswered)
+    Established::Refused(Reason::ResetAnswered)
 }
 
 /// Whether a connection request replaces the entry.

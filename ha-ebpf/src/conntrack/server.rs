@@ -1,48 +1,54 @@
 //! Packets that belong to no established connection and go to none of this node's addresses: answers
 //! within a handshake, packets of a connection that the other node knew, and what only passes through.
 
-use ha_common::conn::{ConnKey, ConnState, Embryo, EmbryoKey, flags};
+use ha_common::conn::{ConnKey, Embryo, EmbryoKey, flags};
 use ha_common::reason::{Reason, Tally};
 use ha_common::service::{RealState, ReturnPath, ServiceKey, service_flags};
 
-use super::client::{is_fresh, service_at};
-use super::entry::{Created, First, create, leads_to};
-use super::expired;
+use super::client::{Plan, is_fresh, service_at};
+use super::entry::{Created, create, leads_to};
 use crate::family::Family;
 use crate::packet::{Hop, Mac, Packet};
 use crate::parse::transport::{Flow, flag};
 use crate::rewrite::{Direction, Translation};
-use crate::send::deliver;
 use crate::tables::{Flows, Shared, Tables, gate_open, tally};
 use crate::virtual_mac::from_here;
 use crate::work::Work;
 
 /// Judges a packet to an address that is not this node's.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn handle<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
     work: &mut Work<A>,
-) -> Reason {
+) -> Result<(), Reason> {
     let Some(path) = path_of(tables, &work.flow.key) else {
-        return Reason::NotOurs;
+        return Err(Reason::NotOurs);
     };
     // A real server that opens a connection of its own from the port it serves on.
     if work.flow.is_syn() {
-        return Reason::NotOurs;
+        return Err(Reason::NotOurs);
     }
     let now = tables.coarse_ns();
     if !gate_open(tables, now) {
-        return Reason::GateClosed;
+        return Err(Reason::GateClosed);
     }
     work.vip = path.get().vip;
     if work.flow.ttl <= 1 {
-        return expired(packet, tables, work);
+        return Err(Reason::TtlExpired);
     }
-    if let Some(embryo) = half_open(tables, &work.flow, now) {
-        return answer(packet, tables, work, embryo, now);
+    match half_open(tables, &work.flow, now) {
+        Some(embryo) => {
+            answer(tables, work, embryo, now);
+        }
+        None => {
+            if let Some(reason) = orphan(tables, work, path, now) {
+                return Err(reason);
+            }
+        }
     }
-    orphan(packet, tables, work, path, now)
+    return_to(packet, tables, work);
+    Ok(())
 }
 
 /// Judges a packet to a shared address at which no service listens: a real server's answer to what stands
@@ -53,12 +59,14 @@ pub(super) fn answer_to_stand_in<A: Family, P: Packet, T: Flows<A>>(
     tables: T,
     work: &mut Work<A>,
     now: u64,
-) -> Reason {
+) -> Result<(), Reason> {
     match half_open(tables, &work.flow, now) {
         Some(embryo) if embryo.get().flags & flags::BOTH_ENDS != 0 => {
-            answer(packet, tables, work, embryo, now)
+            answer(tables, work, embryo, now);
+            return_to(packet, tables, work);
+            Ok(())
         }
-        _ => Reason::SharedAddressLocal,
+        _ => Err(Reason::SharedAddressLocal),
     }
 }
 
@@ -93,15 +101,14 @@ fn half_open<A: Family, T: Flows<A>>(
     .then_some(embryo)
 }
 
-/// A real server's packet within a handshake.
+/// A real server's packet within a handshake. Returns whether the client has another name there.
 #[inline(never)]
-fn answer<A: Family, P: Packet, T: Flows<A>>(
-    packet: &mut P,
+fn answer<A: Family, T: Flows<A>>(
     tables: T,
     work: &mut Work<A>,
     embryo: Shared<Embryo<A>>,
     now: u64,
-) -> Reason {
+) -> bool {
     let flow = &work.flow;
     if flow.is_syn_ack() {
         answered(embryo, flow, now);
@@ -135,7 +142,8 @@ fn answer<A: Family, P: Packet, T: Flows<A>>(
     if flow.flags & flag::RST != 0 {
         tables.remove_embryo(&embryo_key(flow));
     }
-    return_to(packet, tables, work, half_open.real)
+    work.real = half_open.real;
+    both_ends
 }
 
 /// Notes that the server has answered.
@@ -149,17 +157,16 @@ fn answered<A: Copy>(embryo: Shared<Embryo<A>>, flow: &Flow<A>, now: u64) {
 }
 
 /// A real server's packet that no entry explains. It is attributed by the port it comes from, and
-/// never leaves untranslated.
+/// never leaves untranslated. Returns why it goes nowhere.
 #[inline(never)]
-fn orphan<A: Family, P: Packet, T: Flows<A>>(
-    packet: &mut P,
+fn orphan<A: Family, T: Flows<A>>(
     tables: T,
     work: &mut Work<A>,
     path: Shared<ReturnPath<A>>,
     now: u64,
-) -> Reason {
+) -> Option<Reason> {
     if path.get().ambiguous != 0 {
-        return Reason::AmbiguousReturn;
+        return Some(Reason::AmbiguousReturn);
     }
     // Where a service has many ports, the real server uses the same.
     let vport = match path.get().vport {
@@ -167,7 +174,7 @@ fn orphan<A: Family, P: Packet, T: Flows<A>>(
         port => port,
     };
     if let Some(reason) = refusal(tables, path, vport, work.flow.key.proto) {
-        return reason;
+        return Some(reason);
     }
     let (key, target) = (&mut work.key, &mut work.target);
     key.src = work.flow.key.dst;
@@ -189,14 +196,14 @@ fn orphan<A: Family, P: Packet, T: Flows<A>>(
         if tables.table_full() {
             tally(tables, Tally::Stateless);
         } else if !rebuild(tables, work) {
-            return Reason::UnknownConnection;
+            return Some(Reason::UnknownConnection);
         }
     }
     let shared = (work.vip, vport);
     work.translation = Translation::new(&work.flow.key, Direction::Reverse, shared, None);
     work.hop = Hop::UNKNOWN;
-    let real = work.target.real;
-    return_to(packet, tables, work, real)
+    work.real = work.target.real;
+    None
 }
 
 /// Why a packet of a real server may not be attributed by its port alone, if so.
@@ -226,11 +233,8 @@ fn refusal<A: Family, T: Flows<A>>(
 /// has since begun another connection with the same ports.
 #[inline(always)]
 fn rebuild<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>) -> bool {
-    let first = First {
-        flags: flags::RECONSTRUCTED,
-        state: ConnState::Established,
-    };
-    match create(tables, work, first, &Hop::UNKNOWN) {
+    work.plan = Plan::rebuilt();
+    match create(tables, work, &Hop::UNKNOWN) {
         Created::New => tally(tables, Tally::Reconstructed),
         Created::Full => tally(tables, Tally::Stateless),
         Created::Existing => return leads_to(tables, &work.key, &work.target),
@@ -260,14 +264,10 @@ fn expect<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>, now: u64) {
     tables.put_embryo(&work.embryo_key, &work.embryo);
 }
 
-/// Sends a translated packet to the client: to the hop that is known, else by the kernel's route.
+/// The way to the client: the hop that is known, else by the kernel's route.
 #[inline(always)]
-fn return_to<A: Family, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: T,
-    work: &mut Work<A>,
-    real: u16,
-) -> Reason {
+fn return_to<A: Family, P: Packet, T: Tables>(packet: &mut P, tables: T, work: &mut Work<A>) {
+    work.direction = Direction::Reverse;
     if !work.hop.is_known() {
         let client = if work.translation.both_ends {
             &work.translation.from
@@ -276,7 +276,6 @@ fn return_to<A: Family, P: Packet, T: Tables>(
         };
         work.hop = from_here(tables, client.route(packet, &work.vip), true);
     }
-    deliver(packet, tables, work, Direction::Reverse, real)
 }
 
 /// Key of the half-open connection of a packet to a client.
