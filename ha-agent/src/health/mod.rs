@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn the_last_resort_is_checked_and_services_with_many_ports_at_the_given_one() {
-        let mut config = crate::config::Config::parse(
+        let mut config = model::Config::parse(
             std::path::Path::new("f"),
             b"version: 1
 node: { name: lb, mode: off, interfaces: [{ name: front, device: eth0, address: 10.0.0.11/24 }] }

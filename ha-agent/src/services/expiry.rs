@@ -381,7 +381,6 @@ fn warn(full: bool, family: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::Datapath as _;
     use crate::datapath::fake::Fake;
     use crate::datapath::family::entry_to;
     use ha_common::conn::{ConnState, flags};

@@ -359,14 +359,15 @@ impl ServiceTable {
     }
 
     /// Takes note of a complete scan of the connection table: `connections` by real-server id.
-    /// Real servers that have left and are not used any more are forgotten.
+    /// Real servers that have left and are not used any more are forgotten, unless the maps are behind and
+    /// may still refer to them.
     pub fn scanned(&mut self, now: Instant, connections: &[u64]) {
         let mut unused = Vec::new();
         for (service, entry) in &mut self.services {
             for (key, server) in &mut entry.reals {
                 let found = connections.get(usize::from(server.id.id));
                 server.connections = found.copied().unwrap_or_default();
-                if server.forgettable(now) {
+                if server.forgettable(now) && !self.dirty {
                     unused.push(RealKey {
                         service: *service,
                         server: *key,

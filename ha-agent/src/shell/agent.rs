@@ -23,7 +23,7 @@ use crate::control::{CaptureRequest, Done, Handler, Heirloom, Refusal, Reloaded,
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::family::FlowKey;
 use crate::datapath::pair::PairTables;
-use crate::datapath::{Cursor, Datapath, DatapathError};
+use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
@@ -58,6 +58,8 @@ pub struct Shared {
     pub netlink: Netlink,
     /// The maps.
     pub datapath: Arc<dyn Datapath>,
+    /// The data plane's settings.
+    pub settings: Arc<Settings>,
     /// The capture of what the data plane sends.
     pub capture: Arc<Capture>,
     /// What the data plane was told of the pair.

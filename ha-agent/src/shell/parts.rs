@@ -272,7 +272,6 @@ pub(super) fn steering(config: &Config) -> Steering {
         vhid: u32::from(config.ha.virtual_id),
         node_bit: u32::from(config.node.mode == Mode::Second),
         new_flows_max: config.limits.new_flows,
-        new_flows_max: config.limits.new_flows,
         ..Steering::default()
     }
 }

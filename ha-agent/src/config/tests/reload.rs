@@ -100,7 +100,7 @@ fn everything_else_needs_a_restart() {
     );
     assert_eq!(
         refused("10.1.0.1/24", "10.1.0.2/24"),
-        ["9:1 a change of `shared_addresses` needs a restart"]
+        ["10:3 a change of `shared_addresses` needs a restart"]
     );
 }
 

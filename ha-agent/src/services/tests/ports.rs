@@ -132,10 +132,10 @@ fn as_many_ports_as_there_may_be_can_be_replaced() {
         firsts.map(|first| many(first, first + 4095, &[21])).collect()
     };
     table.configure(&full(1000)).unwrap();
-    apply(&mut table, &fake);
+    table.apply(&fake).unwrap();
     assert_eq!(fake.state().services.len(), maps::SERVICES_ENTRIES as usize);
     table.configure(&full(30_000)).unwrap();
-    apply(&mut table, &fake);
+    table.apply(&fake).unwrap();
     let state = fake.state();
     assert_eq!(state.services.len(), maps::SERVICES_ENTRIES as usize);
     assert!(state.services.contains_key(&key(30_000)));

@@ -223,6 +223,7 @@ fn a_number_given_again_counts_from_zero() {
     assert_eq!(fake.state().traffic[id], busy);
 
     table.configure(&[]).unwrap();
+    apply(&mut table, &fake);
     table.scanned(Instant::from_nanos(0), &[]);
     table.scanned(Instant::from_nanos(0) + LINGER, &[]);
     apply(&mut table, &fake);
@@ -236,7 +237,7 @@ fn a_number_given_again_counts_from_zero() {
     let mut service = service(80, &[]);
     service.real_servers = crowd;
     table.configure(&[service]).unwrap();
-    apply(&mut table, &fake);
+    table.apply(&fake).unwrap();
     let state = fake.state();
     assert_eq!(state.reals[id].addr::<u32>(), u32::narrow(wide(server(30))));
     assert_eq!(state.traffic[id], Traffic::default());

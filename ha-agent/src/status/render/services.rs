@@ -204,7 +204,14 @@ mod tests {
             services: vec![web, all, service("new", "10.0.0.100:8000-8100", Vec::new())],
         };
         let expected = "\
-EXPECTED";
+SERVICE  LISTENS ON                FORWARDING  SCHEDULER                  REAL SERVER     WEIGHT       STATE     CONNECTIONS  PACKETS IN  BYTES IN  PACKETS OUT  BYTES OUT  DROPPED  REASON
+web      10.0.0.100:80 tcp         nat         mh, clients /24 for 300 s  10.1.0.21:8080  1            up        12 of 100    9999        1.2M      12.3k        987M       1        -
+                                                                          10.1.0.22:8080  1            down      0            0           0         0            0          0        connection refused
+                                                                          10.1.0.99:8080  last resort  up        0            0           0         0            0          0        -
+                                                                          all                                    12           9999        1.2M      12.3k        987M       1
+all      [2001:db8::100]:any tcp   nat         mh                         fd00::21        1            draining  0            0           0         0            0          0        -
+new      10.0.0.100:8000-8100 tcp  nat         mh                         none
+";
         assert_eq!(services(&list, Style::PLAIN), expected);
     }
 

@@ -1,6 +1,6 @@
 //! What people see.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ha_common::conn::{ConnState, flags};
 
