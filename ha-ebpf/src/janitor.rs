@@ -16,9 +16,9 @@ pub const HEADER_LEN: usize = 16;
 /// Where in the header the family of the keys stands, 4 or 6, in the machine's byte order.
 pub const FAMILY: usize = 14;
 /// IPv4 keys looked at in one run.
-pub const KEYS4: usize = 64;
+pub const KEYS4: usize = 32;
 /// IPv6 keys looked at in one run.
-pub const KEYS6: usize = 24;
+pub const KEYS6: usize = 16;
 /// Length of an IPv4 key.
 const KEY4_LEN: usize = size_of::<ConnKey<u32>>();
 /// Length of an IPv6 key.

@@ -190,9 +190,13 @@ pub mod stage {
     /// Protocol 112.
     #[inline(always)]
     pub fn carp<P: Packet, T: Tables>(packet: &mut P, tables: T) -> Reason {
+        let l3 = match l3(packet, tables) {
+            Ok(l3) => l3,
+            Err(reason) => return reason,
+        };
         match ethernet::parse(packet) {
-            Ok(link) if link.ethertype == ethertype::IPV6 => carp::ipv6(packet, tables, link.l3),
-            Ok(link) => carp::ipv4(packet, tables, link.l3),
+            Ok(link) if link.ethertype == ethertype::IPV6 => carp::ipv6(packet, tables, l3),
+            Ok(_) => carp::ipv4(packet, tables, l3),
             Err(reason) => reason,
         }
     }
