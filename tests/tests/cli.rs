@@ -131,6 +131,7 @@ fn help_names_verbs_and_exit_codes() {
         "failover",
         "maintenance",
         "reload",
+        "capture",
         "keygen",
         "--config",
         "--socket",
@@ -155,6 +156,10 @@ fn wrong_usage_is_2() {
         &["connections", "--state", "asleep"],
         &["connections", "--client", "nobody"],
         &["connections", "--limit", "-1"],
+        &["capture"],
+        &["capture", "-w", "x", "--every", "0"],
+        &["capture", "-w", "x", "--seconds", "4000"],
+        &["capture", "-w", "x", "--count", "0"],
         &["keygen"],
         &["check-config", "--socket", "/x"],
         &["run", "--socket", "/x"],
@@ -383,6 +388,7 @@ fn nobody_is_running() {
         &["failover"],
         &["maintenance", "on"],
         &["reload"],
+        &["capture", "-w", "/nonexistent/file"],
     ] {
         let (code, said, complaint) = node.run(verb);
         assert_eq!((code, said.as_str()), (3, ""), "{verb:?}");

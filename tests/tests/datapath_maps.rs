@@ -22,14 +22,12 @@ use ha_agent::datapath::family::{FlowEntry, FlowKey, ListenKey, ReturnRoute, ent
 use ha_agent::datapath::load::{Connections, LoadError, Loaded, Options, load_object};
 use ha_agent::datapath::sys::{self, Map, Update};
 use ha_agent::datapath::{
-    Cursor, Datapath as _, DatapathError, Filter, Scan, TIMEOUTS, remove_connections,
+    Cursor, Datapath as _, DatapathError, Filter, Scan, remove_connections,
 };
 use ha_agent::proto::time::Instant;
 use ha_agent::shell::clock;
 use ha_agent::shell::netlink::Netlink;
-use ha_common::conn::{
-    Conn4, ConnKey4, ConnState, Persist, PersistKey4, PersistKey6, flags,
-};
+use ha_common::conn::{Conn4, ConnKey4, ConnState, Persist, PersistKey4, PersistKey6, flags};
 use ha_common::control::{Config, Gate};
 use ha_common::reason::Tally;
 use ha_common::service::{
@@ -293,10 +291,10 @@ fn operations() -> Result<()> {
     }
     datapath.set_filter(&Filter::default())?;
     assert_eq!(datapath.filter()?, Filter::default());
-    datapath.put_timeouts(1023, &TIMEOUTS)?;
-    assert_eq!(datapath.timeouts()?.last(), Some(&TIMEOUTS));
+    datapath.put_timeouts(1023, &Timeouts::USUAL)?;
+    assert_eq!(datapath.timeouts()?.last(), Some(&Timeouts::USUAL));
     datapath.put_timeouts(1023, &Timeouts::default())?;
-    assert!(datapath.put_timeouts(1024, &TIMEOUTS).is_err());
+    assert!(datapath.put_timeouts(1024, &Timeouts::USUAL).is_err());
     loads_and_traffic(&host, &loaded)?;
     clients(&host, &loaded)?;
     let real = Real {
@@ -373,8 +371,7 @@ fn loads_and_traffic(host: &Host, loaded: &Loaded) -> Result<()> {
 
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
     let map = aya::maps::MapData::from_pin(host.dir.join(maps::TRAFFIC))?;
-    let mut map =
-        aya::maps::PerCpuArray::<_, Traffic>::try_from(aya::maps::Map::PerCpuArray(map))?;
+    let mut map = aya::maps::PerCpuArray::<_, Traffic>::try_from(aya::maps::Map::PerCpuArray(map))?;
     let traffic = |cpu: u64| Traffic {
         connections: 1,
         packets_in: cpu,
@@ -650,7 +647,7 @@ fn janitor() -> Result<()> {
     let host = Host::new()?;
     let loaded = host.load()?;
     let datapath = &loaded.datapath;
-    datapath.put_timeouts(0, &TIMEOUTS)?;
+    datapath.put_timeouts(0, &Timeouts::USUAL)?;
     let now = clock::now().as_nanos();
     let hour = 3_600_000_000_000;
     for n in 0..200 {
@@ -670,7 +667,7 @@ fn janitor() -> Result<()> {
         println!("this machine is up for less than an hour: the idle time is shortened");
         let shortened = Timeouts {
             established_ns: now / 2,
-            ..TIMEOUTS
+            ..Timeouts::USUAL
         };
         datapath.put_timeouts(0, &shortened)?;
     }

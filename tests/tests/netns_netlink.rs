@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,11 +39,17 @@ fn main() -> ExitCode {
             ("the_way_to_an_address", routes),
             (
                 "a_real_server_is_resolved_and_followed_to_another_mac",
-                neighbours,
+                || neighbours("ipv4", [10, 1, 0, 21].into(), [10, 0, 0, 100].into()),
             ),
+            ("so_is_one_with_ipv6", || {
+                neighbours("ipv6", SERVER6.into(), SHARED6.into())
+            }),
         ],
     )
 }
+
+const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x21);
+const SHARED6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
 
 /// A node and a server with a cable between them.
 struct Hosts {
@@ -57,6 +63,7 @@ impl Hosts {
         let run = Run::start()?;
         let (node, server) = (run.namespace("node")?, run.namespace("server")?);
         node.enable_ipv6()?;
+        server.enable_ipv6()?;
         node.ip(&format!(
             "link add eth0 type veth peer name eth0 netns {}\n\
              link set eth0 address 02:00:00:00:00:01\n\
@@ -67,6 +74,7 @@ impl Hosts {
         ))?;
         server.ip("link set eth0 address 02:00:00:00:00:21\n\
              addr add 10.1.0.21/24 dev eth0\n\
+             addr add fd00:1::21/64 dev eth0 nodad\n\
              link set eth0 up\n")?;
         Ok(Self {
             node,
@@ -226,36 +234,42 @@ fn shared6() -> Result<()> {
 
 fn routes() -> Result<()> {
     let hosts = Hosts::new()?;
-    hosts.node.ip("route add 10.9.0.0/16 via 10.1.0.254\n")?;
+    hosts.node.ip("route add 10.9.0.0/16 via 10.1.0.254\n\
+         route add fd09::/16 via fd00:1::fe\n")?;
     hosts.on_node(|netlink, _changes| async move {
         let eth0 = ifindex(&netlink).await?;
-        let way = async |address: [u8; 4]| netlink.route(address.into()).await;
-        let to = |next_hop: [u8; 4]| {
-            Some(Route {
+        for (destination, next_hop) in [
+            ("10.1.0.77", Some("10.1.0.77")),
+            ("10.9.3.4", Some("10.1.0.254")),
+            ("192.0.2.1", None),
+            ("fd00:1::77", Some("fd00:1::77")),
+            ("fd09::3:4", Some("fd00:1::fe")),
+            ("2001:db8::1", None),
+        ] {
+            let wanted = next_hop.map(str::parse).transpose()?.map(|next_hop| Route {
                 ifindex: eth0,
-                next_hop: next_hop.into(),
-            })
-        };
-        assert_eq!(way([10, 1, 0, 77]).await?, to([10, 1, 0, 77]));
-        assert_eq!(way([10, 9, 3, 4]).await?, to([10, 1, 0, 254]));
-        assert_eq!(way([192, 0, 2, 1]).await?, None);
+                next_hop,
+            });
+            assert_eq!(netlink.route(destination.parse()?).await?, wanted);
+        }
         Ok(())
     })
 }
 
-fn neighbours() -> Result<()> {
+fn neighbours(family: &str, server: IpAddr, shared: IpAddr) -> Result<()> {
     let hosts = &Hosts::new()?;
     // Doubt comes after half a second instead of half a minute.
-    hosts
-        .node
-        .sysctl("net/ipv4/neigh/eth0/base_reachable_time_ms", "500")?;
-    hosts
-        .node
-        .sysctl("net/ipv4/neigh/eth0/delay_first_probe_time", "1")?;
+    for (setting, value) in [
+        ("base_reachable_time_ms", "500"),
+        ("delay_first_probe_time", "1"),
+    ] {
+        let setting = format!("net/{family}/neigh/eth0/{setting}");
+        hosts.node.sysctl(&setting, value)?;
+    }
     hosts.on_node(|netlink, mut changes| async move {
         let eth0 = ifindex(&netlink).await?;
         let server = RealServer {
-            address: Ipv4Addr::new(10, 1, 0, 21).into(),
+            address: server,
             port: Some(8080),
             weight: 1,
             connections_max: 0,
@@ -263,7 +277,7 @@ fn neighbours() -> Result<()> {
         };
         let service = VirtualService {
             name: "web".to_owned(),
-            address: Ipv4Addr::new(10, 0, 0, 100).into(),
+            address: shared,
             ports: Ports::One(80),
             protocol: Protocol::Tcp,
             forwarding: Forwarding::Nat,

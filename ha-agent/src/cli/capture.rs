@@ -50,13 +50,19 @@ pub(super) fn capture(mut client: Client, wanted: &Capture, json: bool) -> Resul
         Failed::Told(Exit::Failed)
     };
     let to_stdout = wanted.file == Path::new("-");
-    let out = open(&wanted.file).map_err(unwritten)?;
-    let mut writer = Writer::new(out).map_err(unwritten)?;
     let session = u64::from(std::process::id()) << 32 | u64::from(unix_nanos());
     let mut ask = |every| -> Result<Captured, ClientError> {
         client.request(&Request::Capture(CaptureRequest { session, every }))
     };
+    // Before a file is made for nothing.
     ask(wanted.every)?;
+    let mut writer = match open(&wanted.file).and_then(Writer::new) {
+        Ok(writer) => writer,
+        Err(error) => {
+            ask(0)?;
+            return Err(unwritten(error));
+        }
+    };
     let end = Instant::now() + Duration::from_secs(wanted.seconds.into());
     let (mut packets, mut lost) = (0, 0);
     loop {

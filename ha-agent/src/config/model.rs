@@ -337,7 +337,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        let usual = crate::datapath::TIMEOUTS;
+        let usual = ha_common::service::Timeouts::USUAL;
         Self {
             established: Duration::from_nanos(usual.established_ns),
             closing: Duration::from_nanos(usual.closing_ns),

@@ -265,15 +265,6 @@ pub fn remove_connections(
     datapath.remove_conns(&keys)
 }
 
-/// The idle times of a service whose configuration says nothing else: those of established TCP
-/// connections as in IPVS.
-pub const TIMEOUTS: Timeouts = Timeouts {
-    established_ns: nanos(Duration::from_mins(15)),
-    closing_ns: nanos(Duration::from_mins(2)),
-    closed_ns: nanos(Duration::from_secs(30)),
-    udp_ns: nanos(Duration::from_mins(2)),
-};
-
 /// A time as the maps hold it.
 pub const fn nanos(time: Duration) -> u64 {
     let nanos = time.as_nanos();
@@ -288,7 +279,7 @@ pub const fn nanos(time: Duration) -> u64 {
 /// `timeouts` are those of its service, if there is one.
 pub(crate) fn idle_ns(timeouts: Option<&Timeouts>, key: &FlowKey, conn: &FlowEntry) -> u64 {
     let known = timeouts.filter(|timeouts| timeouts.established_ns != 0);
-    known.unwrap_or(&TIMEOUTS).of(key.proto, conn.state)
+    known.unwrap_or(&Timeouts::USUAL).of(key.proto, conn.state)
 }
 
 /// A data plane together with its settings, which several parts of the agent change.

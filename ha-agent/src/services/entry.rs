@@ -14,7 +14,7 @@ use super::plan::Choice;
 use super::{Hop, LINGER, ServerKey, wrr};
 use crate::config::model::{self, OnDown, Ports};
 use crate::datapath::family::{ListenKey, wide};
-use crate::datapath::{TIMEOUTS, nanos};
+use crate::datapath::nanos;
 use crate::proto::time::Instant;
 
 /// A virtual service and its real servers.
@@ -72,7 +72,7 @@ impl Entry {
             forwarding: Forwarding::Nat,
             scheduler: Scheduler::Mh,
             persistence: None,
-            timeouts: TIMEOUTS,
+            timeouts: Timeouts::USUAL,
             resteer: true,
             on_down: OnDown::Keep,
             reals: BTreeMap::new(),

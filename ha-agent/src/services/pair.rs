@@ -30,8 +30,8 @@ type End = (IpAddr, u16);
 /// the reverse entry rewrites the source from the real server to the shared address; with full NAT the
 /// other end is rewritten, too. Each holds what its own changes add to the checksums (RFC 1624): the
 /// addresses to that of the IPv4 header, addresses and ports to that of TCP or UDP, whose pseudo-header
-/// contains the addresses. Packets that go one way keep their addresses. The way to the client is
-/// this node's own business and is learned from the client's next packet.
+/// contains the addresses. The way to the client is this node's own business and is learned from the
+/// client's next packet.
 pub(super) fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
     let key = record.key;
     let has = |flag| record.flags & flag != 0;
@@ -52,20 +52,17 @@ pub(super) fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
             created_ns: now_ns,
             ..entry_to(to[1].0)
         };
-        let (mut addresses, mut ports) = if has(flags::ONE_WAY) {
-            (0, 0)
-        } else {
-            sums(to)
-        };
+        let (mut addresses, mut ports) = sums(to);
         if has(flags::BOTH_ENDS) {
             (entry.from_addr, entry.from_port) = from[1];
             let more = sums(from);
             addresses += more.0;
             ports += more.1;
         }
-        entry.l4_delta = checksum::fold(addresses + ports);
+        let addresses = checksum::fold(addresses);
+        entry.l4_delta = checksum::fold(u32::from(addresses) + ports);
         if key.dst.is_ipv4() {
-            entry.l3_delta = checksum::fold(addresses);
+            entry.l3_delta = addresses;
         }
         entry
     };
@@ -102,7 +99,10 @@ mod tests {
     fn record(v6: bool, kind: u8) -> Record {
         let address = |host: u8| -> IpAddr {
             if v6 {
-                [0x20, 1, 0xd, 0xb8, host, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, host].into()
+                [
+                    0x20, 1, 0xd, 0xb8, host, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, host,
+                ]
+                .into()
             } else {
                 [10, host, 0xff, host].into()
             }
@@ -134,9 +134,15 @@ mod tests {
     fn rewritten(key: &FlowKey, entry: &FlowEntry) -> FlowKey {
         let mut after = *key;
         let (to, from) = if entry.is_reverse() {
-            ((&mut after.src, &mut after.sport), (&mut after.dst, &mut after.dport))
+            (
+                (&mut after.src, &mut after.sport),
+                (&mut after.dst, &mut after.dport),
+            )
         } else {
-            ((&mut after.dst, &mut after.dport), (&mut after.src, &mut after.sport))
+            (
+                (&mut after.dst, &mut after.dport),
+                (&mut after.src, &mut after.sport),
+            )
         };
         (*to.0, *to.1) = (entry.to_addr, entry.to_port);
         if entry.flags & flags::BOTH_ENDS != 0 {
@@ -171,7 +177,11 @@ mod tests {
                 assert_eq!(reverse.1.partner_key(&reverse.0), forward.0);
                 for (key, entry) in [forward, reverse] {
                     let after = rewritten(&key, &entry);
-                    let other = if entry.is_reverse() { forward.0 } else { reverse.0 };
+                    let other = if entry.is_reverse() {
+                        forward.0
+                    } else {
+                        reverse.0
+                    };
                     // As the answer to it is found.
                     assert_eq!((after.src, after.sport), (other.dst, other.dport));
                     assert_eq!((after.dst, after.dport), (other.src, other.sport));
@@ -181,7 +191,10 @@ mod tests {
                     let l3_now = checksum::apply(l3, entry.l3_delta.into());
                     assert_eq!(l3_now, if v6 { l3 } else { l3_after });
                     assert_eq!(entry.flags & !flags::REVERSE, flags::REPLICATED | kind);
-                    assert_eq!((entry.real, entry.real_generation, entry.service), (4, 5, 3));
+                    assert_eq!(
+                        (entry.real, entry.real_generation, entry.service),
+                        (4, 5, 3)
+                    );
                     assert_eq!((entry.version, entry.created_ns), (7, 99));
                 }
             }
@@ -189,14 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_goes_one_way_keeps_its_addresses() {
+    fn a_connection_that_goes_one_way_has_one_half() {
         for v6 in [false, true] {
             let record = record(v6, flags::ONE_WAY);
             let Halves { forward, reverse } = entries(&record, TARGET, 99);
             assert_eq!(reverse, None);
             assert_eq!(forward.0, record.key);
             assert_eq!(forward.1.to_addr, record.real_addr);
-            assert_eq!((forward.1.l3_delta, forward.1.l4_delta), (0, 0));
             assert_eq!(forward.1.flags, flags::REPLICATED | flags::ONE_WAY);
         }
     }

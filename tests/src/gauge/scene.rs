@@ -16,6 +16,7 @@ use ha_common::service::{
     Address as _, LocalAddr, Real, RealState, ReturnPath4, Scheduler, Service, ServiceKey4,
     addr_kind,
 };
+use ha_common::stage::ENTRY;
 
 use super::instrument::{Instrument, Traffic};
 use crate::clock::now_ns;
@@ -61,7 +62,9 @@ impl Scene {
             ifindex: 0,
         };
         plane.addrs.insert(net(*WEB.ip()), shared, 0)?;
+        plane.concern(net(*WEB.ip()))?;
         for (id, service, real, proto) in [(1, WEB, REAL, 6), (2, NAMES, RESOLVER, 17)] {
+            plane.concern(net(*real.ip()))?;
             plane.reals.set(
                 id.into(),
                 Real {
@@ -135,20 +138,15 @@ impl Scene {
 
     /// The program to measure.
     pub(super) fn program(&self) -> Result<ProgramFd> {
-        Ok(self.plane.program("ha_xdp")?.fd()?.try_clone()?)
+        Ok(self.plane.program(ENTRY)?.fd()?.try_clone()?)
     }
 
     /// Whether the table takes new connections, and whether events are wanted.
     pub(super) fn configure(&mut self, table_full: bool, events: bool) -> Result<()> {
-        let second = 1_000_000_000;
         let config = Config {
             vhid: VHID.into(),
             table_full: table_full.into(),
             emit_events: events.into(),
-            tcp_timeout_ns: 900 * second,
-            closing_timeout_ns: 120 * second,
-            closed_timeout_ns: 10 * second,
-            udp_timeout_ns: 60 * second,
             ..Config::default()
         };
         Ok(self.plane.config.set(0, config, 0)?)

@@ -148,7 +148,9 @@ impl DataPlane {
             load_program(&mut ebpf, name)?;
         }
         for stage in Stage::ALL {
-            let program = load_program(&mut ebpf, stage.program())?.fd()?.try_clone()?;
+            let program = load_program(&mut ebpf, stage.program())?
+                .fd()?
+                .try_clone()?;
             let stages = ebpf.map_mut(maps::STAGES).context("no array of stages")?;
             ProgramArray::try_from(stages)?.set(*stage as u32, &program, 0)?;
         }
@@ -327,16 +329,14 @@ impl DataPlane {
     /// What went to and from a real server, summed over the CPUs.
     pub fn traffic(&self, real: u16) -> Result<Traffic> {
         let cpus = self.traffic.get(&u32::from(real), 0)?;
-        Ok(cpus
-            .iter()
-            .fold(Traffic::default(), |sum, cpu| Traffic {
-                connections: sum.connections + cpu.connections,
-                packets_in: sum.packets_in + cpu.packets_in,
-                bytes_in: sum.bytes_in + cpu.bytes_in,
-                packets_out: sum.packets_out + cpu.packets_out,
-                bytes_out: sum.bytes_out + cpu.bytes_out,
-                dropped: sum.dropped + cpu.dropped,
-            }))
+        Ok(cpus.iter().fold(Traffic::default(), |sum, cpu| Traffic {
+            connections: sum.connections + cpu.connections,
+            packets_in: sum.packets_in + cpu.packets_in,
+            bytes_in: sum.bytes_in + cpu.bytes_in,
+            packets_out: sum.packets_out + cpu.packets_out,
+            bytes_out: sum.bytes_out + cpu.bytes_out,
+            dropped: sum.dropped + cpu.dropped,
+        }))
     }
 
     /// The events of IPv4 connections since the last call.
@@ -354,8 +354,12 @@ impl DataPlane {
     fn read_events(&mut self) -> Result<()> {
         while let Some(item) = self.events.next() {
             match item.len() {
-                len if len == size_of::<ConnEvent4>() => self.unread.0.extend(sys::read_pod(&item)),
-                len if len == size_of::<ConnEvent6>() => self.unread.1.extend(sys::read_pod(&item)),
+                len if len == size_of::<ConnEvent4>() => {
+                    self.unread.0.extend(sys::read_pod::<ConnEvent4>(&item));
+                }
+                len if len == size_of::<ConnEvent6>() => {
+                    self.unread.1.extend(sys::read_pod::<ConnEvent6>(&item));
+                }
                 len => bail!("an event of {len} bytes"),
             }
         }

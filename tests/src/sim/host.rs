@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ha_agent::config::model::Transport;
+use ha_agent::datapath::family::FlowKey;
 use ha_agent::journal::{Begin, Happened, Line, Resume, Setup};
 use ha_agent::keys::{PairKey, PairKeys};
 use ha_agent::proto::carp::trailer::{Body, WireRole};
 use ha_agent::proto::carp::{self, Election, Parked, REEXEC_LEASE, Role};
 use ha_agent::proto::rng::Rng;
-use ha_agent::datapath::family::FlowKey;
 use ha_agent::proto::sync::{self, Change, Record, Salt, Sync, SyncConfig, SyncSnapshot};
 use ha_agent::proto::time::Instant;
 use ha_common::carp::HEADER_LEN;
