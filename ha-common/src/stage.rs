@@ -8,6 +8,11 @@
 pub const ENTRY: &str = "ha_xdp";
 /// Name of the program that deletes idle connections; it is run by the agent.
 pub const JANITOR: &str = "ha_janitor";
+/// Bytes in front of the first key in what it is run on: a frame must be longer than an Ethernet header. The
+/// last two are the family of the keys, 4 or 6, in the machine's byte order.
+pub const JANITOR_HEADER: usize = 16;
+/// Bytes of keys that it looks at in one run, at most.
+pub const JANITOR_KEYS: usize = 512;
 
 macro_rules! stages {
     ($($(#[doc = $doc:literal])+ $name:ident = $program:literal;)+) => {

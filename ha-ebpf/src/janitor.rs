@@ -5,24 +5,23 @@ use ha_common::LAYOUT_VERSION;
 use ha_common::conn::ConnKey;
 use ha_common::reason::Tally;
 use ha_common::service::{Addr6, Timeouts};
+use ha_common::stage::{JANITOR_HEADER, JANITOR_KEYS};
 
 use crate::conntrack::entry::remove;
 use crate::family::Family;
 use crate::packet::{Field, Packet};
 use crate::tables::{Flows, Shared, Tables, tally};
 
-/// Bytes before the first key: a frame must be longer than an Ethernet header.
-pub const HEADER_LEN: usize = 16;
-/// Where in the header the family of the keys stands, 4 or 6, in the machine's byte order.
-pub const FAMILY: usize = 14;
-/// IPv4 keys looked at in one run.
-pub const KEYS4: usize = 32;
-/// IPv6 keys looked at in one run.
-pub const KEYS6: usize = 16;
+/// Where in the header the family of the keys stands.
+const FAMILY: usize = JANITOR_HEADER - 2;
 /// Length of an IPv4 key.
 const KEY4_LEN: usize = size_of::<ConnKey<u32>>();
 /// Length of an IPv6 key.
 const KEY6_LEN: usize = size_of::<ConnKey<Addr6>>();
+/// IPv4 keys looked at in one run.
+const KEYS4: usize = JANITOR_KEYS / KEY4_LEN;
+/// IPv6 keys looked at in one run.
+const KEYS6: usize = JANITOR_KEYS / KEY6_LEN;
 
 /// Deletes the connections among the listed keys that have been idle for too long, both directions
 /// together, and returns how many there were. Maps of another layout are left alone.
@@ -31,7 +30,7 @@ pub fn sweep<P: Packet, T: Flows<u32> + Flows<Addr6>>(packet: &mut P, tables: T)
     if tables.layout_version() != LAYOUT_VERSION {
         return 0;
     }
-    match packet.window::<HEADER_LEN>(0) {
+    match packet.window::<JANITOR_HEADER>(0) {
         Some(header) if header.load::<FAMILY, u16>() == 4 => {
             sweep_family::<u32, KEY4_LEN, KEYS4, _, _>(packet, tables)
         }
@@ -51,7 +50,7 @@ where
 {
     let mut expired = 0;
     for index in 0..KEYS {
-        let Some(bytes) = packet.window::<LEN>(HEADER_LEN + index * LEN) else {
+        let Some(bytes) = packet.window::<LEN>(JANITOR_HEADER + index * LEN) else {
             break;
         };
         expired += expire(tables, &read(bytes.bytes()));

@@ -17,12 +17,6 @@ use super::named::{Named, failed};
 use super::{DatapathError, sys};
 use crate::proto::time::Instant;
 
-/// Bytes before the first key of the janitor's input: a frame must be longer than an Ethernet header.
-/// The last two are the family's number.
-const JANITOR_HEADER: usize = 16;
-/// Bytes of keys in one run of the janitor.
-const JANITOR_KEYS: usize = 1024;
-
 /// The maps of one family.
 #[derive(Debug)]
 pub(super) struct Tables<A> {
@@ -163,8 +157,8 @@ where
         keys: &[FlowKey],
     ) -> Result<usize, DatapathError> {
         let mut expired = 0;
-        for keys in Self::keys(keys).chunks(JANITOR_KEYS / size_of::<ConnKey<A>>()) {
-            let mut input = vec![0; JANITOR_HEADER - size_of::<u16>()];
+        for keys in Self::keys(keys).chunks(stage::JANITOR_KEYS / size_of::<ConnKey<A>>()) {
+            let mut input = vec![0; stage::JANITOR_HEADER - size_of::<u16>()];
             input.extend_from_slice(&A::NUMBER.to_ne_bytes());
             input.extend_from_slice(sys::bytes_of(keys));
             let count =
