@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
             ("a_large_empty_table_is_read_in_short_calls", short_calls),
             ("the_janitor_deletes_what_is_idle_and_only_that", janitor),
             ("a_killed_agent_is_succeeded", succession),
+            ("programs_are_loaded_once", loaded_once),
             ("a_clean_stop_leaves_nothing", clean_stop),
             ("a_foreign_program_is_named_and_spared", foreign),
             ("pins_of_another_layout_are_refused", layouts),
@@ -745,7 +747,7 @@ fn arrays(host: &Host) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(&host.dir)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("stages_") {
+        if entry.file_name().to_string_lossy().ends_with("_stages") {
             found.push(entry.path());
         }
     }
@@ -769,7 +771,10 @@ fn stages() -> Result<()> {
         bail!("{:?}", arrays(&host)?);
     };
     assert_eq!(filled(first)?, STAGES);
-    let loaded = host.load()?;
+    let mut other = object()?;
+    other.push(0);
+    let options = host.options(&["eth0"])?;
+    let loaded = host.netns.run(|| Ok(load_object(&other, &options)))??;
     let [second] = &*arrays(&host)? else {
         bail!("{:?}", arrays(&host)?);
     };
