@@ -785,6 +785,43 @@ fn stages() -> Result<()> {
     Ok(())
 }
 
+/// Programs that are in the kernel are used again, but only those of the same object over the same maps.
+fn loaded_once() -> Result<()> {
+    let host = Host::new()?;
+    let options = host.options(&["eth0"])?;
+    let running = |object: &[u8]| {
+        let loaded = host.netns.run(|| Ok(load_object(object, &options)))??;
+        assert!(loaded.gate.read() == Gate::default());
+        let found = host.devices(&["eth0"])?;
+        let pinned = fs::read_dir(&host.dir)?
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .filter(|name| name.starts_with("prog_") || name.starts_with("next_"))
+            .map(|name| name.chars().take(37).collect());
+        let pinned: BTreeSet<String> = pinned.collect();
+        assert_eq!(pinned.len(), 1, "those of one object: {pinned:?}");
+        found[0].attached.map(|found| found.program).context("none")
+    };
+    let mut object = object()?;
+    let first = running(&object)?;
+    assert_eq!(running(&object)?, first);
+    // Another object, though it does the same.
+    object.push(0);
+    let second = running(&object)?;
+    assert_ne!(second, first);
+    assert_eq!(running(&object)?, second);
+    // The same object, but the agent has lost one of its maps and makes it anew.
+    fs::remove_file(host.dir.join(maps::HEARD))?;
+    let third = running(&object)?;
+    assert_ne!(third, second);
+    assert_eq!(running(&object)?, third);
+    // Not all of the programs.
+    let janitor = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with("janitor");
+    let entry = fs::read_dir(&host.dir)?.flatten().find(janitor);
+    fs::remove_file(entry.context("the janitor is not pinned")?.path())?;
+    assert_ne!(running(&object)?, third);
+    Ok(())
+}
+
 fn clean_stop() -> Result<()> {
     let host = Host::new()?;
     let loaded = host.load()?;
