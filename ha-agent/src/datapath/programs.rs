@@ -95,9 +95,7 @@ impl<'a> Shelf<'a> {
             janitor,
             stages,
         } = programs;
-        let mut pins = [entry, janitor, stages]
-            .into_iter()
-            .zip(self.pins(prefix));
+        let mut pins = [entry, janitor, stages].into_iter().zip(self.pins(prefix));
         pins.try_for_each(|(held, pin)| sys::object_pin(held.as_fd(), &pin))
     }
 
