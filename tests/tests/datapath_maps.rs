@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
             ("a_large_empty_table_is_read_in_short_calls", short_calls),
             ("the_janitor_deletes_what_is_idle_and_only_that", janitor),
             ("a_killed_agent_is_succeeded", succession),
+            ("programs_are_loaded_once", loaded_once),
             ("a_clean_stop_leaves_nothing", clean_stop),
             ("a_foreign_program_is_named_and_spared", foreign),
             ("pins_of_another_layout_are_refused", layouts),
@@ -740,7 +742,7 @@ fn arrays(host: &Host) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(&host.dir)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("stages_") {
+        if entry.file_name().to_string_lossy().ends_with("_stages") {
             found.push(entry.path());
         }
     }
@@ -764,7 +766,10 @@ fn stages() -> Result<()> {
         bail!("{:?}", arrays(&host)?);
     };
     assert_eq!(filled(first)?, STAGES);
-    let loaded = host.load()?;
+    let mut other = object()?;
+    other.push(0);
+    let options = host.options(&["eth0"])?;
+    let loaded = host.netns.run(|| Ok(load_object(&other, &options)))??;
     let [second] = &*arrays(&host)? else {
         bail!("{:?}", arrays(&host)?);
     };
@@ -772,6 +777,43 @@ fn stages() -> Result<()> {
     assert_eq!(filled(second)?, STAGES);
     loaded.pins.remove()?;
     assert!(!host.dir.exists());
+    Ok(())
+}
+
+/// Programs that are in the kernel are used again, but only those of the same object over the same maps.
+fn loaded_once() -> Result<()> {
+    let host = Host::new()?;
+    let options = host.options(&["eth0"])?;
+    let running = |object: &[u8]| {
+        let loaded = host.netns.run(|| Ok(load_object(object, &options)))??;
+        assert!(loaded.gate.read() == Gate::default());
+        let found = host.devices(&["eth0"])?;
+        let pinned = fs::read_dir(&host.dir)?
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .filter(|name| name.starts_with("prog_") || name.starts_with("next_"))
+            .map(|name| name.chars().take(37).collect());
+        let pinned: BTreeSet<String> = pinned.collect();
+        assert_eq!(pinned.len(), 1, "those of one object: {pinned:?}");
+        found[0].attached.map(|found| found.program).context("none")
+    };
+    let mut object = object()?;
+    let first = running(&object)?;
+    assert_eq!(running(&object)?, first);
+    // Another object, though it does the same.
+    object.push(0);
+    let second = running(&object)?;
+    assert_ne!(second, first);
+    assert_eq!(running(&object)?, second);
+    // The same object, but the agent has lost one of its maps and makes it anew.
+    fs::remove_file(host.dir.join(maps::HEARD))?;
+    let third = running(&object)?;
+    assert_ne!(third, second);
+    assert_eq!(running(&object)?, third);
+    // Not all of the programs.
+    let janitor = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with("janitor");
+    let entry = fs::read_dir(&host.dir)?.flatten().find(janitor);
+    fs::remove_file(entry.context("the janitor is not pinned")?.path())?;
+    assert_ne!(running(&object)?, third);
     Ok(())
 }
 

@@ -4,16 +4,19 @@
 mod common;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ha_agent::shell::guard::{self, Guard};
 use ha_agent::status::model::Role;
+use ha_common::proto;
 use ha_tests::clock::now_ns;
 use ha_tests::demo::SERVICE;
-use ha_tests::rig::config::{PairConfig, SHARED_BACK};
+use ha_tests::rig::config::{self, CLIENT6, PairConfig, SHARED_BACK};
 use ha_tests::rig::pair::{Node, Pair};
 use ha_tests::traffic::load::Load;
 use nix::sys::signal::Signal;
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
         &[
             ("the_guard_comes_and_goes_with_the_agent", guard_installed),
             ("without_xdp_the_guard_keeps_the_kernel_silent", guard_holds),
+            ("the_guard_knows_ipv6", guard6),
             (
                 "a_program_taken_off_moves_the_role_and_comes_back",
                 detached,
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
             ("an_interface_made_anew_is_taken_into_use", remade),
             ("blocked_multicast_is_healed_by_unicast", multicast_blocked),
             ("unicast_needs_no_multicast", unicast),
+            ("unicast_needs_no_multicast_in_ipv6_either", unicast6),
         ],
     )
 }
@@ -108,11 +113,54 @@ fn guard_holds() -> Result<()> {
     let refused = connect_without_xdp(false)?.map_err(|error| error.kind());
     assert_eq!(
         refused.err(),
-        Some(std::io::ErrorKind::ConnectionRefused),
+        Some(ErrorKind::ConnectionRefused),
         "the experiment shows nothing"
     );
     // With it the client hears nothing until the other node takes over, and then is served.
     connect_without_xdp(true)?.context("with the guard")?;
+    Ok(())
+}
+
+/// The same, of the table alone: what the kernel says at a port of an IPv6 address with and without it.
+fn guard6() -> Result<()> {
+    let pair = Pair::build(PairConfig {
+        ipv6: true,
+        ..config()
+    })?;
+    let [node, _] = &pair.nodes;
+    let (own, service) = (config::front6(1), 80);
+    let guard = Guard {
+        services: [(own.into(), proto::TCP, service)].into(),
+        reals: [(CLIENT6.into(), proto::UDP, 8080)].into(),
+        own: [own.into()].into(),
+    };
+    let connect = |port: u16| {
+        pair.client.run(|| {
+            let within = Duration::from_secs(2);
+            let connected = TcpStream::connect_timeout(&(own, port).into(), within);
+            Ok(connected.map_err(|error| error.kind()).err())
+        })
+    };
+    let refused = Some(ErrorKind::ConnectionRefused);
+    until("the address", || Ok(connect(service)? == refused))?;
+    node.netns.run(|| Ok(guard.install()?))?;
+    assert_eq!(connect(service)?, Some(ErrorKind::TimedOut));
+    assert_eq!(
+        connect(service + 1)?,
+        refused,
+        "only the service is guarded"
+    );
+    let table = nft(node, &["list", "table", "inet", "ha_agent"])?;
+    for expected in [
+        "elements = { fd00:77:1::11 . tcp . 80 }",
+        "elements = { fd00:77:1::fe . udp . 8080 }",
+        "ip6 daddr . meta l4proto . th dport @services6 counter packets",
+        "ip6 daddr != @own6 ip6 saddr . meta l4proto . th sport @real_servers6 counter",
+    ] {
+        ensure!(table.contains(expected), "no `{expected}` in\n{table}");
+    }
+    node.netns.run(|| Ok(guard::remove()?))?;
+    assert_eq!(connect(service)?, refused);
     Ok(())
 }
 
@@ -180,13 +228,13 @@ fn remade() -> Result<()> {
     until("the address", || node.has_address(SHARED_BACK))
 }
 
-/// The switch drops what goes to the CARP group, everywhere.
+/// The switch drops what goes to the CARP groups, everywhere.
 fn block_multicast(pair: &Pair) -> Result<()> {
     pair.switch.netns().nft(
         "table bridge rig {
             chain forward {
                 type filter hook forward priority 0
-                ether daddr 01:00:5e:00:00:12 counter drop
+                ether daddr { 01:00:5e:00:00:12, 33:33:00:00:00:12 } counter drop
             }
         }",
     )
@@ -238,5 +286,34 @@ fn unicast() -> Result<()> {
     let switch = pair.switch.netns();
     let rules = switch.output(Command::new("nft").args(["list", "table", "bridge", "rig"]))?;
     ensure!(rules.contains("counter packets 0 "), "{rules}");
+    Ok(())
+}
+
+fn unicast6() -> Result<()> {
+    for transport in ["unicast", "auto"] {
+        let mut pair = Pair::build(PairConfig {
+            ipv6: true,
+            ..config()
+        })?;
+        for node in &pair.nodes {
+            let text = config::file_with_ipv6_alone(node.number, node.dir());
+            let text = text.replace(
+                "  virtual_id",
+                &format!("  transport: {transport}\n  virtual_id"),
+            );
+            fs::write(node.config_file(), text)?;
+        }
+        block_multicast(&pair)?;
+        pair.start()?;
+        let old = pair.active()?;
+        pair.nodes[old].failover()?;
+        pair.nodes[1 - old].wait_role(Role::Active, Duration::from_secs(10))?;
+        pair.wait_whole()?;
+        let switch = pair.switch.netns();
+        let rules = switch.output(Command::new("nft").args(["list", "table", "bridge", "rig"]))?;
+        // Nothing else speaks to the groups.
+        let silent = rules.contains("counter packets 0 ");
+        ensure!(silent == (transport == "unicast"), "{transport}: {rules}");
+    }
     Ok(())
 }

@@ -10,10 +10,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ha_agent::proto::carp::REEXEC_LEASE;
 use ha_agent::status::model::{Role, Square, Status};
 use ha_tests::clock::now_ns;
 use ha_tests::demo::SERVICE;
-use ha_tests::rig::config::{PairConfig, SHARED_FRONT};
+use ha_tests::rig::arp;
+use ha_tests::rig::config::{CLIENT, PairConfig, SHARED_FRONT};
 use ha_tests::rig::pair::Pair;
 use ha_tests::traffic::load::Load;
 use nix::sys::signal::Signal;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
             ("a_standby_agent_is_replaced_under_load", standby),
             ("sigusr2_replaces_the_agent", signalled),
             ("nothing_is_given_up_for_a_bad_program", bad_program),
+            ("a_program_that_dies_at_once_is_replaced", dying),
             ("a_node_that_keeps_crashing_is_pacified", pacified),
             ("maintenance_survives_a_restart", maintenance),
         ],
@@ -37,6 +40,8 @@ const CONNECTIONS: usize = 200;
 const NEW_RATE: u64 = 300;
 /// What the clients may notice on a machine that stalls by itself; the benchmark says what they do notice.
 const GAP_MAX_MS: f64 = 300.0;
+/// How much later than it should something may happen on such a machine.
+const SLACK: Duration = Duration::from_secs(1);
 
 fn whole() -> Result<Pair> {
     let mut pair = Pair::build(PairConfig {
@@ -159,6 +164,47 @@ fn bad_program() -> Result<()> {
     sleep(Duration::from_secs(1));
     refused("partner")?;
     other.signal(Signal::SIGCONT)?;
+    Ok(())
+}
+
+/// The new program passes the check, is executed, and ends. Nobody is left to give the role up: the lease
+/// that the old one was granted runs out, and then the partner takes over.
+fn dying() -> Result<()> {
+    let mut pair = whole()?;
+    let active = pair.active()?;
+    let lease = REEXEC_LEASE + pair.config.timeout;
+    let [first, second] = &mut pair.nodes;
+    let (node, partner) = if active == 0 {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    node.install_one_that_dies()?;
+    node.signal(Signal::SIGUSR2)?;
+    let agent = node.agent.as_mut().context("no agent")?;
+    let ended = agent.wait(Duration::from_secs(20))?;
+    ensure!(!ended.success(), "{ended}");
+    let died = now_ns();
+    ensure!(
+        partner.role() == Some(Role::Standby),
+        "it waits as it promised"
+    );
+    let taken = partner.wait_role(Role::Active, lease + SLACK)?;
+    let took = Duration::from_nanos(taken.saturating_sub(died));
+    ensure!(took <= lease + SLACK, "{took:?}");
+    // Also when the lifetime of the addresses on the other host has run out.
+    sleep(lease);
+    ensure!(!node.has_address(SHARED_FRONT)?);
+    let wanted = partner.netns.run(|| arp::mac_of("front"))?;
+    let found = arp::holders(&pair.client, "front", CLIENT, SHARED_FRONT)?;
+    ensure!(found == [wanted].into(), "{found:02x?}, not {wanted:02x?}");
+
+    // What it left is the next start's, which begins anew.
+    let node = pair.nodes.get_mut(active).context("no such node")?;
+    node.install()?;
+    node.start()?;
+    pair.wait_whole()?;
+    assert_eq!(pair.active()?, 1 - active);
     Ok(())
 }
 

@@ -45,6 +45,8 @@ const CONNECTIONS: usize = 100;
 const NEW_RATE: u64 = 200;
 /// Frames under way when the role moves may be this late on a machine that stalls.
 const UNDER_WAY_NS: u64 = 100_000_000;
+/// Connections must go on within this time, which is several times what a takeover takes.
+const JUDGED_AFTER: Duration = Duration::from_millis(2_500);
 /// What is waited for comes within this time, or not at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -230,7 +232,7 @@ fn inject(pair: &mut Pair, fault: Fault) -> Result<()> {
     load.open(NEW_RATE, Duration::from_millis(300));
     let at = fault.inject(pair, old)?;
     load.fault_at(at);
-    let (tcp, _) = load.finish(at, pair.config.timeout)?;
+    let (tcp, _) = load.finish_after(JUDGED_AFTER, at, pair.config.timeout)?;
     ensure!(
         (tcp.survived, tcp.broken_before) == (tcp.connections, 0),
         "{fault:?}: {tcp:#?}"

@@ -20,8 +20,7 @@ use super::attach::{self, AttachError, Attacher, Attachment, Device};
 use super::bpf::{Bpf, Rings};
 use super::bpffs::{self, BpffsError};
 use super::gate::GateWord;
-use super::stages::{self, Programs};
-use super::successor;
+use super::programs::{self, Programs, Shelf};
 use super::sys::{self, Map, Update};
 use super::{Datapath as _, DatapathError};
 
@@ -36,7 +35,7 @@ const KERNEL_MIN: (u8, u8) = (5, 15);
 const VERIFIER_LINES: usize = 25;
 
 /// Every map that is pinned under its name. The array of stages has a pin for each set of programs
-/// ([`stages`]).
+/// ([`programs`]).
 const PINNED: &[&str] = &[
     maps::CONNS4,
     maps::CONNS6,
@@ -272,30 +271,26 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
     bpffs::prepare(dir)?;
     check_pins(object, dir, options.connections)?;
 
-    let prepared = options
-        .continued
-        .then(|| successor::take(object, dir))
-        .flatten();
-    let (programs, mut ebpf) = if let Some(programs) = prepared {
-        (programs, None)
-    } else {
-        let (programs, ebpf) = load_programs(object, options)?;
-        (programs, Some(ebpf))
+    let pins = Pins { dir: dir.clone() };
+    let programs = match pins.programs(object)? {
+        Some(found) => found,
+        None => load_programs(object, options)?,
     };
-    let held = stages::hold(dir, &programs).map_err(|source| LoadError::Pin {
+    let shelf = pins.shelf(object)?;
+    let pin = |source| LoadError::Pin {
         path: dir.clone(),
         source,
-    })?;
+    };
+    shelf.leave_in_force(&programs).map_err(pin)?;
 
-    let pins = Pins { dir: dir.clone() };
     let rings = Rings {
-        evidence: ring(ebpf.as_mut(), dir, maps::EVIDENCE)?.into(),
-        samples: ring(ebpf.as_mut(), dir, maps::SAMPLES)?.into(),
+        evidence: ring(dir, maps::EVIDENCE)?.into(),
+        samples: ring(dir, maps::SAMPLES)?.into(),
     };
     let datapath = Bpf::new(|name| pins.map(name), programs.janitor, rings)?;
     let gate = GateWord::map(pins.map(maps::GATE)?.as_fd()).map_err(map_error(maps::GATE))?;
-    let mut carp = ring(ebpf.as_mut(), dir, maps::CARP)?;
-    let mut events = ring(ebpf.as_mut(), dir, maps::EVENTS)?;
+    let mut carp = ring(dir, maps::CARP)?;
+    let mut events = ring(dir, maps::EVENTS)?;
     if !options.continued {
         // Whoever opened it is dead: from now on this agent answers for the node.
         gate.reset();
@@ -309,9 +304,8 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
         .map_err(map_error(maps::VERSION))?;
     datapath.counters()?;
     let attachments = attach::attach_all(programs.entry.as_fd(), dir, &options.devices)?;
-    // Nothing is attached any more that goes on in the stages of an earlier agent.
-    if let Err(error) = stages::release(dir, Some(held.as_path())) {
-        tracing::debug!(%error, "pins of an earlier agent's stages not removed");
+    if let Err(error) = shelf.release_others() {
+        tracing::debug!(%error, "pins of an earlier agent's programs not removed");
     }
     Ok(Loaded {
         datapath,
@@ -325,7 +319,8 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
 }
 
 /// Finds out whether an agent that runs with these options could be continued by this program, and if
-/// `prepare` loads and pins this program's data plane, so that the verifier's work is done by then.
+/// `prepare` sees to it that this program's data plane is in the kernel, so that the verifier's work is
+/// done by then.
 pub fn check(options: &Options, prepare: bool) -> Result<(), LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
@@ -333,9 +328,11 @@ pub fn check(options: &Options, prepare: bool) -> Result<(), LoadError> {
     check_kernel()?;
     let dir = &options.bpf_dir;
     check_pins(OBJECT, dir, options.connections)?;
-    if prepare && dir.join(maps::VERSION).exists() {
-        let (programs, _ebpf) = load_programs(OBJECT, options)?;
-        successor::leave(OBJECT, dir, &programs).map_err(|source| LoadError::Pin {
+    let pins = Pins { dir: dir.clone() };
+    if prepare && dir.join(maps::VERSION).exists() && pins.programs(OBJECT)?.is_none() {
+        let programs = load_programs(OBJECT, options)?;
+        let left = pins.shelf(OBJECT)?.leave_ahead(&programs);
+        left.map_err(|source| LoadError::Pin {
             path: dir.clone(),
             source,
         })?;
@@ -344,7 +341,7 @@ pub fn check(options: &Options, prepare: bool) -> Result<(), LoadError> {
 }
 
 /// Makes or finds the maps, and loads all programs.
-fn load_programs(object: &[u8], options: &Options) -> Result<(Programs, Ebpf), LoadError> {
+fn load_programs(object: &[u8], options: &Options) -> Result<Programs, LoadError> {
     let mut loader = EbpfLoader::new();
     for (name, entries) in options.connections.entries() {
         loader.map_max_entries(name, entries);
@@ -369,12 +366,11 @@ fn load_programs(object: &[u8], options: &Options) -> Result<(Programs, Ebpf), L
             .update(&(*stage as u32), &(program.as_raw_fd() as u32), Update::Any)
             .map_err(map_error(name))?;
     }
-    let programs = Programs {
+    Ok(Programs {
         entry,
         janitor,
         stages: array.into_fd(),
-    };
-    Ok((programs, ebpf))
+    })
 }
 
 impl Pins {
@@ -385,8 +381,7 @@ impl Pins {
         for link in attach::pinned_links(&self.dir)? {
             attach::detach(&link)?;
         }
-        successor::forget(&self.dir)?;
-        stages::release(&self.dir, None)?;
+        programs::forget(&self.dir)?;
         for name in PINNED {
             match fs::remove_file(self.dir.join(name)) {
                 Ok(()) => {}
@@ -411,6 +406,26 @@ impl Pins {
 
     fn map(&self, name: &'static str) -> Result<OwnedFd, DatapathError> {
         sys::object_get(&self.dir.join(name)).map_err(map_error(name))
+    }
+
+    /// Where the programs of an object over the pinned maps are.
+    fn shelf(&self, object: &[u8]) -> Result<Shelf<'_>, DatapathError> {
+        let id = |name: &&'static str| {
+            let info = sys::map_info(self.map(name)?.as_fd());
+            Ok(info.map_err(map_error(name))?.id)
+        };
+        let ids = PINNED.iter().map(id);
+        let ids = ids.collect::<Result<Vec<u32>, DatapathError>>()?;
+        Ok(Shelf::new(&self.dir, object, &ids))
+    }
+
+    /// The programs of an object, if they are in the kernel with all their maps.
+    fn programs(&self, object: &[u8]) -> Result<Option<Programs>, DatapathError> {
+        if PINNED.iter().all(|name| self.dir.join(name).exists()) {
+            Ok(self.shelf(object)?.find())
+        } else {
+            Ok(None)
+        }
     }
 }
 
@@ -522,14 +537,10 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadErro
     fd.map_err(|error| program_error(name, error.into()))
 }
 
-/// Takes a ring from what was loaded, or by its pin.
-fn ring(ebpf: Option<&mut Ebpf>, dir: &Path, name: &'static str) -> Result<Ring, LoadError> {
+fn ring(dir: &Path, name: &'static str) -> Result<Ring, LoadError> {
     let failed = |source| LoadError::Ring { name, source };
-    let map = match ebpf {
-        Some(ebpf) => ebpf.take_map(name).ok_or(LoadError::Incomplete { name })?,
-        None => aya::maps::Map::RingBuf(MapData::from_pin(dir.join(name)).map_err(failed)?),
-    };
-    Ring::try_from(map).map_err(failed)
+    let map = MapData::from_pin(dir.join(name)).map_err(failed)?;
+    Ring::try_from(aya::maps::Map::RingBuf(map)).map_err(failed)
 }
 
 fn program_error(program: &'static str, error: ProgramError) -> LoadError {

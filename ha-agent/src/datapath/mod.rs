@@ -19,8 +19,7 @@ pub mod load;
 mod milestones;
 mod named;
 pub mod pair;
-mod stages;
-mod successor;
+mod programs;
 pub mod sys;
 mod tables;
 

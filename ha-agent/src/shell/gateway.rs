@@ -56,10 +56,8 @@ impl GatewayProbe {
         if now < self.next {
             return false;
         }
-        // After a stall the answers of the meantime may still be in the queue: begin to count anew.
-        if now.since(self.next) > self.patience {
-            self.last_reply = now;
-        }
+        // Nobody was asked meanwhile, so nobody owes an answer.
+        self.last_reply = (self.last_reply + now.since(self.next)).min(now);
         self.next = now + self.interval;
         true
     }
@@ -94,6 +92,9 @@ mod tests {
         let mut probe = GatewayProbe::new(100 * MS, 300 * MS, at(0));
         assert!(probe.due(at(0)));
         probe.replied(at(1));
+        for ms in [100, 200, 300] {
+            assert!(probe.due(at(ms)));
+        }
         assert_eq!(probe.change(at(250)), None);
         assert_eq!(probe.change(at(301)), Some(false));
         probe.replied(at(302));
@@ -104,6 +105,9 @@ mod tests {
     fn a_stall_is_not_held_against_the_gateway() {
         let mut probe = GatewayProbe::new(100 * MS, 300 * MS, at(0));
         assert!(probe.due(at(0)));
+        probe.replied(at(1));
+        assert!(probe.due(at(350)));
+        assert_eq!(probe.change(at(350)), None);
         assert!(probe.due(at(5_000)));
         assert_eq!(probe.change(at(5_000)), None);
     }

@@ -113,14 +113,7 @@ pub(super) fn link(config: &Config, bound: &Bound) -> election::Link {
         shared: addresses(&bound.shared),
         checked: bound.interface.ha_checks,
         transport: config.ha.transport,
-        partner: bound
-            .interface
-            .partners
-            .iter()
-            .find_map(|partner| match partner {
-                IpAddr::V4(v4) => Some(*v4),
-                IpAddr::V6(_) => None,
-            }),
+        partners: bound.interface.partners.clone(),
         gateways: bound.interface.gateways.clone(),
         router: sysctl::forwards6(&bound.link.device),
     }

@@ -136,8 +136,8 @@ fn is_tagged(signed: &Window<'_, SIGNED_LEN>, state: [u64; 4]) -> bool {
         };
     }
     absorb!(8 16 24 32 40 48 56 64 72 80 88 96 104);
-    let [low, high] = hash.finish_words();
-    let wrong = (low ^ u64::from_le(signed.load::<{ HEADER_LEN + trailer::TAG }, _>()))
-        | (high ^ u64::from_le(signed.load::<{ HEADER_LEN + trailer::TAG + 8 }, _>()));
-    wrong == 0
+    hash.ends_with([
+        u64::from_le(signed.load::<{ HEADER_LEN + trailer::TAG }, _>()),
+        u64::from_le(signed.load::<{ HEADER_LEN + trailer::TAG + 8 }, _>()),
+    ])
 }

@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -347,9 +348,27 @@ impl Node {
     /// Puts a program of its own in place of the one it has, as a package manager does: under another
     /// name first, then renamed.
     pub fn install(&mut self) -> Result<()> {
-        let (path, fresh) = (self.dir.join("ha-agent"), self.dir.join("ha-agent.new"));
+        let fresh = self.dir.join("ha-agent.new");
         fs::copy(locate::program("ha-agent")?, &fresh)?;
-        fs::rename(&fresh, &path)?;
+        self.put_in_place(&fresh)
+    }
+
+    /// The same with a program that says it could continue the running one, but ends as soon as it is to.
+    pub fn install_one_that_dies(&mut self) -> Result<()> {
+        let fresh = self.dir.join("ha-agent.new");
+        let real = locate::program("ha-agent")?;
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = run ] && exit 1\nexec {} \"$@\"\n",
+            real.display()
+        );
+        fs::write(&fresh, script)?;
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+        self.put_in_place(&fresh)
+    }
+
+    fn put_in_place(&mut self, fresh: &Path) -> Result<()> {
+        let path = self.dir.join("ha-agent");
+        fs::rename(fresh, &path)?;
         self.program = Some(path);
         Ok(())
     }

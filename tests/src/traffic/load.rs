@@ -84,8 +84,22 @@ impl Load {
 
     /// Waits until every connection can be judged, and judges.
     pub fn finish(self, fault_ns: u64, timeout: Duration) -> Result<(TcpReport, UdpReport)> {
-        let end = fault_ns + LOST_AFTER_NS;
-        sleep(Duration::from_nanos(end.saturating_sub(now_ns())) + MARGIN);
+        self.finish_after(
+            Duration::from_nanos(LOST_AFTER_NS) + MARGIN,
+            fault_ns,
+            timeout,
+        )
+    }
+
+    /// Judges so long after the fault, if that is less: what has not gone on by then is lost.
+    pub fn finish_after(
+        self,
+        time: Duration,
+        fault_ns: u64,
+        timeout: Duration,
+    ) -> Result<(TcpReport, UdpReport)> {
+        let end = fault_ns + u64::try_from(time.as_nanos())?;
+        sleep(Duration::from_nanos(end.saturating_sub(now_ns())));
         let tcp = report::tcp(&self.client.finish()?, fault_ns);
         let within = u64::try_from(timeout.as_nanos())? + 1_000_000_000;
         let udp = report::udp(&self.prober.finish()?, fault_ns, within);

@@ -44,28 +44,39 @@ fn interfaces(node: &NodeDraft, walk: &mut Walk<'_>) {
         for partner in &interface.partners.list {
             addresses.once(walk, Some(partner), "an interface has the address");
         }
-        one_ipv4(interface, walk);
+        one_source(interface, walk);
         partners(node, interface, walk);
         on_its_subnet(interface, walk);
     }
 }
 
-/// Advertisements of a family have one source, so further IPv4 addresses would have no meaning here.
-fn one_ipv4(interface: &InterfaceDraft, walk: &mut Walk<'_>) {
+/// Advertisements of a family have one source. A further IPv4 address of this node would have no meaning;
+/// of the partner, a further one of either family would be one that is never believed.
+fn one_source(interface: &InterfaceDraft, walk: &mut Walk<'_>) {
     let own = interface.addresses.list.iter().map(|at| At {
         value: at.value.address,
         span: at.span,
     });
-    let partners = interface.partners.list.iter().copied();
-    for (key, list) in [
-        ("address", own.collect::<Vec<_>>()),
-        ("partner", partners.collect()),
+    let own: Vec<At<IpAddr>> = own.filter(|at| at.value.is_ipv4()).collect();
+    let (v4, v6): (Vec<_>, Vec<_>) = interface
+        .partners
+        .list
+        .iter()
+        .partition(|at| at.value.is_ipv4());
+    for (key, second) in [
+        ("address", own.get(1)),
+        ("partner", v4.get(1).copied()),
+        ("partner", v6.get(1).copied()),
     ] {
-        if let Some(second) = list.iter().filter(|at| at.value.is_ipv4()).nth(1) {
+        if let Some(second) = second {
+            let family = family(second.value);
             walk.error(
                 second.span,
-                format!("a second IPv4 `{key}`"),
-                "keep one: a node is known by one IPv4 address on each interface",
+                format!("a second {family} `{key}`"),
+                format!(
+                    "keep one: a node is known by one {family} address on each interface, the first \
+                     of its `address`"
+                ),
             );
         }
     }

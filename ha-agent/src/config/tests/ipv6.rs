@@ -86,6 +86,18 @@ fn lists_are_read_item_by_item() {
 }
 
 #[test]
+fn the_partner_has_one_address_of_a_family() {
+    for (more, which) in [("10.0.0.13", "IPv4"), ("2001:db8::13", "IPv6")] {
+        refuses(
+            OWN,
+            &DUAL.replace("2001:db8::12]", &format!("2001:db8::12, {more}]")),
+            &format!("{more}]"),
+            &format!("a second {which} `partner`"),
+        );
+    }
+}
+
+#[test]
 fn families_go_together() {
     refuses(
         OWN,

@@ -338,8 +338,8 @@ impl Election {
     }
 
     /// When an active node with a running lease finds itself alone, if nothing is heard till then. It is
-    /// before the lease ends, so that a dying standby interrupts nothing. Only silence counts during
-    /// which this node was able to hear.
+    /// before the lease ends, so that a dying standby interrupts nothing; under the long lease of a
+    /// replacement, not long before. Only silence counts during which this node was able to hear.
     pub(super) fn alone_at(&self) -> Option<Instant> {
         let gate = self.gate.filter(|until| *until > self.now)?;
         if self.alone {
@@ -354,7 +354,11 @@ impl Election {
             };
             let since = partner.heard.max(self.listens_since);
             let late = (since + least).max(gate - timing.alone_guard);
-            late.min(since + timing.alone_after)
+            if self.has_long_grant() {
+                late
+            } else {
+                late.min(since + timing.alone_after)
+            }
         });
         Some(silence.unwrap_or_default().max(self.peers.suspect_until()))
     }

@@ -8,8 +8,10 @@
 //!    answers that it may be replaced. The shell takes [`Election::park`]'s state, stops feeding the machine,
 //!    and executes the new program. The data plane goes on forwarding under the lease.
 //! 3. The new program continues with [`Election::resume`]: same epoch, a later sequence, same role and term. It
-//!    goes on asking until an echo of a packet of its own gives it an ordinary lease; then it shortens the
-//!    gate to that, and after that sends packets that do not ask, which ends the partner's long wait.
+//!    goes on asking, and is granted more, until its start has settled ([`SETTLING`]): what a start does to
+//!    the machine may keep the election from its work for longer than a short timeout. Then an echo of a
+//!    packet of its own gives it an ordinary lease; it shortens the gate to that, and after that sends packets
+//!    that do not ask, which ends the partner's long wait.
 //!
 //! # Why that is safe
 //!
@@ -50,6 +52,8 @@ use crate::proto::time::Instant;
 
 /// The lease under which an active node's agent is replaced.
 pub const LEASE: Duration = Duration::from_secs(2);
+/// How long a start may disturb the election: so long the new program goes on under the long lease.
+pub(super) const SETTLING: Duration = Duration::from_millis(500);
 /// How long a partner has to grant it: the timeout, but no less and no more than this.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Sequence numbers skipped by a resumed node, so that none is used twice whatever the old program
@@ -67,6 +71,8 @@ pub(super) struct Asking {
     give_up: Instant,
     /// The partner said yes.
     granted: bool,
+    /// Until then a lease of the long kind is wanted again and again.
+    settled: Instant,
 }
 
 /// A standby's promise to wait.
@@ -238,6 +244,7 @@ impl Election {
                 first: machine.log.upcoming(),
                 give_up: now,
                 granted: true,
+                settled: now + SETTLING,
             });
         }
         Ok(machine)
@@ -285,11 +292,17 @@ impl Election {
             first: self.log.upcoming(),
             give_up: self.now + self.timing.timeout.clamp(PATIENCE.0, PATIENCE.1),
             granted: false,
+            settled: self.now,
         });
         for link in &mut self.links {
             link.quick_hellos = QUICK_HELLOS;
         }
         self.hello_soon();
+    }
+
+    /// Whether this active node is being replaced, or was just now.
+    pub(super) fn has_long_grant(&self) -> bool {
+        self.asking.is_some_and(|asking| asking.granted)
     }
 
     /// When an unanswered wish is given up.
@@ -330,29 +343,34 @@ impl Election {
         let Some(asking) = self.asking else {
             return false;
         };
-        if asking.granted {
+        let granted = body.flags & trailer_flags::REEXEC_GRANT != 0;
+        let answered = body.echo_sequence >= asking.first;
+        let long = sent + self.timing.lease.max(lease_of(LEASE));
+        if asking.granted && (self.now >= asking.settled || answered && !granted) {
             // Replaced, or the program could not be executed: back to ordinary leases. An answer so late that
             // it grants none is none: the partner goes on waiting as long as it is asked to.
             let until = sent + self.timing.lease;
-            if body.echo_sequence >= asking.first && until > self.now {
+            if answered && until > self.now {
                 self.asking = None;
                 self.shorten_lease(until, out);
                 self.hello_soon();
             }
             return false;
         }
-        let granted = body.flags & trailer_flags::REEXEC_GRANT != 0;
-        if !granted || body.echo_sequence < asking.first {
+        if !granted || !answered {
             return false;
         }
-        self.asking = Some(Asking {
-            first: self.log.upcoming(),
-            granted: true,
-            ..asking
-        });
-        let ordinary = self.timing.lease;
-        self.extend_lease(sent + ordinary.max(lease_of(LEASE)), out);
-        out.push(Action::Reexec(Ok(())));
+        // One that takes no part may have been taken for silent; it is there.
+        self.alone = false;
+        self.extend_lease(long, out);
+        if !asking.granted {
+            self.asking = Some(Asking {
+                first: self.log.upcoming(),
+                granted: true,
+                ..asking
+            });
+            out.push(Action::Reexec(Ok(())));
+        }
         true
     }
 

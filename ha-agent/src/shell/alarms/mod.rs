@@ -116,7 +116,7 @@ kinds! {
         "make it again with the same name and address (`ip link`, `ip addr`): the agent then takes it into use by itself";
     MulticastBlocked = "multicast_blocked",
         "The partner is heard on an interface, but not by multicast: unicast keeps the nodes together there.",
-        "let the switch pass multicast to 224.0.0.18 both ways (IGMP snooping off for it), or set ha.transport to unicast";
+        "let the switch pass multicast to 224.0.0.18 and ff02::12 both ways (IGMP and MLD snooping off for it), or set ha.transport to unicast";
     VirtualMacBlocked = "virtual_mac_blocked",
         "Frames to or from the virtual MAC do not pass an interface's network: a takeover would not reach its neighbours.",
         "have the virtual switch, or the switch's port security, accept more than one MAC on both nodes' ports (\"forged \

@@ -11,7 +11,7 @@ mod recorder;
 mod worker;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -56,8 +56,8 @@ pub struct Link {
     pub checked: bool,
     /// How its packets travel.
     pub transport: Transport,
-    /// The partner's IPv4 address on it.
-    pub partner: Option<Ipv4Addr>,
+    /// The partner's addresses on it, one of a family.
+    pub partners: Vec<IpAddr>,
     /// Whose reachability is watched: one that answers is enough.
     pub gateways: Vec<IpAddr>,
     /// Whether this node forwards IPv6 packets there, which its neighbours are told.

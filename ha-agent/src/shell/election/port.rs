@@ -1,11 +1,8 @@
 //! An interface as the election thread uses it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::ops::Range;
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
-
-use ha_common::checksum;
 
 use super::Link;
 use super::reach::Reach;
@@ -207,17 +204,18 @@ impl Port {
 
     fn watches_multicast(&self) -> bool {
         let auto = self.link.transport == Transport::Auto;
-        auto && self.link.checked && self.link.partner.is_some()
+        auto && self.link.checked && !self.link.partners.is_empty()
     }
 
     /// Sends a frame made for the group where it should go. `wanted`: the group is not enough.
     pub(super) fn send(&self, frame: &[u8], wanted: bool) -> io::Result<()> {
-        let (group, own) = match (self.link.transport, self.link.partner) {
-            (Transport::Multicast, _) | (_, None) => (true, None),
-            (Transport::Auto, partner) => (true, partner.filter(|_| wanted)),
-            (Transport::Unicast, partner) => (false, partner),
+        let (group, own) = match self.link.transport {
+            Transport::Multicast => (true, false),
+            Transport::Auto => (true, wanted),
+            Transport::Unicast => (false, true),
         };
-        let unicast = own.and_then(|partner| to_partner(frame, self.partner_mac, partner));
+        let turn = || frame::to_partner(frame, self.partner_mac, &self.link.partners);
+        let unicast = own.then(turn).flatten();
         if group || unicast.is_none() {
             self.socket.send(frame)?;
         }
@@ -245,48 +243,4 @@ fn groups(link: &Link) -> io::Result<Option<UdpSocket>> {
         }
     }
     Ok(socket)
-}
-
-/// The frame, but to the partner's own address. As long as nobody knows its MAC, all hosts on the link get
-/// it, and its data plane takes it all the same. `None` for a frame that is not IPv4.
-fn to_partner(group: &[u8], mac: Option<Mac>, partner: Ipv4Addr) -> Option<Vec<u8>> {
-    const VERSION: usize = 14;
-    const CHECKSUM: Range<usize> = VERSION + 10..VERSION + 12;
-    const DESTINATION: Range<usize> = VERSION + 16..VERSION + 20;
-    const HEADER: Range<usize> = VERSION..VERSION + 20;
-    if group.get(VERSION)? >> 4 != 4 {
-        return None;
-    }
-    let mut frame = group.to_vec();
-    frame
-        .get_mut(..6)?
-        .copy_from_slice(&mac.unwrap_or(BROADCAST));
-    frame
-        .get_mut(DESTINATION)?
-        .copy_from_slice(&partner.octets());
-    frame.get_mut(CHECKSUM)?.fill(0);
-    let sum = checksum::internet(frame.get(HEADER)?);
-    frame.get_mut(CHECKSUM)?.copy_from_slice(&sum.to_be_bytes());
-    Some(frame)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_is_turned_to_the_partner() {
-        let (own, partner) = (Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12));
-        let group = frame::hello([2; 6], own.into(), b"payload");
-        let turned = to_partner(&group, None, partner).unwrap();
-        assert_eq!(turned[..6], [0xff; 6]);
-        assert_eq!(turned[30..34], partner.octets());
-        assert_eq!(checksum::internet(&turned[14..34]), 0);
-        assert_eq!(frame::parse_hello(&turned), frame::parse_hello(&group));
-        for length in 0..34 {
-            assert_eq!(to_partner(&group[..length], None, partner), None);
-        }
-        let six = frame::hello([2; 6], "fd00::1".parse().unwrap(), b"payload");
-        assert_eq!(to_partner(&six, Some([4; 6]), partner), None);
-    }
 }

@@ -11,7 +11,7 @@ use crate::proto::time::Instant;
 use crate::shell::frame::{Mac, mac_text};
 
 /// Time between questions, at least; the partner must be heard in it.
-const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_millis(500);
 /// Questions without answer that mean something: a takeover or a stall may cost one.
 const PATIENCE: u32 = 3;
 
@@ -143,7 +143,7 @@ mod tests {
 
     /// Runs for ten seconds; what was told, and when.
     fn run(mut step: impl FnMut(&mut Reach, u64) -> (bool, Option<Instant>)) -> Vec<(u64, bool)> {
-        let mut reach = Reach::new(MAC, Duration::from_millis(100));
+        let mut reach = Reach::new(MAC, Duration::from_millis(500));
         let mut told = Vec::new();
         for ms in (1_000..11_000).step_by(100) {
             let (watching, heard) = step(&mut reach, ms);

@@ -4,10 +4,12 @@
 //! 3 for what a gratuitous ARP looks like.
 
 pub mod discovery;
+mod unicast;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ha_common::{carp, checksum, proto};
+pub use unicast::to_partner;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];

@@ -191,13 +191,17 @@ impl Pair {
                     assert!(until > self.now && until <= self.now + ms(50).min(TIMEOUT / 2));
                     self.log.push((node, action));
                 }
+                Action::Reexec(answer) => {
+                    // From here on the machine is handed nothing.
+                    self.frozen[node] |= answer.is_ok();
+                    self.log.push((node, action));
+                }
                 Action::ClaimAddresses
                 | Action::ReleaseAddresses
                 | Action::Announce
                 | Action::RoleChanged { .. }
                 | Action::Alarm { .. }
                 | Action::Refused(_)
-                | Action::Reexec(_)
                 | Action::Stopped => self.log.push((node, action)),
             }
         }

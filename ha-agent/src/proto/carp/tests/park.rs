@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::park::SETTLING;
 use super::super::*;
 use super::pair::*;
 use crate::proto::rng::Rng;
@@ -21,7 +22,6 @@ fn ready_pair() -> Pair {
 fn park(pair: &mut Pair, node: usize) -> Vec<u8> {
     pair.command(node, Command::Reexec);
     assert_eq!(granted(pair, node), Some(Ok(())));
-    pair.frozen[node] = true;
     let parked = pair.nodes[node].as_ref().unwrap().park();
     serde_json::to_vec(&parked).unwrap()
 }
@@ -85,7 +85,7 @@ fn an_answer_that_comes_too_late_ends_nothing() {
     pair.run(ms(5));
     let answer = pair.sent.iter().rfind(|packet| packet.from == 1).cloned();
     pair.frozen[0] = true;
-    pair.run(TIMEOUT + ms(50));
+    pair.run(SETTLING + TIMEOUT);
     pair.frozen[0] = false;
     pair.hand(0, &answer.unwrap());
     pair.run(ms(20));
@@ -94,6 +94,70 @@ fn an_answer_that_comes_too_late_ends_nothing() {
     // The pair checks that never two gates are open.
     pair.run(REEXEC_LEASE * 2);
     assert!(pair.open(1));
+}
+
+/// What a start does to the machine may keep the new program from speaking, or its partner from being heard,
+/// for longer than a timeout.
+#[test]
+fn a_start_that_stalls_moves_no_role() {
+    for gone in [1, 300, 1000] {
+        let mut pair = ready_pair();
+        let (term, mark) = (pair.term(0), pair.log.len());
+        let state = park(&mut pair, 0);
+        pair.run(ms(gone));
+        resume(&mut pair, 0, &state, config(0));
+        pair.run(ms(20));
+        pair.frozen[0] = true;
+        pair.run(TIMEOUT + ms(100));
+        pair.frozen[0] = false;
+        assert!(pair.open(0), "{gone}: closed by the stall");
+        pair.run(ms(20));
+        pair.cut[1] = [true; 2];
+        pair.run(TIMEOUT);
+        pair.cut[1] = [false; 2];
+        pair.run(ms(2000));
+        assert!(pair.settled(0), "{gone}");
+        assert!(!closed_since(&pair, mark), "{gone}");
+        assert_eq!(pair.term(0), term);
+        // Then all is as ever.
+        pair.power_off(0);
+        let took = pair.until(ms(1000), |pair| pair.open(1));
+        assert!(took <= TIMEOUT, "{took:?}");
+    }
+}
+
+/// The partner takes no part and was frozen, so the node was alone until its answer came: what it is granted
+/// is no lease of a node alone, whether or not the partner is taken back then.
+#[test]
+fn a_partner_that_takes_no_part_grants_all_the_same() {
+    for (frozen, taken_back) in [(60, true), (130, true), (130, false), (250, true)] {
+        let mut pair = Pair::with(|node| ElectionConfig {
+            start_pacified: node == 1,
+            ..config(node)
+        });
+        pair.run(ms(500));
+        pair.input(1, Input::Ready(true));
+        pair.run(ms(230));
+        assert_eq!(pair.role(1), Some(Role::Pacified));
+        pair.frozen[1] = true;
+        pair.command(0, Command::Reexec);
+        pair.run(ms(frozen));
+        assert_eq!(granted(&pair, 0), None);
+        let mark = pair.log.len();
+        pair.thaw(1);
+        pair.until(ms(100), |pair| granted(pair, 0).is_some());
+        assert_eq!(granted(&pair, 0), Some(Ok(())));
+        let state = serde_json::to_vec(&pair.nodes[0].as_ref().unwrap().park()).unwrap();
+        if taken_back {
+            pair.command(1, Command::Resume);
+        }
+        // The lease counts from the question.
+        pair.run(REEXEC_LEASE - ms(frozen + 20));
+        assert!(pair.open(0), "{frozen}: closed during the replacement");
+        resume(&mut pair, 0, &state, config(0));
+        pair.run(ms(2000));
+        assert!(pair.open(0) && !closed_since(&pair, mark), "{frozen}");
+    }
 }
 
 #[test]
