@@ -380,7 +380,7 @@ fn loads_and_traffic(host: &Host, loaded: &Loaded) -> Result<()> {
         bytes_out: 1000 * cpu,
         dropped: 2,
     };
-    let each = (0..cpus as u64).map(traffic).collect();
+    let each: Vec<_> = (0..cpus as u64).map(traffic).collect();
     map.set(7, aya::maps::PerCpuValues::try_from(each)?, 0)?;
     let sum: u64 = (0..cpus as u64).sum();
     let expected = Traffic {
