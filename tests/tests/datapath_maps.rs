@@ -21,9 +21,7 @@ use ha_agent::datapath::attach::{AttachError, Device, XdpMode};
 use ha_agent::datapath::family::{FlowEntry, FlowKey, ListenKey, ReturnRoute, entry_to};
 use ha_agent::datapath::load::{Connections, LoadError, Loaded, Options, load_object};
 use ha_agent::datapath::sys::{self, Map, Update};
-use ha_agent::datapath::{
-    Cursor, Datapath as _, DatapathError, Filter, Scan, remove_connections,
-};
+use ha_agent::datapath::{Cursor, Datapath as _, DatapathError, Filter, Scan, remove_connections};
 use ha_agent::proto::time::Instant;
 use ha_agent::shell::clock;
 use ha_agent::shell::netlink::Netlink;

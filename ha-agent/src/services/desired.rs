@@ -25,7 +25,9 @@ impl ServiceTable {
             for (key, server) in &entry.reals {
                 let hop = self.hops.get(&key.addr);
                 let id = server.id.id;
-                desired.reals.insert(id, server.value(key, entry, hop, self.mtu));
+                desired
+                    .reals
+                    .insert(id, server.value(key, entry, hop, self.mtu));
                 desired.weights.insert(id, u64::from(server.weight));
                 desired.filter.insert(key.addr);
                 if key.forwarding == Forwarding::Nat {
@@ -34,7 +36,9 @@ impl ServiceTable {
             }
             if entry.configured {
                 let value = entry.value(self.hash_seed);
-                desired.services.extend(entry.keys(*first).map(|key| (key, value)));
+                desired
+                    .services
+                    .extend(entry.keys(*first).map(|key| (key, value)));
             }
         }
         desired.return_paths = returns.paths();
@@ -53,7 +57,9 @@ impl ServiceTable {
         let pools: Vec<usize> = entries.iter().map(|entry| entry.pool()).collect();
         let sizes = maglev::sizes(&pools);
         let sized = entries.iter_mut().zip(sizes);
-        sized.map(|(entry, size)| (entry.id, entry.choice(size))).collect()
+        sized
+            .map(|(entry, size)| (entry.id, entry.choice(size)))
+            .collect()
     }
 
     /// Numbers that are free now: whatever still names them is not to be followed.

@@ -224,7 +224,13 @@ impl Server {
         now.since(since) >= LINGER
     }
 
-    pub(super) fn value(&self, key: &ServerKey, entry: &Entry, hop: Option<&Hop>, mtu: u16) -> Real {
+    pub(super) fn value(
+        &self,
+        key: &ServerKey,
+        entry: &Entry,
+        hop: Option<&Hop>,
+        mtu: u16,
+    ) -> Real {
         Real {
             port: key.port,
             generation: self.id.generation,

@@ -223,7 +223,9 @@ impl Keeper {
         services: Arc<Mutex<ServiceTable>>,
         connections: Connections,
     ) -> std::io::Result<Self> {
-        let fullness = connections.entries().map(|(_, entries)| Fullness::new(u64::from(entries)));
+        let fullness = connections
+            .entries()
+            .map(|(_, entries)| Fullness::new(u64::from(entries)));
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             active_since: AtomicU64::new(0),
@@ -306,7 +308,9 @@ impl Worker {
             nanos => Some(Instant::from_nanos(nanos)),
         };
         let made = Fullness::made(&self.settings.datapath().counters()?);
-        let census = self.walk.step(now, active_since, self.settings.datapath())?;
+        let census = self
+            .walk
+            .step(now, active_since, self.settings.datapath())?;
         let complete = census.is_some();
         if let Some(mut census) = census {
             let young = now - Duration::from_nanos(Embryo4::LIFETIME_NS);

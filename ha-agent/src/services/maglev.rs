@@ -65,11 +65,18 @@ pub fn sizes(servers: &[usize]) -> Vec<u32> {
     let smaller = |by: usize| -> Vec<u32> {
         let level = |&(wanted, least): &(usize, usize)| wanted.saturating_sub(by).max(least);
         let sizes = levels.iter().map(level);
-        sizes.filter_map(|level| SIZES.get(level).copied()).collect()
+        sizes
+            .filter_map(|level| SIZES.get(level).copied())
+            .collect()
     };
-    let fits = |sizes: &Vec<u32>| sizes.iter().map(|&s| u64::from(s)).sum::<u64>() <= u64::from(ROOM);
+    let fits =
+        |sizes: &Vec<u32>| sizes.iter().map(|&s| u64::from(s)).sum::<u64>() <= u64::from(ROOM);
     let tries = 0..SIZES.len();
-    tries.clone().map(smaller).find(fits).unwrap_or_else(|| smaller(tries.end))
+    tries
+        .clone()
+        .map(smaller)
+        .find(fits)
+        .unwrap_or_else(|| smaller(tries.end))
 }
 
 /// The table of `size` slots; empty if there are no members.
@@ -150,9 +157,9 @@ fn hashed<A: Address>(seed: u64, addr: A, port: u16) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, Ipv6Addr};
     use crate::proto::rng::Rng;
     use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn pool(count: u16, weight: impl Fn(u16) -> u32) -> Vec<Member> {
         pool_at(0x0a01_0000, 7, count, weight)
@@ -272,7 +279,10 @@ mod tests {
                     worst = worst.max(share);
                 }
             }
-            println!("{count} servers: {:.2} % of the others' clients moved", worst * 100.0);
+            println!(
+                "{count} servers: {:.2} % of the others' clients moved",
+                worst * 100.0
+            );
             assert!(worst <= 0.01, "{count}: {worst}");
         }
     }

@@ -105,7 +105,10 @@ pub struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
     /// Too many services, those that still drain included.
-    #[error("more than {} virtual services (those still draining included)", maps::SERVICES_MAX)]
+    #[error(
+        "more than {} virtual services (those still draining included)",
+        maps::SERVICES_MAX
+    )]
     TooManyServices,
     /// Too many real servers, those that still drain included.
     #[error("more than {} real servers (those still draining included)", maps::REALS_ENTRIES - 1)]
@@ -204,8 +207,11 @@ impl ServiceTable {
     }
 
     fn adopt_reals(&mut self) {
-        let keys: BTreeMap<u16, ListenKey> =
-            self.services.iter().map(|(key, entry)| (entry.id, *key)).collect();
+        let keys: BTreeMap<u16, ListenKey> = self
+            .services
+            .iter()
+            .map(|(key, entry)| (entry.id, *key))
+            .collect();
         for (id, real) in self.applied.reals() {
             let used = RealState::from_u8(real.state) != RealState::Unused;
             let service = keys.get(&real.service).filter(|_| used);

@@ -150,11 +150,18 @@ impl Applied {
         for (id, timeouts) in changed(&desired.timeouts, &self.timeouts) {
             steps.push(Step::PutTimeouts(*id, *timeouts));
         }
-        let gone = self.services.keys().filter(|key| !desired.services.contains_key(key));
+        let gone = self
+            .services
+            .keys()
+            .filter(|key| !desired.services.contains_key(key));
         let gone: Vec<Step> = gone.map(|key| Step::RemoveService(*key)).collect();
         // What goes makes room first if there is none beside it for what comes.
         let late = self.has_room_beside(desired);
-        let (early, late) = if late { (Vec::new(), gone) } else { (gone, Vec::new()) };
+        let (early, late) = if late {
+            (Vec::new(), gone)
+        } else {
+            (gone, Vec::new())
+        };
         steps.extend(early);
         self.choices(desired, &mut plan);
 
@@ -174,7 +181,8 @@ impl Applied {
 
     /// Choices, and the services that refer to them.
     fn choices(&mut self, desired: &Desired, plan: &mut Plan) {
-        self.choices.retain(|id, _| desired.choices.contains_key(id));
+        self.choices
+            .retain(|id, _| desired.choices.contains_key(id));
         let mut used = self.used();
         let mut settled = !self.unsettled;
         let mut places = BTreeMap::new();
@@ -185,7 +193,8 @@ impl Applied {
                 if !std::mem::replace(&mut settled, true) {
                     plan.steps.push(Step::Settle);
                 }
-                plan.steps.push(Step::PutChoice(*id, offset, choice.clone()));
+                plan.steps
+                    .push(Step::PutChoice(*id, offset, choice.clone()));
                 Some(offset)
             });
             match place {
@@ -254,7 +263,12 @@ impl Applied {
             Step::PutChoice(id, offset, choice) => {
                 // Until all is written, what is there is not this choice.
                 self.choices.remove(&id);
-                let slots: Vec<u32> = choice.table.iter().chain(&*choice.members).copied().collect();
+                let slots: Vec<u32> = choice
+                    .table
+                    .iter()
+                    .chain(&*choice.members)
+                    .copied()
+                    .collect();
                 datapath.put_slots(offset, &slots)?;
                 self.choices.insert(id, (offset, choice));
             }
@@ -284,12 +298,13 @@ impl Applied {
     fn has_room_beside(&self, desired: &Desired) -> bool {
         let all = || {
             let new = desired.services.keys();
-            new.filter(|key| !self.services.contains_key(key)).chain(self.services.keys())
+            new.filter(|key| !self.services.contains_key(key))
+                .chain(self.services.keys())
         };
         let most = maps::SERVICES_ENTRIES as usize;
-        [true, false].iter().all(|v6| {
-            all().filter(|key| key.addr.is_ipv6() == *v6).count() <= most
-        })
+        [true, false]
+            .iter()
+            .all(|v6| all().filter(|key| key.addr.is_ipv6() == *v6).count() <= most)
     }
 
     /// Parts of `ha_slots` that services refer to, or that are ready for them, as start → end.
@@ -305,7 +320,9 @@ impl Applied {
         let mut used = BTreeMap::new();
         for (offset, len) in services.chain(choices).filter(|(_, len)| *len > 0) {
             let end = offset.saturating_add(len);
-            used.entry(offset).and_modify(|held: &mut u32| *held = end.max(*held)).or_insert(end);
+            used.entry(offset)
+                .and_modify(|held: &mut u32| *held = end.max(*held))
+                .or_insert(end);
         }
         used
     }

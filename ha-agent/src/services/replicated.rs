@@ -43,7 +43,10 @@ impl ServiceTable {
             proto: record.key.proto as u16,
         };
         let any = ListenKey { port: 0, ..exact };
-        let found = self.listeners.get(&exact).or_else(|| self.listeners.get(&any));
+        let found = self
+            .listeners
+            .get(&exact)
+            .or_else(|| self.listeners.get(&any));
         found.copied()
     }
 

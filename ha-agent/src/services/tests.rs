@@ -10,9 +10,7 @@ use ha_common::service::{RealState, Scheduler, addr_kind};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{
-    Check, Health, OnDown, Protocol, RealServer, Timeouts, VirtualService,
-};
+use crate::config::model::{Check, Health, OnDown, Protocol, RealServer, Timeouts, VirtualService};
 use crate::datapath::failing::Failing;
 use crate::datapath::fake::{Fake, State};
 use crate::datapath::family::FlowKey;
@@ -90,7 +88,10 @@ fn hosts(ids: &[u32], state: &State) -> Vec<u8> {
 fn check_consistent(state: &State) {
     for (address, local) in &state.addrs {
         let shared = local.kind == addr_kind::SHARED;
-        assert!(!shared || state.filter.has(*address), "{address} is nobody's");
+        assert!(
+            !shared || state.filter.has(*address),
+            "{address} is nobody's"
+        );
     }
     for (key, service) in &state.services {
         let last = state.reals[usize::from(service.last_resort)];
@@ -149,7 +150,10 @@ fn a_configuration_reaches_the_maps() {
         .unwrap();
     let local = |kind| LocalAddr { kind, ifindex: 0 };
     let own: IpAddr = Ipv4Addr::new(10, 0, 0, 11).into();
-    table.set_addresses([(own, local(addr_kind::OWN)), (VIP, local(addr_kind::SHARED))]);
+    table.set_addresses([
+        (own, local(addr_kind::OWN)),
+        (VIP, local(addr_kind::SHARED)),
+    ]);
     apply(&mut table, &fake);
 
     let state = fake.state();

@@ -18,7 +18,11 @@ pub fn order(weights: &[u32]) -> Vec<usize> {
             *gained += turns;
         }
         // The first of those with most.
-        let most = gained.iter().enumerate().rev().max_by_key(|(_, gained)| **gained);
+        let most = gained
+            .iter()
+            .enumerate()
+            .rev()
+            .max_by_key(|(_, gained)| **gained);
         let Some((next, _)) = most else { break };
         if let Some(gained) = gained.get_mut(next) {
             *gained -= total;
@@ -31,7 +35,10 @@ pub fn order(weights: &[u32]) -> Vec<usize> {
 /// How often each goes in a round: its weight, without what all weights have in common, and shortened
 /// where rounds would be too long, each still going once.
 fn turns(weights: &[u32]) -> Vec<i64> {
-    let common = weights.iter().fold(0, |common, &weight| gcd(common, weight)).max(1);
+    let common = weights
+        .iter()
+        .fold(0, |common, &weight| gcd(common, weight))
+        .max(1);
     let weights = || weights.iter().map(|weight| u64::from(weight / common));
     let total: u64 = weights().sum();
     let servers = weights().filter(|weight| *weight > 0).count();
@@ -42,7 +49,9 @@ fn turns(weights: &[u32]) -> Vec<i64> {
         let rest = TURNS_MAX.saturating_sub(servers) as u64;
         1 + weight * rest / total
     };
-    weights().map(|weight| i64::try_from(share(weight)).unwrap_or(i64::MAX)).collect()
+    weights()
+        .map(|weight| i64::try_from(share(weight)).unwrap_or(i64::MAX))
+        .collect()
 }
 
 const fn gcd(mut a: u32, mut b: u32) -> u32 {
@@ -58,7 +67,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn counts(order: &[usize], servers: usize) -> Vec<usize> {
-        (0..servers).map(|n| order.iter().filter(|&&at| at == n).count()).collect()
+        (0..servers)
+            .map(|n| order.iter().filter(|&&at| at == n).count())
+            .collect()
     }
 
     #[test]

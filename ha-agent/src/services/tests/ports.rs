@@ -77,11 +77,17 @@ fn ports_come_and_go_without_new_numbers() {
     assert_eq!(table.lookup(&of(&shorter, 21)), before);
     let mut table = ServiceTable::adopt(1, &fake).unwrap();
     table.configure(std::slice::from_ref(&shorter)).unwrap();
-    assert_eq!(table.lookup(&of(&shorter, 21)), before, "a new agent goes on with it");
+    assert_eq!(
+        table.lookup(&of(&shorter, 21)),
+        before,
+        "a new agent goes on with it"
+    );
     let desired = table.desired();
     let services = table.applied.plan(&desired).steps;
     assert!(
-        !services.iter().any(|step| matches!(step, plan::Step::Begin(_))),
+        !services
+            .iter()
+            .any(|step| matches!(step, plan::Step::Begin(_))),
         "{services:?}"
     );
 }
@@ -97,10 +103,17 @@ fn replicated_connections_find_the_service_of_their_port() {
         found(&record(80, 22)).unwrap(),
         found(&kept(443, 23)).unwrap(),
     );
-    let ids = [&services[0], &services[1], &services[2]].map(|s| table.services[&service_key(s)].id);
+    let ids =
+        [&services[0], &services[1], &services[2]].map(|s| table.services[&service_key(s)].id);
     assert_eq!([range.service, one.service, rest.service], ids);
-    assert_eq!(range.real, table.lookup(&of(&services[0], 21)).unwrap().real.id);
-    assert_eq!(rest.real, table.lookup(&of(&services[2], 23)).unwrap().real.id);
+    assert_eq!(
+        range.real,
+        table.lookup(&of(&services[0], 21)).unwrap().real.id
+    );
+    assert_eq!(
+        rest.real,
+        table.lookup(&of(&services[2], 23)).unwrap().real.id
+    );
     assert_eq!(rest.to_port, 443u16.to_be());
     // A real server that only the partner knows is one, whatever the port.
     let mut found = |record: &Record| table.entries(record, 0).map(|halves| halves.forward.1.real);
@@ -129,7 +142,9 @@ fn as_many_ports_as_there_may_be_can_be_replaced() {
     let mut table = ServiceTable::new(1);
     let full = |from: u16| -> Vec<VirtualService> {
         let firsts = (0..4).map(|n| from + n * 4096);
-        firsts.map(|first| many(first, first + 4095, &[21])).collect()
+        firsts
+            .map(|first| many(first, first + 4095, &[21]))
+            .collect()
     };
     table.configure(&full(1000)).unwrap();
     table.apply(&fake).unwrap();

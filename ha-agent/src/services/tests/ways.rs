@@ -97,7 +97,9 @@ fn connections_never_go_another_way_than_they_were_made_for() {
             flags,
             ..record(80, 21)
         };
-        table.entries(&record, 0).map(|halves| halves.forward.1.real)
+        table
+            .entries(&record, 0)
+            .map(|halves| halves.forward.1.real)
     };
     assert_eq!(found(0), Some(before.real.id));
     assert_eq!(found(flags::BOTH_ENDS), Some(after.real.id));
@@ -124,7 +126,9 @@ fn the_last_resort_takes_no_share() {
     assert_eq!(fake.state().services[&key(80)].last_resort, 0);
     table.set_health(&last, true);
     // It may become a real server like the others, and the other way round.
-    service.real_servers.push(service.last_resort.take().unwrap());
+    service
+        .real_servers
+        .push(service.last_resort.take().unwrap());
     table.configure(std::slice::from_ref(&service)).unwrap();
     apply(&mut table, &fake);
     let state = fake.state();
@@ -142,13 +146,22 @@ fn members_are_as_the_scheduler_wants_them() {
         let (_, fake) = applied(&[service]);
         let state = fake.state();
         assert_eq!(state.services[&key(80)].scheduler, scheduler as u8);
-        assert!(!state.table(&key(80)).unwrap().is_empty(), "packets without an entry");
+        assert!(
+            !state.table(&key(80)).unwrap().is_empty(),
+            "packets without an entry"
+        );
         let members = state.members(&key(80)).unwrap().iter();
         members
             .map(|&id| hosts(&[id], &state)[0])
             .collect::<Vec<_>>()
     };
-    for scheduler in [Scheduler::Mh, Scheduler::Rr, Scheduler::Lc, Scheduler::Wlc, Scheduler::Sh] {
+    for scheduler in [
+        Scheduler::Mh,
+        Scheduler::Rr,
+        Scheduler::Lc,
+        Scheduler::Wlc,
+        Scheduler::Sh,
+    ] {
         assert_eq!(members(scheduler), [21, 22, 23], "{scheduler:?}");
     }
     assert_eq!(members(Scheduler::Wrr), [21, 21, 22, 21, 23, 21, 21]);
@@ -190,9 +203,14 @@ fn bits_of_the_filter_go_with_what_needed_them() {
     let (mut table, fake) = applied(&[service(80, &[(21, 1), (22, 1)])]);
     let has = |host| fake.state().filter.has(server(host));
     assert!(has(21) && has(22) && !has(23));
-    table.configure(&[service(80, &[(22, 1), (23, 1)])]).unwrap();
+    table
+        .configure(&[service(80, &[(22, 1), (23, 1)])])
+        .unwrap();
     apply(&mut table, &fake);
-    assert!(has(21) && has(22) && has(23), "the one that left still drains");
+    assert!(
+        has(21) && has(22) && has(23),
+        "the one that left still drains"
+    );
     table.scanned(Instant::from_nanos(0), &[]);
     table.scanned(Instant::from_nanos(0) + LINGER, &[]);
     apply(&mut table, &fake);

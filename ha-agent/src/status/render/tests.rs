@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use ha_common::conn::{ConnState, flags};
 
 use super::super::model::{
-    Alarm, Connection, ConnectionQuery, NodeIdentity, Replication,
-    SCHEMA_VERSION, TableSize,
+    Alarm, Connection, ConnectionQuery, NodeIdentity, Replication, SCHEMA_VERSION, TableSize,
 };
 use super::*;
 use crate::datapath::family::{FlowEntry, FlowKey, entry_to};
