@@ -451,7 +451,7 @@ fn tables_are_replaced_as_room_allows() {
         })
         .collect();
     table.configure(&services).unwrap();
-    apply(&mut table, &fake);
+    table.apply(&fake).unwrap();
     let mut changed = services;
     for service in &mut changed {
         service.real_servers[0].weight = 0;
