@@ -1,0 +1,220 @@
+//! Walks over tables in memory.
+
+use super::*;
+use crate::datapath::fake::Fake;
+use crate::datapath::family::entry_to;
+use ha_common::conn::{ConnState, flags};
+use ha_common::control::Config;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const SECOND: u64 = 1_000_000_000;
+/// A service whose connections expire sooner than those of others.
+const HASTY: u16 = 7;
+
+fn plane(entries: usize) -> Fake {
+    let fake = Fake::new(entries);
+    let timeouts = Timeouts {
+        established_ns: 100 * SECOND,
+        closing_ns: 20 * SECOND,
+        closed_ns: 10 * SECOND,
+        udp_ns: 30 * SECOND,
+    };
+    fake.put_timeouts(0, &timeouts).unwrap();
+    let hasty = Timeouts {
+        established_ns: 5 * SECOND,
+        ..timeouts
+    };
+    fake.put_timeouts(HASTY, &hasty).unwrap();
+    fake
+}
+
+fn connection(n: u32, state: ConnState, last_seen: u64) -> [(FlowKey, FlowEntry); 2] {
+    of_family(false, n, state, last_seen)
+}
+
+fn of_family(v6: bool, n: u32, state: ConnState, last_seen: u64) -> [(FlowKey, FlowEntry); 2] {
+    let address = |n: u32| -> IpAddr {
+        if v6 {
+            Ipv6Addr::from_bits(u128::from(n) + 1).into()
+        } else {
+            Ipv4Addr::from_bits(n + 1).into()
+        }
+    };
+    let key = FlowKey {
+        src: address(n + 10),
+        dst: address(1),
+        sport: 5,
+        dport: 80,
+        proto: 6,
+    };
+    let forward = FlowEntry {
+        to_port: 8080,
+        real: 3,
+        state: state as u8,
+        last_seen_ns: last_seen,
+        ..entry_to(address(9))
+    };
+    let reverse = FlowEntry {
+        to_addr: key.dst,
+        to_port: 80,
+        flags: flags::REVERSE,
+        ..forward
+    };
+    [(key, forward), (forward.partner_key(&key), reverse)]
+}
+
+fn pass(walk: &mut Walk, now: u64, active: Option<u64>, datapath: &dyn Datapath) -> Census {
+    loop {
+        let active = active.map(Instant::from_nanos);
+        if let Some(census) = walk
+            .step(Instant::from_nanos(now), active, datapath)
+            .unwrap()
+        {
+            return census;
+        }
+    }
+}
+
+#[test]
+fn counts_everything_and_expires_what_is_idle() {
+    let fake = plane(1 << 20);
+    for n in 0..5000 {
+        fake.put_conns(&connection(n, ConnState::Established, 150 * SECOND))
+            .unwrap();
+    }
+    for n in 5000..5100 {
+        fake.put_conns(&connection(n, ConnState::Closed, 150 * SECOND))
+            .unwrap();
+    }
+    fake.state().now_ns = 161 * SECOND;
+    let mut walk = Walk::default();
+    let census = pass(&mut walk, 161 * SECOND, Some(SECOND), &fake);
+    // Reverse entries that expire before the walk reaches them are not counted.
+    assert_eq!((census.connections, census.expired), (5100, 100));
+    assert_eq!(census.by_real[3], 5100);
+    let census = pass(&mut walk, 161 * SECOND, Some(SECOND), &fake);
+    assert_eq!(
+        (census.entries, census.connections, census.expired),
+        (10_000, 5000, 0)
+    );
+}
+
+#[test]
+fn a_standby_expires_nothing_and_a_new_active_node_waits() {
+    let fake = plane(1000);
+    fake.put_conns(&connection(1, ConnState::Established, SECOND))
+        .unwrap();
+    fake.state().now_ns = 1000 * SECOND;
+    let mut walk = Walk::default();
+    assert_eq!(pass(&mut walk, 1000 * SECOND, None, &fake).expired, 0);
+    assert_eq!(
+        pass(&mut walk, 1000 * SECOND, Some(950 * SECOND), &fake).expired,
+        0
+    );
+    assert_eq!(
+        pass(&mut walk, 1050 * SECOND, Some(950 * SECOND), &fake).expired,
+        1
+    );
+}
+
+#[test]
+fn a_packet_of_either_direction_keeps_a_connection() {
+    let fake = plane(1000);
+    let [forward, mut reverse] = connection(1, ConnState::Established, SECOND);
+    reverse.1.last_seen_ns = 990 * SECOND;
+    fake.put_conns(&[forward, reverse]).unwrap();
+    fake.state().now_ns = 1000 * SECOND;
+    let census = pass(&mut Walk::default(), 1000 * SECOND, Some(SECOND), &fake);
+    assert_eq!(census.expired, 0);
+}
+
+#[test]
+fn each_service_has_its_idle_times_and_each_family_its_table() {
+    let fake = plane(1000);
+    for (v6, service) in [(false, 0), (false, HASTY), (true, 0), (true, HASTY)] {
+        let n = u32::from(service);
+        let mut entries = of_family(v6, n, ConnState::Established, 10 * SECOND);
+        for (_, entry) in &mut entries {
+            entry.service = service;
+        }
+        fake.put_conns(&entries).unwrap();
+    }
+    fake.state().now_ns = 20 * SECOND;
+    let mut walk = Walk::default();
+    let census = pass(&mut walk, 20 * SECOND, Some(SECOND), &fake);
+    assert_eq!((census.expired, census.expired_ipv6), (2, 1));
+    let census = pass(&mut walk, 20 * SECOND, Some(SECOND), &fake);
+    assert_eq!((census.entries, census.entries_ipv6), (2, 2));
+    assert_eq!((census.connections, census.expired), (2, 0));
+}
+
+#[test]
+fn loads_are_corrected_where_they_are_wrong() {
+    let fake = plane(1000);
+    for n in 0..10 {
+        fake.put_conns(&connection(n, ConnState::Established, SECOND))
+            .unwrap();
+    }
+    let load = |id: usize| fake.state().loads[id].connections;
+    fake.set_load(4, 77).unwrap();
+    // What replication has stored was not counted, and what it has removed still is.
+    pass(&mut Walk::default(), SECOND, None, &fake);
+    assert_eq!((load(3), load(4)), (10, 0));
+
+    // Connections that come during the pass are not taken for a mistake.
+    let mut walk = Walk {
+        loads: vec![Load::default(); maps::REALS_ENTRIES as usize],
+        ..Walk::default()
+    };
+    walk.census.by_real = vec![0; maps::REALS_ENTRIES as usize];
+    walk.loads[3].connections = 8;
+    walk.census.by_real[3] = 9;
+    fake.set_load(3, 12).unwrap();
+    walk.correct_loads(&fake).unwrap();
+    assert_eq!(load(3), 12);
+    walk.census.by_real[3] = 7;
+    walk.correct_loads(&fake).unwrap();
+    assert_eq!(load(3), 7);
+}
+
+#[test]
+fn fullness_has_hysteresis_and_sees_what_a_pass_has_not() {
+    let mut fullness = Fullness::new(1000);
+    fullness.rebase(600, 50);
+    assert_eq!(fullness.judge(50), None);
+    assert_eq!(fullness.judge(199), None);
+    assert_eq!(fullness.judge(200), Some(true), "600 + 2 * 150 entries");
+    assert_eq!(fullness.judge(201), None);
+    fullness.rebase(860, 201);
+    assert_eq!(fullness.judge(201), None);
+    fullness.rebase(849, 201);
+    assert_eq!(fullness.judge(201), Some(false));
+}
+
+#[test]
+fn the_thread_takes_its_census_and_ends() {
+    let fake = Arc::new(plane(100));
+    let settings = Settings::new(Arc::<Fake>::clone(&fake), Config::default()).unwrap();
+    for n in 0..46 {
+        fake.put_conns(&connection(
+            n,
+            ConnState::Established,
+            clock::now().as_nanos(),
+        ))
+        .unwrap();
+    }
+    let services = Arc::new(Mutex::new(ServiceTable::new(7)));
+    let connections = Connections { v4: 50, v6: 1000 };
+    let keeper = Keeper::spawn(Arc::new(settings), services, connections).unwrap();
+    keeper.set_active(Some(clock::now()));
+    for _ in 0..1000 {
+        if keeper.census().entries == 92 && fake.state().config.table_full == 1 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(keeper.census().connections, 46);
+    let config = fake.state().config;
+    assert_eq!((config.table_full, config.table_full6), (1, 0));
+    keeper.stop();
+}
