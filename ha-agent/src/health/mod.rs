@@ -82,7 +82,7 @@ struct Running {
 impl Target {
     /// Where it is asked.
     fn asked(&self) -> SocketAddr {
-        let port = self.health.port.unwrap_or(self.address.port());
+        let port = self.health.port.unwrap_or_else(|| self.address.port());
         SocketAddr::new(self.address.ip(), port)
     }
 }
