@@ -338,6 +338,7 @@ pub trait Address: Copy + PartialEq + Default {
     /// The address in such a field.
     fn narrow(wide: Addr6) -> Self;
     /// The address without all but its first `bits`.
+    #[must_use]
     fn prefix(self, bits: u8) -> Self;
     /// Its bit in the filter of addresses that concern the data plane ([`crate::filter`]).
     fn filter_bit(self) -> u32;
@@ -404,11 +405,12 @@ pub struct Addr6 {
 impl Address for Addr6 {
     #[inline(always)]
     fn delta(self, new: Self) -> u32 {
-        let ([a, b, c, d], [e, f, g, h]) = (self.words, new.words);
-        checksum::delta32(a, e)
-            + checksum::delta32(b, f)
-            + checksum::delta32(c, g)
-            + checksum::delta32(d, h)
+        let [a, b, c, d] = self.words;
+        let [first, second, third, last] = new.words;
+        checksum::delta32(a, first)
+            + checksum::delta32(b, second)
+            + checksum::delta32(c, third)
+            + checksum::delta32(d, last)
     }
 
     #[inline(always)]

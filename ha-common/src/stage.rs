@@ -44,7 +44,7 @@ stages! {
     Flow6 = "ha_flow6";
     /// Fragments, options, ICMP and whatever else is in IPv4.
     Odd4 = "ha_odd4";
-    /// Fragments, extension headers, ICMPv6 and whatever else is in IPv6.
+    /// Fragments, extension headers, `ICMPv6` and whatever else is in IPv6.
     Odd6 = "ha_odd6";
 }
 

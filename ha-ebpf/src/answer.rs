@@ -61,7 +61,7 @@ pub fn explain<A: Family, P: Packet, T: Tables>(
     if to.is_group() || !packet.truncate(l3 + A::HEADER + REPEATED) {
         return false;
     }
-    if !packet.move_head(-((A::HEADER + ICMP_LEN) as i32)) {
+    if !packet.grow_head(A::HEADER + ICMP_LEN) {
         return false;
     }
     // The way back: the addresses change places.
@@ -226,7 +226,7 @@ fn reset_sound<A: Family, P: Packet>(packet: &mut P, flow: &Flow<A>) -> Option<(
     let tcp = packet.window::<TCP_LEN>(l4)?;
     let header = usize::from(tcp.load::<TCP_OFFSET, u8>() >> 4) * 4;
     let payload = (flow.len as usize).checked_sub(A::HEADER + header)?;
-    let marks = (flow.flags & flag::SYN != 0) as u32 + (flow.flags & flag::FIN != 0) as u32;
+    let marks = u32::from(flow.flags & flag::SYN != 0) + u32::from(flow.flags & flag::FIN != 0);
     let (sequence, acknowledgement, flags) = if flow.flags & flag::ACK != 0 {
         (flow.acknowledgement, 0, flag::RST)
     } else {

@@ -88,21 +88,12 @@ impl Packet for FakePacket {
         }
     }
 
-    fn move_head(&mut self, by: i32) -> bool {
-        let size = by.unsigned_abs() as usize;
-        if by < 0 {
-            if size > self.headroom {
-                return false;
-            }
-            self.headroom -= size;
-            self.bytes.splice(0..0, std::iter::repeat_n(GARBAGE, size));
-        } else {
-            if size >= self.bytes.len() {
-                return false;
-            }
-            self.headroom += size;
-            self.bytes.drain(..size);
+    fn grow_head(&mut self, by: usize) -> bool {
+        if by > self.headroom {
+            return false;
         }
+        self.headroom -= by;
+        self.bytes.splice(0..0, std::iter::repeat_n(GARBAGE, by));
         true
     }
 

@@ -65,7 +65,7 @@ pub trait Family: Address {
 impl Family for u32 {
     const HEADER: usize = ipv4::LEN;
     const HEADER_CHECKSUM: bool = true;
-    const MTU_MIN: u32 = 68;
+    const MTU_MIN: Self = 68;
 
     #[inline(always)]
     fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>> {
@@ -113,7 +113,7 @@ impl Family for u32 {
         let ttl: u8 = ip.load::<{ ipv4::TTL }, _>();
         ip.store::<{ ipv4::TTL }, u8>(ttl.wrapping_sub(hops));
         let sum: u16 = ip.load::<{ ipv4::CHECKSUM }, _>();
-        let delta = u32::from(translation.l3_delta) + u32::from(hops) * checksum::TTL_DELTA;
+        let delta = Self::from(translation.l3_delta) + Self::from(hops) * checksum::TTL_DELTA;
         ip.store::<{ ipv4::CHECKSUM }, u16>(checksum::apply(sum, delta));
         true
     }

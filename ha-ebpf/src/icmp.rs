@@ -182,7 +182,7 @@ impl Icmp for u32 {
         }
         Some(Error {
             l3,
-            len: outer.total_len as u32,
+            len: outer.total_len as Self,
             ttl: outer.ttl,
             source: outer.src,
             key: ConnKey {
@@ -190,7 +190,7 @@ impl Icmp for u32 {
                 dst: ip.load::<{ INNER + ipv4::SRC }, _>(),
                 sport: ip.load::<{ INNER + ipv4::LEN + 2 }, _>(),
                 dport: ip.load::<{ INNER + ipv4::LEN }, _>(),
-                proto: u32::from(protocol),
+                proto: Self::from(protocol),
             },
         })
     }
@@ -205,20 +205,20 @@ impl Icmp for u32 {
         let Some(mut ip) = packet.window::<{ L4 + REPEATED }>(l3) else {
             return false;
         };
-        let destination: u32 = ip.load::<{ ipv4::DST }, _>();
+        let destination: Self = ip.load::<{ ipv4::DST }, _>();
         let outer = error.source.delta(ends.outer.0) + destination.delta(ends.outer.1);
         let sum: u16 = ip.load::<{ ipv4::CHECKSUM }, _>();
         ip.store::<{ ipv4::CHECKSUM }, u16>(apply(sum, outer));
-        ip.store::<{ ipv4::SRC }, u32>(ends.outer.0);
-        ip.store::<{ ipv4::DST }, u32>(ends.outer.1);
+        ip.store::<{ ipv4::SRC }, Self>(ends.outer.0);
+        ip.store::<{ ipv4::DST }, Self>(ends.outer.1);
 
         // The repeated header and its checksum cancel each other out in that of ICMP.
         let inner = error.key.dst.delta(ends.inner_src.0) + error.key.src.delta(ends.inner_dst.0);
         let sum: u16 = ip.load::<{ INNER + ipv4::CHECKSUM }, _>();
         let new = apply(sum, inner);
         ip.store::<{ INNER + ipv4::CHECKSUM }, u16>(new);
-        ip.store::<{ INNER + ipv4::SRC }, u32>(ends.inner_src.0);
-        ip.store::<{ INNER + ipv4::DST }, u32>(ends.inner_dst.0);
+        ip.store::<{ INNER + ipv4::SRC }, Self>(ends.inner_src.0);
+        ip.store::<{ INNER + ipv4::DST }, Self>(ends.inner_dst.0);
         ip.store::<L4, u16>(ends.inner_src.1);
         ip.store::<{ L4 + 2 }, u16>(ends.inner_dst.1);
         let change = inner + delta16(sum, new) + repeated;
@@ -268,7 +268,7 @@ impl Icmp for Addr6 {
         let Some(mut ip) = packet.window::<{ L4 + REPEATED }>(l3) else {
             return false;
         };
-        let destination: Addr6 = ip.load::<{ ipv6::DST }, _>();
+        let destination: Self = ip.load::<{ ipv6::DST }, _>();
         let outer = error.source.delta(ends.outer.0) + destination.delta(ends.outer.1);
         ip.store::<{ ipv6::SRC }, Self>(ends.outer.0);
         ip.store::<{ ipv6::DST }, Self>(ends.outer.1);

@@ -134,9 +134,9 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn move_head(&mut self, by: i32) -> bool {
+    fn grow_head(&mut self, by: usize) -> bool {
         // SAFETY: the context is the program's. No window outlives the call, since it borrows the frame.
-        unsafe { bpf_xdp_adjust_head(self.ctx, by) == 0 }
+        unsafe { bpf_xdp_adjust_head(self.ctx, -(by as i32)) == 0 }
     }
 
     #[inline(always)]

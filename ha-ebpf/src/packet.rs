@@ -101,9 +101,8 @@ pub trait Packet {
     /// Copies `len` bytes from `offset` on; `false` if they are not there or do not fit.
     fn copy_out<const N: usize>(&self, offset: usize, len: usize, to: &mut [u8; N]) -> bool;
 
-    /// Moves the beginning of the frame: forward if `by` is positive, else to make room whose content is
-    /// garbage. `false` if there is none.
-    fn move_head(&mut self, by: i32) -> bool;
+    /// Makes room in front of the frame; what is in it is garbage. `false` if there is none.
+    fn grow_head(&mut self, by: usize) -> bool;
 
     /// Cuts the frame to this length. `false` if it is not longer.
     fn truncate(&mut self, len: usize) -> bool;

@@ -60,7 +60,7 @@ impl<A: Family> Translation<A> {
         Self {
             to: to.0,
             to_port: to.1,
-            from: from.map_or(A::default(), |from| from.0),
+            from: from.map_or_else(A::default, |from| from.0),
             from_port: from.map_or(0, |from| from.1),
             l3_delta: if A::HEADER_CHECKSUM { addresses } else { 0 },
             l4_delta: checksum::fold(u32::from(addresses) + ports),

@@ -31,7 +31,7 @@ pub fn encapsulate<A: Family, P: Packet>(
     } else {
         packet.window::<TAGS_LEN>(ethernet::LEN)?.load::<0, _>()
     };
-    if !packet.move_head(-(A::HEADER as i32)) {
+    if !packet.grow_head(A::HEADER) {
         return None;
     }
     packet

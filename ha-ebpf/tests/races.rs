@@ -1,9 +1,9 @@
 //! Two CPUs that see packets of one flow at the same moment must agree on one connection.
 
-use ha_common::conn::{Conn4, ConnKey4, ConnState};
+use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::event::EventKind;
 use ha_common::reason::Tally;
-use ha_ebpf::conntrack::entry::{Created, First, create};
+use ha_ebpf::conntrack::entry::{Created, create};
 use ha_ebpf::fake::FakeTables;
 use ha_ebpf::packet::Hop;
 use ha_ebpf::rewrite::{Direction, Translation};
@@ -18,11 +18,6 @@ const KEY: ConnKey4 = ConnKey4 {
     dport: 4,
     proto: 17,
 };
-const FIRST: First = First {
-    flags: 0,
-    state: ConnState::Established,
-};
-
 fn target(addr: u32) -> Target<u32> {
     Target {
         addr,
@@ -40,7 +35,7 @@ fn make(tables: &FakeTables, target: Target<u32>) -> Created {
         target,
         ..Work::default()
     };
-    create(tables, &mut work, FIRST, &Hop::UNKNOWN)
+    create(tables, &mut work, &Hop::UNKNOWN)
 }
 
 fn entries(tables: &FakeTables) -> Vec<(ConnKey4, Conn4)> {

@@ -6,10 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::datapath::sys::{self, Map};
+use ha_agent::shell::clock;
 use ha_common::control::Config;
 use ha_common::event::SAMPLE_BYTES;
 use ha_common::maps;
@@ -66,7 +67,7 @@ fn check(file: &Path) -> Result<(usize, usize)> {
     ensure!(blocks.first().is_some_and(|(kind, _)| *kind == 0x0a0d_0d0a));
     let interfaces = blocks.iter().filter(|(kind, _)| *kind == 1).count();
     ensure!((1..=2).contains(&interfaces), "{interfaces} interfaces");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let now = clock::wall();
     let (mut packets, mut whole) = (0, 0);
     for (_, body) in blocks.iter().filter(|(kind, _)| *kind == 6) {
         ensure!((word(body, 0)? as usize) < interfaces);

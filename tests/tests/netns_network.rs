@@ -306,8 +306,11 @@ fn unicast6() -> Result<()> {
         block_multicast(&pair)?;
         pair.start()?;
         let old = pair.active()?;
-        pair.nodes[old].failover()?;
-        pair.nodes[1 - old].wait_role(Role::Active, Duration::from_secs(10))?;
+        let (Some(from), Some(to)) = (pair.nodes.get(old), pair.nodes.get(1 - old)) else {
+            bail!("a pair has two nodes");
+        };
+        from.failover()?;
+        to.wait_role(Role::Active, Duration::from_secs(10))?;
         pair.wait_whole()?;
         let switch = pair.switch.netns();
         let rules = switch.output(Command::new("nft").args(["list", "table", "bridge", "rig"]))?;

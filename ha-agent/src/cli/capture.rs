@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,6 +12,7 @@ use super::args::Capture;
 use super::pcapng::Writer;
 use super::{Exit, complain, print, print_json};
 use crate::control::{CaptureRequest, Client, ClientError, Request};
+use crate::shell::clock;
 use crate::status::capture::Captured;
 use crate::status::model::SCHEMA_VERSION;
 
@@ -63,11 +64,11 @@ pub(super) fn capture(mut client: Client, wanted: &Capture, json: bool) -> Resul
             return Err(unwritten(error));
         }
     };
-    let end = Instant::now() + Duration::from_secs(wanted.seconds.into());
+    let end = clock::now() + Duration::from_secs(wanted.seconds.into());
     let (mut packets, mut lost) = (0, 0);
     loop {
         thread::sleep(POLL);
-        let last = packets >= wanted.count || Instant::now() >= end;
+        let last = packets >= wanted.count || clock::now() >= end;
         let captured = ask(if last { 0 } else { wanted.every })?;
         lost = captured.lost.max(lost);
         let left = usize::try_from(wanted.count - packets).unwrap_or(usize::MAX);
@@ -111,8 +112,5 @@ fn open(file: &Path) -> io::Result<Box<dyn Write>> {
 
 /// Part of what tells this capture from others.
 fn unix_nanos() -> u32 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-        .subsec_nanos()
+    clock::wall().subsec_nanos()
 }

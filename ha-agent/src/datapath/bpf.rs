@@ -269,7 +269,7 @@ impl Datapath for Bpf {
 
     fn expire(&self, keys: &[FlowKey]) -> Result<usize, DatapathError> {
         let janitor = self.janitor.as_fd();
-        Ok(self.v4.expire(janitor, keys)? + self.v6.expire(janitor, keys)?)
+        Ok(Tables::<u32>::expire(janitor, keys)? + Tables::<Addr6>::expire(janitor, keys)?)
     }
 
     fn half_open(&self, since: Instant) -> Result<u64, DatapathError> {

@@ -363,7 +363,11 @@ fn load_programs(object: &[u8], options: &Options) -> Result<Programs, LoadError
     for stage in Stage::ALL {
         let program = load_program(&mut ebpf, stage.program())?;
         array
-            .update(&(*stage as u32), &(program.as_raw_fd() as u32), Update::Any)
+            .update(
+                &(*stage as u32),
+                &program.as_raw_fd().cast_unsigned(),
+                Update::Any,
+            )
             .map_err(map_error(name))?;
     }
     Ok(Programs {
@@ -472,7 +476,7 @@ fn check_pins(object: &[u8], dir: &Path, connections: Connections) -> Result<(),
         let mut sized = connections.entries().into_iter();
         let entries = sized
             .find(|(sized, _)| *sized == name)
-            .map_or(wanted.max_entries(), |(_, entries)| entries);
+            .map_or_else(|| wanted.max_entries(), |(_, entries)| entries);
         for (property, found, wanted) in [
             ("type", info.type_, wanted.map_type()),
             ("key size", info.key_size, wanted.key_size()),

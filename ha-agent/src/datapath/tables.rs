@@ -152,7 +152,6 @@ where
 
     /// Shows those of the connections that are of this family to the janitor.
     pub(super) fn expire(
-        &self,
         janitor: BorrowedFd<'_>,
         keys: &[FlowKey],
     ) -> Result<usize, DatapathError> {

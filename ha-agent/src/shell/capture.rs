@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ha_common::event::Sample;
 use ha_common::reason::{Reason, Tally};
@@ -56,8 +56,8 @@ impl Capture {
     ) -> Reply<Captured> {
         let now = clock::now();
         let mut running = lock(&self.running);
-        let other = |running: &&Running| running.session != request.session;
-        if running.as_ref().filter(other).is_some() {
+        let other = |running: &Running| running.session != request.session;
+        if running.as_ref().is_some_and(other) {
             return Err(Refusal::new(
                 "a capture is running already",
                 "wait until it ends",
@@ -103,9 +103,7 @@ impl Capture {
             self.stop()?;
             *running = None;
         }
-        let epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let epoch = clock::wall();
         let packets = samples.iter().map(|sample| {
             let age = now.since(Instant::from_nanos(sample.at_ns));
             packet(sample, epoch.saturating_sub(age), devices)
@@ -216,8 +214,7 @@ mod tests {
         assert_eq!(first.device, "eth3");
         assert_eq!(first.reason, "forward_transmit");
         assert_eq!(second.bytes.len(), SAMPLE_BYTES);
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let age = epoch.saturating_sub(Duration::from_nanos(first.unix_ns));
+        let age = clock::wall().saturating_sub(Duration::from_nanos(first.unix_ns));
         assert!(age < Duration::from_mins(1), "{age:?}");
 
         fake.state().samples.push(sample(60, 60));

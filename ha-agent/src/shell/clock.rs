@@ -1,5 +1,7 @@
 //! The one clock of the agent.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use nix::time::{ClockId, clock_gettime};
 
 use crate::proto::time::Instant;
@@ -15,4 +17,15 @@ pub fn now() -> Instant {
             Instant::from_nanos(seconds * 1_000_000_000 + nanos)
         },
     )
+}
+
+/// Time since the Unix epoch: for what people read, and never for a decision.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the wall clock"
+)]
+pub fn wall() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }

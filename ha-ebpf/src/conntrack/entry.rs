@@ -48,7 +48,7 @@ pub fn create<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>, way_back: &
         reverse(work);
         match add_reverse(tables, work) {
             Created::New => {}
-            other => return other,
+            refused @ (Created::Existing | Created::Clash | Created::Full) => return refused,
         }
     }
     match tables.add_conn(&work.key, &work.forward) {

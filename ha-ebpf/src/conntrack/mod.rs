@@ -38,15 +38,15 @@ pub fn handle<A: Family, P: Packet, T: Flows<A>>(
         Ok(()) => deliver(packet, tables, work),
         Err(reason) => reason,
     };
-    let (trouble, told) = match reason {
-        Reason::TtlExpired => (Trouble::TTL_EXPIRED, Reason::TtlAnswered),
-        Reason::TooBig => (Trouble::too_big(work.mtu), Reason::TooBigAnswered),
-        reason => {
-            if work.flow.fragment {
-                fragment::expect(tables, work, reason);
-            }
-            return reason;
+    let (trouble, told) = if reason == Reason::TtlExpired {
+        (Trouble::TTL_EXPIRED, Reason::TtlAnswered)
+    } else if reason == Reason::TooBig {
+        (Trouble::too_big(work.mtu), Reason::TooBigAnswered)
+    } else {
+        if work.flow.fragment {
+            fragment::expect(tables, work, reason);
         }
+        return reason;
     };
     if answer::explain(packet, tables, &work.flow, &work.vip, trouble) {
         told

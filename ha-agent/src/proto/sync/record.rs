@@ -328,8 +328,9 @@ impl Item {
             let Some(body) = body else {
                 return Some(Err(ItemError::Truncated));
             };
-            if let Some(item) = Self::decode_skippable(kind, &mut Reader::new(body)) {
-                return Some(item.ok_or(ItemError::Truncated));
+            match Self::decode_skippable(kind, &mut Reader::new(body)) {
+                Err(ItemError::Unknown) => {}
+                decoded => return Some(decoded),
             }
         }
     }
@@ -353,16 +354,17 @@ impl Item {
         .ok_or(ItemError::Truncated)
     }
 
-    /// `None` for a kind of a later version.
-    fn decode_skippable(kind: u8, reader: &mut Reader<'_>) -> Option<Option<Self>> {
+    /// [`ItemError::Unknown`] for a kind of a later version, which is skipped.
+    fn decode_skippable(kind: u8, reader: &mut Reader<'_>) -> Result<Self, ItemError> {
         let put = |record| Self::Change(Change::Put(record));
-        Some(match kind {
+        match kind {
             PUT4_EXTENDED => read_put_extended(reader, read_v4).map(put),
             PUT6 => read_put_extended(reader, read_v6).map(put),
             DELETE6 => read_key(reader, read_v6).map(|key| Self::Change(Change::Delete(key))),
             EXTENDED => read_said(reader).map(Self::Extended),
-            _ => return None,
-        })
+            _ => return Err(ItemError::Unknown),
+        }
+        .ok_or(ItemError::Truncated)
     }
 }
 

@@ -152,7 +152,7 @@ fn a_partner_that_takes_no_part_grants_all_the_same() {
             pair.command(1, Command::Resume);
         }
         // The lease counts from the question.
-        pair.run(REEXEC_LEASE - ms(frozen + 20));
+        pair.run(REEXEC_LEASE.saturating_sub(ms(frozen + 20)));
         assert!(pair.open(0), "{frozen}: closed during the replacement");
         resume(&mut pair, 0, &state, config(0));
         pair.run(ms(2000));

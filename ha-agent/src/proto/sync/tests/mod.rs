@@ -16,6 +16,10 @@ use crate::proto::rng::Rng;
 
 /// Parts of the protocol switched off.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of a test"
+)]
 pub(super) struct Sabotage {
     pub(super) no_deletes: bool,
     pub(super) no_nacks: bool,
