@@ -234,7 +234,8 @@ pub fn remember<A: Family, T: Flows<A>>(
     target: &Target<A>,
 ) {
     let service = &service.get();
-    if service.persist_seconds == 0 {
+    // The last resort is nobody's own: the client goes elsewhere as soon as it can.
+    if service.persist_seconds == 0 || target.real == service.last_resort {
         return;
     }
     tables.put_persist(

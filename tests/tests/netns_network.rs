@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ha_agent::shell::guard::{self, Guard};
 use ha_agent::status::model::Role;
 use ha_common::proto;
