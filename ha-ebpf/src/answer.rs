@@ -42,7 +42,7 @@ const TTL: u8 = 64;
 const TAGS_LEN: usize = 8;
 
 /// Tells the sender of a packet why it is not forwarded. `false` if it is not told: too many have been
-/// lately, or the packet has options.
+/// lately, or the packet has options, which would have to be repeated.
 #[inline(never)]
 pub fn explain<A: Family, P: Packet, T: Tables>(
     packet: &mut P,
@@ -52,7 +52,7 @@ pub fn explain<A: Family, P: Packet, T: Tables>(
     trouble: Trouble,
 ) -> bool {
     let l3 = flow.l3();
-    if flow.l4 != flow.l3 + A::HEADER || !affordable(tables) {
+    if (A::OPTIONS && flow.l4 != flow.l3 + A::HEADER) || !affordable(tables) {
         return false;
     }
     let Some((kind, tags, [to, from])) = front(packet, l3) else {

@@ -19,6 +19,8 @@ pub trait Family: Address {
     const HEADER: usize;
     /// Whether the header has a checksum of its own.
     const HEADER_CHECKSUM: bool;
+    /// Whether the header can be longer: what is behind it in IPv6 are headers of their own.
+    const OPTIONS: bool;
     /// Longest IP packet that every link of the family takes (RFC 791, RFC 8200 section 5).
     const MTU_MIN: u32;
 
@@ -65,6 +67,7 @@ pub trait Family: Address {
 impl Family for u32 {
     const HEADER: usize = ipv4::LEN;
     const HEADER_CHECKSUM: bool = true;
+    const OPTIONS: bool = true;
     const MTU_MIN: Self = 68;
 
     #[inline(always)]
@@ -178,6 +181,7 @@ const fn network4(ip: &ipv4::Header, l3: usize, l4: usize) -> Network<u32> {
 impl Family for Addr6 {
     const HEADER: usize = ipv6::LEN;
     const HEADER_CHECKSUM: bool = false;
+    const OPTIONS: bool = false;
     const MTU_MIN: u32 = 1280;
 
     #[inline(always)]

@@ -5,7 +5,7 @@
 
 use ha_common::conn::{FRAGMENT_LIFETIME_NS, FragmentKey, flags};
 use ha_common::reason::{Reason, Verdict};
-use ha_common::service::RealState;
+use ha_common::service::{Forwarding, RealState};
 
 use crate::family::Family;
 use crate::packet::{Hop, Packet};
@@ -83,14 +83,29 @@ pub fn follow<A: Family, P: Packet, T: Flows<A>>(
     } else {
         Direction::Forward
     };
-    let hop = match direction {
+    let mut hop = match direction {
         Direction::Forward if real.get().hop_known != 0 => real_hop(real),
         Direction::Reverse if first.get().flags & flags::HOP_KNOWN != 0 => known_hop(first),
         Direction::Forward | Direction::Reverse => Hop::UNKNOWN,
     };
+    let one_way = first.get().flags & flags::ONE_WAY != 0;
+    let method = Forwarding::from_u8(real.get().forwarding);
+    let overhead = if one_way && method == Forwarding::Tunnel {
+        A::HEADER as u32
+    } else {
+        0
+    };
+    let len = later.len + overhead;
+    if len > u32::from(real.get().mtu) && packet.exceeds_mtu(hop.ifindex, len).is_some() {
+        if one_way && method == Forwarding::Dsr {
+            return Some(Reason::TooBig);
+        }
+        // The kernel makes smaller ones of it.
+        hop = Hop::UNKNOWN;
+    }
     account(tables, first.get().real, direction, later.len);
     let l3 = later.l3;
-    if first.get().flags & flags::ONE_WAY != 0 {
+    if one_way {
         if let Some(reason) = untouched::<A, _>(packet, real, l3, hop.is_known()) {
             return Some(reason);
         }

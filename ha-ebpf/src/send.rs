@@ -85,10 +85,19 @@ pub fn untouched<A: Family, P: Packet>(
     }
     let source = A::narrow(real.get().source);
     let remote = A::narrow(real.get().addr);
-    match tunnel::encapsulate(packet, l3, source, remote) {
-        Some(()) => None,
-        None => Some(Reason::NoHeadroom),
+    // Who is to find the way has to be addressed still.
+    let addresses = (!hop_known).then(|| (ethernet::destination(packet), ethernet::source(packet)));
+    if tunnel::encapsulate(packet, l3, source, remote).is_none() {
+        return Some(Reason::NoHeadroom);
     }
+    if let Some((destination, source)) = addresses {
+        let Some(mut frame) = packet.window::<{ ethernet::LEN }>(0) else {
+            return Some(Reason::Truncated);
+        };
+        frame.store::<{ ethernet::DST }, _>(destination);
+        frame.store::<{ ethernet::SRC }, _>(source);
+    }
+    None
 }
 
 /// The verdict on a packet whose way the kernel is to find.

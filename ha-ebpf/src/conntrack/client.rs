@@ -271,13 +271,13 @@ fn carry_out<A: Family, P: Packet, T: Flows<A>>(
 /// Full NAT: finds what stands in for the client. Returns why nothing can.
 #[inline(always)]
 fn name_stand_in<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>) -> Option<Reason> {
-    // Without an entry nobody would know whom the answer is for.
-    if work.plan.keep == Keep::Nothing {
-        return Some(Reason::TableFull);
-    }
     // Which port stood in for this client, only the other node knew.
     if work.plan.first.flags & flags::RECONSTRUCTED != 0 {
         return Some(Reason::UnknownConnection);
+    }
+    // Without an entry nobody would know whom the answer is for.
+    if work.plan.keep == Keep::Nothing {
+        return Some(Reason::TableFull);
     }
     (!stand_in(tables, &work.key, &mut work.target)).then_some(Reason::PortClash)
 }

@@ -62,6 +62,10 @@ pub(super) fn answer_to_stand_in<A: Family, P: Packet, T: Flows<A>>(
 ) -> Result<(), Reason> {
     match half_open(tables, &work.flow, now) {
         Some(embryo) if embryo.get().flags & flags::BOTH_ENDS != 0 => {
+            work.vip = embryo.get().vip;
+            if work.flow.ttl <= 1 {
+                return Err(Reason::TtlExpired);
+            }
             answer(tables, work, embryo, now);
             return_to(packet, tables, work);
             Ok(())

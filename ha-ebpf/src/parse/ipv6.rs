@@ -30,6 +30,10 @@ mod extension {
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const DESTINATION: u8 = 60;
+    /// What every header has at least, as far as it is read.
+    pub(super) const START: usize = 4;
+    /// Routers still to be visited, in a routing header (RFC 8200 section 4.4).
+    pub(super) const SEGMENTS_LEFT: usize = 3;
     /// Length of a fragment header (RFC 8200 section 4.5).
     pub(super) const FRAGMENT_LEN: usize = 8;
     /// Offset and flags in it.
@@ -93,7 +97,8 @@ pub struct Payload {
     pub id: u32,
 }
 
-/// Looks behind the extension headers. `None` if there are too many or the frame ends among them.
+/// Looks behind the extension headers. `None` if there are too many, if the frame ends among them, or if
+/// the packet has to visit others first.
 #[inline(always)]
 pub fn payload<P: Packet>(packet: &mut P, l3: usize, ip: &Header) -> Option<Payload> {
     let mut payload = Payload {
@@ -117,7 +122,13 @@ pub fn payload<P: Packet>(packet: &mut P, l3: usize, ip: &Header) -> Option<Payl
                 }
             }
             extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => {
-                let header = packet.window::<2>(at)?;
+                let header = packet.window::<{ extension::START }>(at)?;
+                // Its destination is not its last one, whose address its checksums are made with.
+                if payload.protocol == extension::ROUTING
+                    && header.load::<{ extension::SEGMENTS_LEFT }, u8>() != 0
+                {
+                    return None;
+                }
                 payload.protocol = header.load::<0, _>();
                 payload.l4 = at + (usize::from(header.load::<1, u8>()) + 1) * 8;
                 if payload.l4 > PAYLOAD_MASK {

@@ -75,6 +75,7 @@ impl Scene {
                     src_mac: NODE_MAC,
                     state: RealState::Up as u8,
                     hop_known: 1,
+                    mtu: 1500,
                     service: id,
                     ..Real::default()
                 },

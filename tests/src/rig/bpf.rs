@@ -148,12 +148,9 @@ impl DataPlane {
             load_program(&mut ebpf, name)?;
         }
         for stage in Stage::ALL {
-            let program = load_program(&mut ebpf, stage.program())?
-                .fd()?
-                .try_clone()?;
-            let stages = ebpf.map_mut(maps::STAGES).context("no array of stages")?;
-            ProgramArray::try_from(stages)?.set(*stage as u32, &program, 0)?;
+            load_program(&mut ebpf, stage.program())?;
         }
+        fill_stages(&mut ebpf)?;
         let mut take = |name: &str| {
             ebpf.take_map(name)
                 .with_context(|| format!("no map {name} in the object"))
@@ -258,8 +255,22 @@ impl DataPlane {
         })
     }
 
+    /// Leaves the entry without the programs in which it goes on, until [`Self::clear`].
+    pub fn clear_stages(&mut self) -> Result<()> {
+        let stages = self
+            .ebpf
+            .map_mut(maps::STAGES)
+            .context("no array of stages")?;
+        let mut stages = ProgramArray::try_from(stages)?;
+        for stage in Stage::ALL {
+            stages.clear_index(&(*stage as u32))?;
+        }
+        Ok(())
+    }
+
     /// Empties what the programs and their user have filled in, so that the maps are as after loading.
     pub fn clear(&mut self) -> Result<()> {
+        fill_stages(&mut self.ebpf)?;
         clear_hash(&mut self.conns)?;
         clear_hash(&mut self.conns6)?;
         clear_hash(&mut self.embryos)?;
@@ -408,6 +419,19 @@ pub fn reason_between(before: &[u64], after: &[u64]) -> Result<Reason> {
     }
     ensure!(before.len() > REASONS, "counters are missing");
     moved.context("no reason was counted")
+}
+
+fn fill_stages(ebpf: &mut Ebpf) -> Result<()> {
+    for stage in Stage::ALL {
+        let program: &Xdp = ebpf
+            .program(stage.program())
+            .with_context(|| format!("no program {}", stage.program()))?
+            .try_into()?;
+        let program = program.fd()?.try_clone()?;
+        let stages = ebpf.map_mut(maps::STAGES).context("no array of stages")?;
+        ProgramArray::try_from(stages)?.set(*stage as u32, &program, 0)?;
+    }
+    Ok(())
 }
 
 fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

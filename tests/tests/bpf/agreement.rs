@@ -8,12 +8,13 @@ use ha_agent::proto::rng::Rng;
 use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::control::Gate;
 use ha_common::reason::Reason;
-use ha_common::service::RealState;
-use ha_tests::packet::{Frame, carp_header, flag};
+use ha_common::service::{Forwarding, RealState, real_flags};
+use ha_tests::packet::{Frame, Trouble, carp_header, flag};
 
+use super::family::Family;
 use super::lab::{
-    CLIENT, Lab, NAMES, NODE_BACK_MAC, NODE_MAC, ONE, OWN, RESOLVER, STRICT, THREE, TWIN, TWO,
-    USUAL, VHID, VIP, WEB, id,
+    CLIENT, Lab, NAMES, NODE_BACK_MAC, NODE_MAC, ONE, OWN, RESOLVER, STAND_IN, STRICT, Setting,
+    THREE, TURN, TWIN, TWO, USUAL, VHID, VIP, WEB, id,
 };
 use super::partner::{EPOCH, KEYS, advert};
 use super::world::Place;
@@ -24,21 +25,32 @@ const STEPS: usize = 400;
 
 /// Runs a sequence in both places; returns the reasons that came up.
 pub(crate) fn compare(kernel: &Place, seed: u64) -> Result<Vec<Reason>> {
-    let sizes = Sizes { conns: 64, ..USUAL };
-    let mut host = Lab::new(&Place::Host, sizes)?;
-    let mut kernel = Lab::new(kernel, sizes)?;
+    let families = [Family::V4, Family::V6];
+    let methods = [
+        Forwarding::Nat,
+        Forwarding::FullNat,
+        Forwarding::Dsr,
+        Forwarding::Tunnel,
+    ];
+    let setting = Setting {
+        family: families[seed as usize % 2],
+        method: methods[seed as usize / 2 % 4],
+        sizes: Sizes { conns: 64, ..USUAL },
+    };
+    let mut host = Lab::new(&Place::Host, setting)?;
+    let mut kernel = Lab::new(kernel, setting)?;
     for lab in [&mut host, &mut kernel] {
         lab.know(EPOCH)?;
     }
     let mut rng = Rng::new(seed);
     for step in 0..STEPS {
-        let context = || format!("seed {seed}, step {step}");
+        let context = || format!("{setting:?}, seed {seed}, step {step}");
         disturb(&mut rng, [&mut host, &mut kernel])?;
-        let frame = packet(&mut rng);
+        let frame = packet(&mut rng, &host);
         let [there, here] = [kernel.world.run(&frame)?, host.world.run(&frame)?];
         ensure!(
-            there == here,
-            "{}: kernel {there:?}, host {here:?}",
+            there.reason == here.reason && (there.frame == here.frame || is_spoilt(here.reason)),
+            "{}: kernel {there:02x?}, host {here:02x?}",
             context()
         );
         host.seen.push(here.reason);
@@ -48,6 +60,14 @@ pub(crate) fn compare(kernel: &Place, seed: u64) -> Result<Vec<Reason>> {
         ensure!(events[0] == events[1], "{}: events {events:#?}", context());
     }
     Ok(host.seen)
+}
+
+/// Whether a frame may be dropped half done.
+fn is_spoilt(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NoHeadroom | Reason::RealServerUnreachable | Reason::TtlExpired | Reason::TooBig
+    )
 }
 
 /// Entries without what depends on the clock.
@@ -70,7 +90,7 @@ fn events(lab: &mut Lab) -> Result<Vec<ha_common::event::ConnEvent4>> {
 
 /// Now and then something changes between two packets.
 fn disturb(rng: &mut Rng, labs: [&mut Lab; 2]) -> Result<()> {
-    let what = rng.below(60);
+    let what = rng.below(70);
     let real = [id::ONE, id::TWO, id::THREE][rng.below(3) as usize];
     let state = [
         RealState::Up,
@@ -89,21 +109,80 @@ fn disturb(rng: &mut Rng, labs: [&mut Lab; 2]) -> Result<()> {
                 ..Gate::default()
             })?,
             4..=9 => lab.know(EPOCH)?,
-            10 => lab.configure(|config| config.table_full ^= 1)?,
-            11..=14 => lab.configure(|config| config.table_full = 0)?,
+            10 => lab.configure(|config| (config.table_full, config.table_full6) = (1, 1))?,
+            11..=14 => lab.configure(|config| (config.table_full, config.table_full6) = (0, 0))?,
             15 => lab.world.set_slot(index, u32::from(real))?,
+            16 => lab.change_real(real, |real| {
+                real.state = state as u8;
+                real.flags = real_flags::RESET_WHEN_DOWN;
+            })?,
+            17 => lab.change_real(real, |real| real.connections_max = 1)?,
             _ => {}
         }
     }
     Ok(())
 }
 
-fn packet(rng: &mut Rng) -> Vec<u8> {
+fn packet(rng: &mut Rng, lab: &Lab) -> Vec<u8> {
+    if rng.below(80) == 0 {
+        return advertisement(rng);
+    }
+    let mut frame = conversation(rng, lab);
+    if rng.below(12) == 0 {
+        let troubles = [Trouble::Port, Trouble::TooBig(1400), Trouble::Expired];
+        let trouble = troubles[rng.below(3) as usize];
+        let source = Ipv4Addr::new(192, 0, 2, rng.below(3) as u8);
+        frame = Frame::error(source, trouble, &frame, 8 + rng.below(30) as usize);
+    } else if rng.below(40) == 0 {
+        let vhid = VHID + rng.below(2) as u8;
+        frame = Frame::raw(*CLIENT.ip(), Ipv4Addr::new(224, 0, 0, 18), 112)
+            .ttl(255)
+            .payload(&carp_header(vhid));
+    } else if rng.below(12) == 0 {
+        let start = 8 * rng.below(6) as usize;
+        frame = frame.piece(start..start + 8 * (1 + rng.below(4) as usize));
+    }
+    let mac = [2, 0xc1, 0, 0, 0, rng.below(2) as u8];
+    let node = [NODE_MAC, NODE_BACK_MAC][rng.below(2) as usize];
+    frame = frame.macs(mac, node);
+    if rng.below(8) == 0 {
+        frame = frame.tag(0x8100, 1);
+    }
+    if rng.below(30) == 0 {
+        frame = frame.ttl(rng.below(3) as u8);
+    }
+    if rng.below(30) == 0 {
+        frame = frame.fragment(rng.below(0x4000) as u16);
+    }
+    if rng.below(20) == 0 {
+        frame = frame.options(&[1; 4]);
+        frame = frame.extension([0, 43, 60][rng.below(3) as usize], &[1, 4, 0, 0, 0, 0]);
+    }
+    let mut bytes = lab.bytes(&frame);
+    // What is broken must be broken in the same way.
+    if rng.below(20) == 0 {
+        bytes.truncate(14 + rng.below(70) as usize);
+    }
+    if rng.below(20) == 0 {
+        let at = rng.below(bytes.len() as u64) as usize;
+        if let Some(byte) = bytes.get_mut(at) {
+            *byte ^= 1 << rng.below(8);
+        }
+    }
+    bytes
+}
+
+/// A packet between clients and services, real servers and clients, or what stands in for them.
+fn conversation(rng: &mut Rng, lab: &Lab) -> Frame {
     let client = SocketAddrV4::new(*CLIENT.ip(), 40000 + rng.below(4) as u16);
-    let services = [WEB, TWIN, STRICT, NAMES, SocketAddrV4::new(VIP, 9)];
+    let services = [WEB, TURN, TWIN, STRICT, NAMES, SocketAddrV4::new(VIP, 9)];
     let reals = [ONE, TWO, THREE, RESOLVER];
-    let service = services[rng.below(5) as usize];
+    let service = services[rng.below(6) as usize];
     let real = reals[rng.below(4) as usize];
+    let near = match lab.seen_by_server(client, service) {
+        Ok(near) if rng.below(8) != 0 => near,
+        _ => SocketAddrV4::new(*STAND_IN.ip(), 5000),
+    };
     let flags = [
         flag::SYN,
         flag::SYN | flag::ACK,
@@ -114,66 +193,35 @@ fn packet(rng: &mut Rng) -> Vec<u8> {
         flag::RST,
         rng.below(256) as u8,
     ][rng.below(8) as usize];
-    let (from, to) = match rng.below(8) {
+    let (from, to) = match rng.below(10) {
         0..=4 => (client, service),
         5 => (real, SocketAddrV4::new(OWN, 9)),
-        _ => (real, client),
+        6 => (service, client),
+        7 => (near, real),
+        _ => (real, near),
     };
-    let frame = if to == NAMES || from == RESOLVER || rng.below(40) == 0 {
-        let frame = Frame::udp(from, to);
-        if rng.below(4) == 0 {
-            frame.without_checksum()
-        } else {
-            frame
-        }
-    } else if rng.below(40) == 0 {
-        if rng.below(2) == 0 {
-            return advertisement(rng);
-        }
-        let vhid = VHID + rng.below(2) as u8;
-        Frame::raw(*client.ip(), Ipv4Addr::new(224, 0, 0, 18), 112)
-            .ttl(255)
-            .payload(&carp_header(vhid))
+    let udp = to == NAMES || from == RESOLVER || from == NAMES || rng.below(40) == 0;
+    let frame = if udp && rng.below(4) == 0 {
+        Frame::udp(from, to).without_checksum()
+    } else if udp {
+        Frame::udp(from, to)
     } else {
         // Numbers from a small range, so that handshakes do complete.
         let frame = Frame::tcp(from, to, flags);
         frame.numbers(5000 + rng.below(2) as u32, 5000 + rng.below(3) as u32)
     };
-    let mac = [2, 0xc1, 0, 0, 0, rng.below(2) as u8];
-    let node = if from == client {
-        NODE_MAC
-    } else {
-        NODE_BACK_MAC
+    let len = match rng.below(12) {
+        0..=3 => rng.below(40),
+        4 => 1400 + rng.below(150),
+        _ => 0,
     };
-    let mut frame = frame.macs(mac, node);
-    let payload: Vec<u8> = (0..rng.below(40)).map(|_| rng.below(256) as u8).collect();
-    if rng.below(3) == 0 {
-        frame = frame.payload(&payload);
+    let payload: Vec<u8> = (0..len).map(|_| rng.below(256) as u8).collect();
+    let frame = frame.payload(&payload);
+    if rng.below(2) == 0 {
+        frame.whole()
+    } else {
+        frame
     }
-    if rng.below(8) == 0 {
-        frame = frame.tag(0x8100, 1);
-    }
-    if rng.below(30) == 0 {
-        frame = frame.ttl(rng.below(3) as u8);
-    }
-    if rng.below(30) == 0 {
-        frame = frame.fragment(rng.below(0x4000) as u16);
-    }
-    if rng.below(30) == 0 {
-        frame = frame.options(&[1; 4]);
-    }
-    let mut bytes = frame.build();
-    // What is broken must be broken in the same way.
-    if rng.below(20) == 0 {
-        bytes.truncate(14 + rng.below(50) as usize);
-    }
-    if rng.below(20) == 0 {
-        let at = rng.below(bytes.len() as u64) as usize;
-        if let Some(byte) = bytes.get_mut(at) {
-            *byte ^= 1 << rng.below(8);
-        }
-    }
-    bytes
 }
 
 /// An advertisement of the partner, often with something wrong.

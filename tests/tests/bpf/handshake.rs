@@ -135,9 +135,7 @@ fn round_robin(lab: &mut Lab) -> Result<()> {
     let mut reasons = Vec::new();
     for port in 1..=6 {
         let client = SocketAddrV4::new(*CLIENT.ip(), port);
-        let ran = lab
-            .world
-            .run(&from_client(client, TURN, flag::SYN).build())?;
+        let ran = lab.send(&from_client(client, TURN, flag::SYN))?;
         reasons.push(ran.reason);
     }
     take_turns(&reasons)
@@ -154,18 +152,18 @@ fn take_turns(reasons: &[Reason]) -> Result<()> {
 }
 
 fn repeated(lab: &mut Lab) -> Result<()> {
-    let syn = from_client(CLIENT, TURN, flag::SYN).build();
-    let first = lab.world.run(&syn)?;
+    let syn = from_client(CLIENT, TURN, flag::SYN);
+    let first = lab.send(&syn)?;
     for _ in 0..5 {
-        ensure!(lab.world.run(&syn)? == first, "the request moved");
+        ensure!(lab.send(&syn)? == first, "the request moved");
     }
     // Also while the real server drains, and with the answer kept.
     let embryo = lab.embryo(CLIENT)?.context("half-open")?;
     let real = if embryo.real == id::ONE { ONE } else { TWO };
     let answer = from_server(real, CLIENT, flag::SYN | flag::ACK).numbers(5000, 1001);
-    lab.run(&answer.build(), Reason::ReverseTransmit)?;
+    lab.run(&answer, Reason::ReverseTransmit)?;
     lab.change_real(embryo.real, |real| real.state = RealState::Draining as u8)?;
-    ensure!(lab.world.run(&syn)? == first, "the request moved");
+    ensure!(lab.send(&syn)? == first, "the request moved");
     ensure!(
         lab.embryo(CLIENT)?.context("half-open")?.answered == 1,
         "the answer was lost"
@@ -175,7 +173,7 @@ fn repeated(lab: &mut Lab) -> Result<()> {
 
 fn moved(lab: &mut Lab) -> Result<()> {
     let syn = from_client(CLIENT, TURN, flag::SYN);
-    lab.world.run(&syn.build())?;
+    lab.send(&syn)?;
     let embryo = lab.embryo(CLIENT)?.context("half-open")?;
     let (other, reason) = if embryo.real == id::ONE {
         (TWO, Reason::ForwardTransmit)
@@ -194,14 +192,14 @@ fn moved(lab: &mut Lab) -> Result<()> {
 
 fn wrong_acknowledgement(lab: &mut Lab) -> Result<()> {
     lab.run(
-        &from_client(CLIENT, WEB, flag::SYN).build(),
+        &from_client(CLIENT, WEB, flag::SYN),
         Reason::ForwardRedirect,
     )?;
     let ack = |number| from_client(CLIENT, WEB, flag::ACK).numbers(1001, number);
     // Before the real server has answered, no number is right.
     lab.becomes(&ack(1), Reason::ForwardRedirect, &at_server(&ack(1), ONE))?;
     let answer = from_server(ONE, CLIENT, flag::SYN | flag::ACK).numbers(7000, 1001);
-    lab.run(&answer.build(), Reason::ReverseTransmit)?;
+    lab.run(&answer, Reason::ReverseTransmit)?;
     for number in [0, 7000, 7001 + (1 << 16), 7001u32.wrapping_add(1 << 31)] {
         lab.becomes(
             &ack(number),
@@ -224,7 +222,7 @@ fn wrong_acknowledgement(lab: &mut Lab) -> Result<()> {
             "flags {flags:#x} made a connection"
         );
     }
-    lab.run(&ack(7001).build(), Reason::ForwardRedirect)?;
+    lab.run(&ack(7001), Reason::ForwardRedirect)?;
     lab.pair()?;
     Ok(())
 }
@@ -237,11 +235,11 @@ fn completed_by(lab: &mut Lab) -> Result<()> {
     ] {
         let client = SocketAddrV4::new(*CLIENT.ip(), port);
         lab.run(
-            &from_client(client, WEB, flag::SYN).build(),
+            &from_client(client, WEB, flag::SYN),
             Reason::ForwardRedirect,
         )?;
         let answer = from_server(ONE, client, flag::SYN | flag::ACK).numbers(5000, 1001);
-        lab.run(&answer.build(), Reason::ReverseTransmit)?;
+        lab.run(&answer, Reason::ReverseTransmit)?;
         let first = from_client(client, WEB, flags)
             .numbers(1001, number)
             .payload(b"hello");
@@ -253,7 +251,7 @@ fn completed_by(lab: &mut Lab) -> Result<()> {
 
 fn refused(lab: &mut Lab) -> Result<()> {
     lab.run(
-        &from_client(CLIENT, WEB, flag::SYN).build(),
+        &from_client(CLIENT, WEB, flag::SYN),
         Reason::ForwardRedirect,
     )?;
     let reset = from_server(ONE, CLIENT, flag::RST | flag::ACK).numbers(0, 1001);
@@ -267,11 +265,11 @@ fn refused(lab: &mut Lab) -> Result<()> {
 
 fn replaced(lab: &mut Lab) -> Result<()> {
     lab.run(
-        &from_client(CLIENT, WEB, flag::SYN).build(),
+        &from_client(CLIENT, WEB, flag::SYN),
         Reason::ForwardRedirect,
     )?;
     lab.run(
-        &from_client(CLIENT, TWIN, flag::SYN).build(),
+        &from_client(CLIENT, TWIN, flag::SYN),
         Reason::ForwardRedirect,
     )?;
     lab.tallied(Tally::EmbryoReplaced, 1)?;
@@ -285,8 +283,7 @@ fn replaced(lab: &mut Lab) -> Result<()> {
 }
 
 fn stale(lab: &mut Lab) -> Result<()> {
-    lab.world
-        .run(&from_client(CLIENT, TURN, flag::SYN).build())?;
+    lab.send(&from_client(CLIENT, TURN, flag::SYN))?;
     let mut embryo = lab.embryo(CLIENT)?.context("half-open")?;
     embryo.answered = 1;
     embryo.server_isn = 5000;
@@ -294,21 +291,18 @@ fn stale(lab: &mut Lab) -> Result<()> {
     lab.world.set_embryo(embryo_key(CLIENT), embryo)?;
     // Not a completed handshake any more, but a packet of an unknown connection.
     let ack = from_client(CLIENT, TURN, flag::ACK).numbers(1001, 5001);
-    lab.run(&ack.build(), Reason::ForwardRedirect)?;
+    lab.run(&ack, Reason::ForwardRedirect)?;
     lab.tallied(Tally::Established, 0)?;
     lab.tallied(Tally::Reconstructed, 1)
 }
 
 fn nobody(lab: &mut Lab) -> Result<()> {
     let empty = from_client(CLIENT, EMPTY, flag::SYN);
-    lab.untouched(&empty.build(), Reason::NoRealServer)?;
-    lab.untouched(
-        &from_client(CLIENT, EMPTY, flag::ACK).build(),
-        Reason::NoRealServer,
-    )?;
+    lab.untouched(&empty, Reason::NoRealServer)?;
+    lab.untouched(&from_client(CLIENT, EMPTY, flag::ACK), Reason::NoRealServer)?;
     for state in [RealState::Down, RealState::Draining, RealState::Unused] {
         lab.change_real(id::ONE, |real| real.state = state as u8)?;
-        let syn = from_client(CLIENT, WEB, flag::SYN).build();
+        let syn = from_client(CLIENT, WEB, flag::SYN);
         lab.untouched(&syn, Reason::NoRealServer)?;
     }
     ensure!(lab.embryo(CLIENT)?.is_none(), "half-open to nobody");
@@ -341,28 +335,19 @@ fn clash(lab: &mut Lab) -> Result<()> {
 
 fn clash_everywhere(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, TWIN)?;
-    lab.untouched(
-        &from_client(CLIENT, WEB, flag::SYN).build(),
-        Reason::PortClash,
-    )?;
-    lab.untouched(
-        &from_client(CLIENT, WEB, flag::ACK).build(),
-        Reason::PortClash,
-    )?;
+    lab.untouched(&from_client(CLIENT, WEB, flag::SYN), Reason::PortClash)?;
+    lab.untouched(&from_client(CLIENT, WEB, flag::ACK), Reason::PortClash)?;
     ensure!(lab.world.conns()?.len() == 2, "the clash made an entry");
     // A clash that arose after the request.
     let other = SocketAddrV4::new(*CLIENT.ip(), 41000);
-    lab.run(
-        &from_client(other, WEB, flag::SYN).build(),
-        Reason::ForwardRedirect,
-    )?;
+    lab.run(&from_client(other, WEB, flag::SYN), Reason::ForwardRedirect)?;
     let mut embryo = lab.embryo(other)?.context("half-open")?;
     embryo.answered = 1;
     embryo.server_isn = 5000;
     lab.connect(other, TWIN)?;
     lab.world.set_embryo(embryo_key(other), embryo)?;
     let ack = from_client(other, WEB, flag::ACK).numbers(1001, 5001);
-    lab.untouched(&ack.build(), Reason::PortClash)
+    lab.untouched(&ack, Reason::PortClash)
 }
 
 fn datagrams(lab: &mut Lab) -> Result<()> {
@@ -393,8 +378,8 @@ fn datagrams(lab: &mut Lab) -> Result<()> {
     for last in 0..=u16::MAX {
         let frame = Frame::udp(RESOLVER, CLIENT).payload(&last.to_be_bytes());
         let wanted = at_client(&frame, NAMES);
-        let sum = &wanted.build()[14 + 26..14 + 28];
-        if sum == [0xff, 0xff] {
+        let sum = wanted.l3() + lab.family().header() + 6;
+        if lab.bytes(&wanted)[sum..sum + 2] == [0xff, 0xff] {
             zeros += 1;
             lab.becomes(&frame, Reason::ReverseTransmit, &wanted)?;
         }
@@ -418,9 +403,9 @@ fn datagram_turns(lab: &mut Lab) -> Result<()> {
     let mut seen = Vec::new();
     for port in 1..=6 {
         let client = SocketAddrV4::new(*CLIENT.ip(), port);
-        let first = lab.world.run(&datagram(client, UDP_TURN).build())?;
+        let first = lab.send(&datagram(client, UDP_TURN))?;
         ensure!(
-            lab.world.run(&datagram(client, UDP_TURN).build())? == first,
+            lab.send(&datagram(client, UDP_TURN))? == first,
             "a flow moved"
         );
         seen.push(first.reason);

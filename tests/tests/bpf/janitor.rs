@@ -3,19 +3,24 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Result, ensure};
-use ha_common::conn::{ConnKey4, ConnState};
+use ha_common::conn::{ConnKey4, ConnKey6, ConnState};
 use ha_common::event::EventKind;
 use ha_common::proto;
 use ha_common::reason::{Reason, Tally};
-use ha_ebpf::janitor::KEYS;
+use ha_common::service::Timeouts;
+use ha_common::stage::JANITOR_KEYS;
 
-use super::lab::{CLIENT, Case, Lab, NAMES, SECOND, TWIN, USUAL, WEB, conn_key, datagram};
+use super::family::Family;
+use super::lab::{
+    CLIENT, Case, Lab, NAMES, SECOND, TIMEOUTS, TWIN, USUAL, WEB, conn_key, datagram,
+};
 
 pub(crate) const CASES: &[Case] = &[
     ("an_idle_connection_goes_with_both_directions", USUAL, idle),
     ("either_direction_keeps_a_connection", USUAL, alive),
     ("each_state_has_its_timeout", USUAL, states),
     ("datagrams_have_their_own_timeout", USUAL, datagrams),
+    ("each_service_has_its_timeouts", USUAL, services),
     ("a_full_list_is_worked_off", USUAL, list),
     ("half_a_pair_expires_alone", USUAL, half),
     ("another_connections_half_stays", USUAL, foreign_half),
@@ -28,6 +33,16 @@ fn age(lab: &mut Lab, only: Option<ConnKey4>, by: u64) -> Result<()> {
         if only.is_none_or(|only| only == key) {
             conn.last_seen_ns = conn.last_seen_ns.saturating_sub(by);
             lab.world.set_conn(key, conn)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of the two entries of a connection.
+fn age_pair(lab: &mut Lab, forward: ConnKey4, by: u64) -> Result<()> {
+    for (key, conn) in lab.world.conns()? {
+        if key == forward || conn.partner_key(&key) == forward {
+            age(lab, Some(key), by)?;
         }
     }
     Ok(())
@@ -97,7 +112,7 @@ fn states(lab: &mut Lab) -> Result<()> {
 }
 
 fn datagrams(lab: &mut Lab) -> Result<()> {
-    lab.run(&datagram(CLIENT, NAMES).build(), Reason::ForwardRedirect)?;
+    lab.run(&datagram(CLIENT, NAMES), Reason::ForwardRedirect)?;
     let key = conn_key(CLIENT, NAMES, proto::UDP);
     age(lab, None, 58 * SECOND)?;
     ensure!(lab.world.janitor(&[key])? == 0, "too early");
@@ -106,11 +121,45 @@ fn datagrams(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// Those of a service that is gone go by the usual ones.
+fn services(lab: &mut Lab) -> Result<()> {
+    lab.run(&datagram(CLIENT, NAMES), Reason::ForwardRedirect)?;
+    lab.world.events()?;
+    let other = conn_key(CLIENT, NAMES, proto::UDP);
+    let quick = Timeouts {
+        established_ns: 5 * SECOND,
+        ..TIMEOUTS
+    };
+    for (timeouts, seconds) in [(quick, 5), (Timeouts::default(), 900)] {
+        lab.connect(CLIENT, WEB)?;
+        let web = conn_key(CLIENT, WEB, proto::TCP);
+        lab.world.set_timeouts(1, timeouts)?;
+        age_pair(lab, web, (seconds - 2) * SECOND)?;
+        ensure!(lab.world.janitor(&[web, other])? == 0, "too early");
+        age_pair(lab, web, 3 * SECOND)?;
+        ensure!(lab.world.janitor(&[web, other])? == 1, "after {seconds} s");
+        let event = lab.announced(EventKind::Delete, ConnState::Established)?;
+        ensure!(event.key == web, "{event:?}");
+    }
+    ensure!(
+        Timeouts::USUAL.established_ns == 900 * SECOND,
+        "another usual"
+    );
+    // The other service's has its own.
+    age(lab, None, 61 * SECOND)?;
+    ensure!(lab.world.janitor(&[other])? == 1, "not deleted");
+    Ok(())
+}
+
 fn list(lab: &mut Lab) -> Result<()> {
+    let most = match lab.family() {
+        Family::V4 => JANITOR_KEYS / size_of::<ConnKey4>(),
+        Family::V6 => JANITOR_KEYS / size_of::<ConnKey6>(),
+    };
     let mut keys = Vec::new();
-    for port in 0..KEYS as u16 {
+    for port in 0..most as u16 {
         let client = SocketAddrV4::new(*CLIENT.ip(), 1000 + port);
-        lab.run(&datagram(client, NAMES).build(), Reason::ForwardRedirect)?;
+        lab.run(&datagram(client, NAMES), Reason::ForwardRedirect)?;
         keys.push(conn_key(client, NAMES, proto::UDP));
     }
     age(lab, None, 61 * SECOND)?;
@@ -119,7 +168,7 @@ fn list(lab: &mut Lab) -> Result<()> {
     longer.extend(&keys);
     ensure!(lab.world.janitor(&[])? == 0, "an empty list");
     ensure!(
-        lab.world.janitor(&longer)? as usize == KEYS - 1,
+        lab.world.janitor(&longer)? as usize == most - 1,
         "not all, or one too many"
     );
     ensure!(lab.world.janitor(&keys)? == 1, "the last");

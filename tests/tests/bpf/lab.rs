@@ -1,82 +1,23 @@
 //! The configuration in which the cases play.
-//!
-//! Frames come in on one interface. Real server `ONE` is reached through another, so its packets are
-//! redirected; `TWO` through the same, so its packets are transmitted back.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
-use ha_common::conn::{Conn4, ConnKey4, ConnState, Embryo4, EmbryoKey4, flags};
+use ha_common::conn::{Conn4, ConnKey4, ConnState, Embryo4};
 use ha_common::control::{Config, Gate};
 use ha_common::event::{ConnEvent4, EventKind, Evidence, EvidenceKind};
 use ha_common::proto;
 use ha_common::reason::{Reason, Tally, Verdict};
 use ha_common::service::{
-    Addr6, Address as _, Real, RealState, ReturnPath4, Scheduler, Service, ServiceKey4, addr_kind,
-    service_flags,
+    Addr6, Address as _, Forwarding, Real, RealState, ReturnPath4, Service, addr_kind,
 };
-use ha_tests::packet::{Frame, Mac, flag, verify};
+use ha_tests::packet::{Frame, Trouble, flag, verify};
 use ha_tests::rig::bpf::{INGRESS, Sizes};
 
-use crate::bpf::partner::{self, OWN4, OWN6, VIP6};
-use crate::bpf::world::{Place, World};
-
-pub(crate) const SECOND: u64 = 1_000_000_000;
-pub(crate) const VHID: u8 = 110;
-
-pub(crate) const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 40000);
-pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
-pub(crate) const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 101);
-pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
-
-/// Maglev, TCP.
-pub(crate) const WEB: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
-/// Round robin, TCP.
-pub(crate) const TURN: SocketAddrV4 = SocketAddrV4::new(VIP, 81);
-/// Maglev, TCP, unknown connections are refused.
-pub(crate) const STRICT: SocketAddrV4 = SocketAddrV4::new(VIP, 82);
-/// Maglev, TCP, on the other shared address but with the real servers of [`WEB`].
-pub(crate) const TWIN: SocketAddrV4 = SocketAddrV4::new(OTHER_VIP, 80);
-/// Maglev, TCP, without real servers.
-pub(crate) const EMPTY: SocketAddrV4 = SocketAddrV4::new(VIP, 83);
-/// Maglev, UDP.
-pub(crate) const NAMES: SocketAddrV4 = SocketAddrV4::new(VIP, 53);
-/// Round robin, UDP.
-pub(crate) const UDP_TURN: SocketAddrV4 = SocketAddrV4::new(VIP, 54);
-
-pub(crate) const ONE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 21), 8080);
-pub(crate) const TWO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 22), 8080);
-/// Serves [`STRICT`].
-pub(crate) const THREE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 23), 8082);
-/// Serves [`NAMES`].
-pub(crate) const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 21), 5353);
-
-/// Ids of the real servers.
-pub(crate) mod id {
-    pub(crate) const ONE: u16 = 1;
-    pub(crate) const TWO: u16 = 2;
-    pub(crate) const THREE: u16 = 3;
-    pub(crate) const RESOLVER: u16 = 4;
-    pub(crate) const TWIN_ONE: u16 = 5;
-    pub(crate) const TWIN_TWO: u16 = 6;
-}
-
-/// Where the members of services are in the slots.
-pub(crate) const WEB_TABLE: u32 = 0;
-const TWO_MEMBERS: u32 = 16;
-const THREE_TABLE: u32 = 24;
-const RESOLVER_TABLE: u32 = 32;
-const TWIN_TABLE: u32 = 40;
-pub(crate) const TABLE_LEN: u32 = 8;
-
-pub(crate) const GENERATION: u16 = 3;
-pub(crate) const BACK: u32 = 77;
-
-pub(crate) const CLIENT_MAC: Mac = [0x02, 0xc1, 0, 0, 0, 0x07];
-pub(crate) const NODE_MAC: Mac = [0x02, 0x1b, 0, 0, 0, 0x01];
-pub(crate) const NODE_BACK_MAC: Mac = [0x02, 0x1b, 0, 0, 0, 0x02];
-pub(crate) const ONE_MAC: Mac = [0x02, 0x4e, 0, 0, 0, 0x01];
-pub(crate) const TWO_MAC: Mac = [0x02, 0x4e, 0, 0, 0, 0x02];
+use super::family::Family;
+pub(crate) use super::names::*;
+use super::partner::{self, OWN4, OWN6, VIP6};
+use super::world::{Place, Ran, World};
 
 /// A case: what it shows, the map sizes it needs, and how.
 pub(crate) type Case = (&'static str, Sizes, fn(&mut Lab) -> Result<()>);
@@ -89,9 +30,43 @@ pub(crate) const USUAL: Sizes = Sizes {
     carp: 1 << 14,
 };
 
+/// How a case is played: in which family, and how packets reach the real servers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) family: Family,
+    pub(crate) method: Forwarding,
+    pub(crate) sizes: Sizes,
+}
+
+/// A frame of a case: written in IPv4, sent in the lab's family; or bytes, sent as they are.
+pub(crate) trait Sent {
+    fn bytes(&self, family: Family) -> Vec<u8>;
+}
+
+impl Sent for Frame {
+    fn bytes(&self, family: Family) -> Vec<u8> {
+        match family {
+            Family::V4 => self.build(),
+            Family::V6 => self.v6().build(),
+        }
+    }
+}
+
+impl Sent for [u8] {
+    fn bytes(&self, _: Family) -> Vec<u8> {
+        self.to_vec()
+    }
+}
+
+impl Sent for Vec<u8> {
+    fn bytes(&self, _: Family) -> Vec<u8> {
+        self.clone()
+    }
+}
+
 pub(crate) struct Lab {
     place: Place,
-    sizes: Sizes,
+    pub(crate) setting: Setting,
     pub(crate) world: Box<dyn World>,
     pub(crate) config: Config,
     /// Reasons seen.
@@ -99,90 +74,37 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    pub(crate) fn new(place: &Place, sizes: Sizes) -> Result<Self> {
-        let mut world = place.world(sizes)?;
+    pub(crate) fn new(place: &Place, setting: Setting) -> Result<Self> {
+        let mut world = place.world(setting.family, setting.sizes)?;
         let config = Config {
             vhid: u32::from(VHID),
-            table_full: 0,
             emit_events: 1,
-            pad: 0,
-            tcp_timeout_ns: 900 * SECOND,
-            closing_timeout_ns: 120 * SECOND,
-            closed_timeout_ns: 10 * SECOND,
-            udp_timeout_ns: 60 * SECOND,
+            ..Config::default()
         };
         world.set_config(config)?;
         world.set_gate(Gate::ALWAYS)?;
-        for shared in [VIP, OTHER_VIP] {
+        for shared in [VIP, OTHER_VIP, *STAND_IN.ip()] {
             world.set_addr(net(shared), addr_kind::SHARED)?;
         }
-        world.set_addr(net(OWN), addr_kind::OWN)?;
-
-        let services = [
-            (WEB, proto::TCP, WEB_TABLE, Scheduler::Mh, 0),
-            (TURN, proto::TCP, WEB_TABLE, Scheduler::Rr, 0),
-            (
-                STRICT,
-                proto::TCP,
-                THREE_TABLE,
-                Scheduler::Mh,
-                service_flags::NO_RESTEER,
-            ),
-            (NAMES, proto::UDP, RESOLVER_TABLE, Scheduler::Mh, 0),
-            (UDP_TURN, proto::UDP, WEB_TABLE, Scheduler::Rr, 0),
-            (TWIN, proto::TCP, TWIN_TABLE, Scheduler::Mh, 0),
-        ];
-        for (number, (address, protocol, table, scheduler, flags)) in services.iter().enumerate() {
-            let service = Service {
-                hash_seed: 7,
-                table_offset: *table,
-                table_len: TABLE_LEN,
-                members_offset: TWO_MEMBERS,
-                members_len: 2,
-                id: number as u16 + 1,
-                scheduler: *scheduler as u8,
-                flags: *flags,
-                pad: 0,
-            };
-            world.set_service(service_key(*address, *protocol), service)?;
+        for own in [OWN, OWN4] {
+            world.set_addr(net(own), addr_kind::OWN)?;
         }
-        let nobody = Service {
-            id: 9,
-            scheduler: Scheduler::Mh as u8,
-            ..Service::default()
-        };
-        world.set_service(service_key(EMPTY, proto::TCP), nobody)?;
-
-        for index in 0..TABLE_LEN {
-            world.set_slot(WEB_TABLE + index, u32::from(id::ONE))?;
-            world.set_slot(THREE_TABLE + index, u32::from(id::THREE))?;
-            world.set_slot(RESOLVER_TABLE + index, u32::from(id::RESOLVER))?;
-            world.set_slot(TWIN_TABLE + index, u32::from(id::TWIN_ONE))?;
-        }
-        world.set_slot(TWO_MEMBERS, u32::from(id::ONE))?;
-        world.set_slot(TWO_MEMBERS + 1, u32::from(id::TWO))?;
-
-        world.set_addr(net(OWN4), addr_kind::OWN)?;
         world.set_addr6(Addr6::new(OWN6.octets()), addr_kind::OWN)?;
         world.set_addr6(Addr6::new(VIP6.octets()), addr_kind::SHARED)?;
         world.set_pair(&partner::enforcing())?;
-
         let mut lab = Self {
             place: place.clone(),
-            sizes,
+            setting,
             world,
             config,
             seen: Vec::new(),
         };
-        for (id, address, service) in [
-            (id::ONE, ONE, 1),
-            (id::TWO, TWO, 1),
-            (id::THREE, THREE, 3),
-            (id::RESOLVER, RESOLVER, 4),
-            (id::TWIN_ONE, ONE, 6),
-            (id::TWIN_TWO, TWO, 6),
-        ] {
-            lab.world.set_real(id, real(address, service))?;
+        lab.fill_slots()?;
+        for (address, protocol) in SERVICES {
+            lab.change_service(address, protocol, |_| {})?;
+        }
+        for id in id::ALL {
+            lab.change_real(id, |_| {})?;
         }
         lab.set_return(ONE, proto::TCP, WEB, id::ONE, false)?;
         lab.set_return(TWO, proto::TCP, WEB, id::TWO, false)?;
@@ -191,9 +113,54 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Another one like this was at first.
+    fn fill_slots(&mut self) -> Result<()> {
+        for index in 0..TABLE_LEN {
+            for (table, id) in [
+                (WEB_TABLE, id::ONE),
+                (THREE_TABLE, id::THREE),
+                (RESOLVER_TABLE, id::RESOLVER),
+                (TWIN_TABLE, id::TWIN_ONE),
+            ] {
+                self.world.set_slot(table + index, u32::from(id))?;
+            }
+        }
+        self.world.set_slot(TWO_MEMBERS, u32::from(id::ONE))?;
+        self.world.set_slot(TWO_MEMBERS + 1, u32::from(id::TWO))?;
+        // What follows belongs to another service.
+        for index in TWO_MEMBERS + 2..THREE_TABLE {
+            self.world.set_slot(index, u32::from(id::THREE))?;
+        }
+        Ok(())
+    }
+
+    /// Changes a service, which gets its idle times as well.
+    pub(crate) fn change_service(
+        &mut self,
+        address: SocketAddrV4,
+        protocol: u8,
+        change: impl FnOnce(&mut Service),
+    ) -> Result<()> {
+        let mut changed = service(address)?;
+        change(&mut changed);
+        self.world.set_timeouts(changed.id, TIMEOUTS)?;
+        let key = service_key(address, protocol);
+        self.world.set_service(key, changed)
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.setting.family
+    }
+
+    /// What the frame is in this family.
+    pub(crate) fn bytes(&self, frame: &(impl Sent + ?Sized)) -> Vec<u8> {
+        frame.bytes(self.family())
+    }
+
+    /// Another one like this was at first, which has seen what this has.
     pub(crate) fn anew(&self) -> Result<Self> {
-        Self::new(&self.place, self.sizes)
+        let mut lab = Self::new(&self.place, self.setting)?;
+        lab.seen.clone_from(&self.seen);
+        Ok(lab)
     }
 
     /// The partner lives in this epoch; the gate is open, in the term of its advertisements.
@@ -241,15 +208,43 @@ impl Lab {
 
     /// Changes a real server.
     pub(crate) fn change_real(&mut self, id: u16, change: impl FnOnce(&mut Real)) -> Result<()> {
-        let address = match id {
-            id::ONE | id::TWIN_ONE => ONE,
-            id::TWO | id::TWIN_TWO => TWO,
-            id::THREE => THREE,
-            _ => RESOLVER,
-        };
-        let mut changed = real(address, 1);
+        let mut changed = self.real(id);
         change(&mut changed);
         self.world.set_real(id, changed)
+    }
+
+    /// A real server as it is at first.
+    fn real(&self, id: u16) -> Real {
+        let (address, service) = match id {
+            id::ONE => (ONE, 1),
+            id::TWO => (TWO, 1),
+            id::THREE => (THREE, 3),
+            id::TWIN_ONE => (ONE, 6),
+            id::TWIN_TWO => (TWO, 6),
+            _ => (RESOLVER, 4),
+        };
+        let back = address != TWO;
+        let source = match self.setting.method {
+            Forwarding::FullNat => net(*STAND_IN.ip()),
+            Forwarding::Tunnel => net(OWN),
+            Forwarding::Nat | Forwarding::Dsr => 0,
+        };
+        Real {
+            addr: net(*address.ip()).wide(),
+            port: address.port().to_be(),
+            generation: GENERATION,
+            ifindex: if back { BACK } else { INGRESS },
+            mac: if back { ONE_MAC } else { TWO_MAC },
+            src_mac: if back { NODE_BACK_MAC } else { NODE_MAC },
+            state: RealState::Up as u8,
+            hop_known: 1,
+            service,
+            mtu: MTU as u16,
+            forwarding: self.setting.method as u8,
+            flags: 0,
+            connections_max: 0,
+            source: source.wide(),
+        }
     }
 
     /// Changes the configuration.
@@ -258,10 +253,16 @@ impl Lab {
         self.world.set_config(self.config)
     }
 
-    /// Runs a frame, which must come to this end.
-    pub(crate) fn run(&mut self, frame: &[u8], wanted: Reason) -> Result<Vec<u8>> {
-        let ran = self.world.run(frame)?;
+    /// Runs a frame.
+    pub(crate) fn send(&mut self, frame: &(impl Sent + ?Sized)) -> Result<Ran> {
+        let ran = self.world.run(&frame.bytes(self.family()))?;
         self.seen.push(ran.reason);
+        Ok(ran)
+    }
+
+    /// Runs a frame, which must come to this end.
+    pub(crate) fn run(&mut self, frame: &(impl Sent + ?Sized), wanted: Reason) -> Result<Vec<u8>> {
+        let ran = self.send(frame)?;
         ensure!(
             ran.reason == wanted,
             "{:?} instead of {wanted:?}",
@@ -271,44 +272,172 @@ impl Lab {
     }
 
     /// Runs a frame that must come to this end and stay as it is.
-    pub(crate) fn untouched(&mut self, frame: &[u8], wanted: Reason) -> Result<()> {
+    pub(crate) fn untouched(&mut self, frame: &(impl Sent + ?Sized), wanted: Reason) -> Result<()> {
         ensure!(
             matches!(wanted.verdict(), Verdict::Pass | Verdict::Drop),
             "{wanted:?}"
         );
         let after = self.run(frame, wanted)?;
-        ensure!(after == frame, "{wanted:?} changed the frame");
+        ensure!(after == self.bytes(frame), "{wanted:?} changed the frame");
         Ok(())
     }
 
     /// Runs a frame that must become another.
-    pub(crate) fn becomes(&mut self, frame: &Frame, reason: Reason, wanted: &Frame) -> Result<()> {
-        let after = self.run(&frame.build(), reason)?;
-        verify(&after).map_err(anyhow::Error::msg)?;
-        let wanted = wanted.build();
+    pub(crate) fn becomes(
+        &mut self,
+        frame: &(impl Sent + ?Sized),
+        reason: Reason,
+        wanted: &Frame,
+    ) -> Result<()> {
+        let after = self.run(frame, reason)?;
+        self.same(&after, wanted, reason)
+    }
+
+    /// Runs a client's frame, which must reach this real server.
+    pub(crate) fn forwards(
+        &mut self,
+        frame: &Frame,
+        reason: Reason,
+        real: SocketAddrV4,
+    ) -> Result<()> {
+        let after = self.run(frame, reason)?;
+        // What stands in for the client is known only now.
+        let wanted = self.at_server(frame, real)?;
+        self.same(&after, &wanted, reason)
+    }
+
+    /// Runs a real server's frame to the client, as [`Self::answer`] makes it, which must reach the
+    /// client.
+    pub(crate) fn returns(
+        &mut self,
+        frame: &Frame,
+        service: SocketAddrV4,
+        client: SocketAddrV4,
+    ) -> Result<()> {
+        let wanted = self.at_client(frame, service, client);
+        self.becomes(frame, Reason::ReverseTransmit, &wanted)
+    }
+
+    /// A segment of a real server of [`WEB`] to a client, by the name it knows it by.
+    pub(crate) fn answer(
+        &self,
+        real: SocketAddrV4,
+        client: SocketAddrV4,
+        flags: u8,
+    ) -> Result<Frame> {
+        Ok(from_server(real, self.seen_by_server(client, WEB)?, flags))
+    }
+
+    fn same(&self, after: &[u8], wanted: &Frame, reason: Reason) -> Result<()> {
+        let wanted = self.bytes(wanted);
         ensure!(
             after == wanted,
             "{reason:?}\n  frame  {after:02x?}\n  wanted {wanted:02x?}"
         );
+        verify(after).map_err(anyhow::Error::msg)
+    }
+
+    /// What the sender of a frame is told about it by the data plane, in the name of `source`.
+    pub(crate) fn told(&self, frame: &Frame, source: Ipv4Addr, trouble: Trouble) -> Frame {
+        let error = Frame::error(source, trouble, frame, 8)
+            .id(0)
+            .answering(frame);
+        match self.family() {
+            // Internetwork control.
+            Family::V4 => error.class(0xc0),
+            Family::V6 => error,
+        }
+    }
+
+    /// Lets [`WEB`] have only this real server.
+    pub(crate) fn lead_to(&mut self, id: u16) -> Result<()> {
+        for index in 0..TABLE_LEN {
+            self.world.set_slot(WEB_TABLE + index, u32::from(id))?;
+        }
         Ok(())
     }
 
     /// A connection of the client to a service through a handshake; the events of it are taken.
     pub(crate) fn connect(&mut self, client: SocketAddrV4, service: SocketAddrV4) -> Result<()> {
-        let to = self
-            .world
-            .run(&from_client(client, service, flag::SYN).build())?;
-        let (reason, real) = match to.reason {
-            Reason::ForwardRedirect => (Reason::ReverseTransmit, ONE),
-            Reason::ForwardTransmit => (Reason::ReverseTransmit, TWO),
+        let to = self.send(&from_client(client, service, flag::SYN))?;
+        let real = match to.reason {
+            Reason::ForwardRedirect => ONE,
+            Reason::ForwardTransmit => TWO,
             other => anyhow::bail!("{other:?} for a SYN"),
         };
-        let answer = from_server(real, client, flag::SYN | flag::ACK).numbers(5000, 1001);
-        self.run(&answer.build(), reason)?;
+        if !self.is_one_way() {
+            let answer = from_server(
+                real,
+                self.seen_by_server(client, service)?,
+                flag::SYN | flag::ACK,
+            );
+            self.run(&answer.numbers(5000, 1001), Reason::ReverseTransmit)?;
+        }
         let last = from_client(client, service, flag::ACK).numbers(1001, 5001);
-        self.run(&last.build(), to.reason)?;
+        self.run(&last, to.reason)?;
         self.world.events()?;
         Ok(())
+    }
+
+    /// Whether answers do not come back this way.
+    pub(crate) fn is_one_way(&self) -> bool {
+        matches!(self.setting.method, Forwarding::Dsr | Forwarding::Tunnel)
+    }
+
+    /// By what name a real server knows the client: its own, or what stands in for it.
+    pub(crate) fn seen_by_server(
+        &self,
+        client: SocketAddrV4,
+        service: SocketAddrV4,
+    ) -> Result<SocketAddrV4> {
+        if self.setting.method != Forwarding::FullNat {
+            return Ok(client);
+        }
+        let ends = |key: &ConnKey4| (key.src, key.sport, key.dst, key.dport);
+        let wanted = ends(&conn_key(client, service, 0));
+        let conns = self.world.conns()?;
+        let entry = conns
+            .iter()
+            .find(|(key, conn)| ends(key) == wanted && !conn.is_reverse());
+        let port = match entry {
+            Some((_, conn)) => conn.from_port,
+            None => {
+                self.embryo(client)?
+                    .context("no entry of the client")?
+                    .from_port
+            }
+        };
+        Ok(SocketAddrV4::new(*STAND_IN.ip(), u16::from_be(port)))
+    }
+
+    /// The client's frame as it must reach a real server.
+    pub(crate) fn at_server(&self, frame: &Frame, real: SocketAddrV4) -> Result<Frame> {
+        let translated = at_server(frame, real);
+        let (source, destination) = if real == TWO {
+            (NODE_MAC, TWO_MAC)
+        } else {
+            (NODE_BACK_MAC, ONE_MAC)
+        };
+        let as_sent = frame.clone().ttl(63).macs(source, destination);
+        Ok(match self.setting.method {
+            Forwarding::Nat => translated,
+            Forwarding::FullNat => {
+                let (client, service) = frame.ends_v4().context("an IPv4 frame")?;
+                translated.from(self.seen_by_server(client, service)?)
+            }
+            Forwarding::Dsr => as_sent,
+            Forwarding::Tunnel => as_sent.inside(OWN, *real.ip()),
+        })
+    }
+
+    /// The real server's frame as it must reach the client.
+    pub(crate) fn at_client(
+        &self,
+        frame: &Frame,
+        service: SocketAddrV4,
+        client: SocketAddrV4,
+    ) -> Frame {
+        at_client(frame, service).to(client)
     }
 
     /// The only connection's two entries, forward and reverse.
@@ -369,97 +498,4 @@ impl Lab {
     pub(crate) fn embryo(&self, client: SocketAddrV4) -> Result<Option<Embryo4>> {
         self.world.embryo(embryo_key(client))
     }
-}
-
-/// An address as maps hold it.
-pub(crate) fn net(address: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(address.octets())
-}
-
-pub(crate) fn service_key(address: SocketAddrV4, protocol: u8) -> ServiceKey4 {
-    ServiceKey4 {
-        addr: net(*address.ip()),
-        port: address.port().to_be(),
-        proto: u16::from(protocol),
-    }
-}
-
-pub(crate) fn conn_key(from: SocketAddrV4, to: SocketAddrV4, protocol: u8) -> ConnKey4 {
-    ConnKey4 {
-        src: net(*from.ip()),
-        dst: net(*to.ip()),
-        sport: from.port().to_be(),
-        dport: to.port().to_be(),
-        proto: u32::from(protocol),
-    }
-}
-
-pub(crate) fn embryo_key(client: SocketAddrV4) -> EmbryoKey4 {
-    EmbryoKey4 {
-        client: net(*client.ip()),
-        port: client.port().to_be(),
-        pad: 0,
-    }
-}
-
-fn real(address: SocketAddrV4, service: u16) -> Real {
-    let back = address != TWO;
-    Real {
-        addr: net(*address.ip()).wide(),
-        port: address.port().to_be(),
-        generation: GENERATION,
-        ifindex: if back { BACK } else { INGRESS },
-        mac: if back { ONE_MAC } else { TWO_MAC },
-        src_mac: if back { NODE_BACK_MAC } else { NODE_MAC },
-        state: RealState::Up as u8,
-        hop_known: 1,
-        service,
-        pad: [0; 6],
-    }
-}
-
-/// A segment of the client.
-pub(crate) fn from_client(client: SocketAddrV4, to: SocketAddrV4, flags: u8) -> Frame {
-    Frame::tcp(client, to, flags).macs(CLIENT_MAC, NODE_MAC)
-}
-
-/// A datagram of the client.
-pub(crate) fn datagram(client: SocketAddrV4, to: SocketAddrV4) -> Frame {
-    Frame::udp(client, to)
-        .macs(CLIENT_MAC, NODE_MAC)
-        .payload(b"question")
-}
-
-/// A segment of a real server.
-pub(crate) fn from_server(real: SocketAddrV4, client: SocketAddrV4, flags: u8) -> Frame {
-    Frame::tcp(real, client, flags).macs(ONE_MAC, NODE_BACK_MAC)
-}
-
-/// The client's frame as it must reach a real server.
-pub(crate) fn at_server(frame: &Frame, real: SocketAddrV4) -> Frame {
-    let (node, mac) = if real == TWO {
-        (NODE_MAC, TWO_MAC)
-    } else {
-        (NODE_BACK_MAC, ONE_MAC)
-    };
-    frame.clone().to(real).ttl(63).macs(node, mac)
-}
-
-/// The real server's frame as it must reach the client.
-pub(crate) fn at_client(frame: &Frame, service: SocketAddrV4) -> Frame {
-    frame
-        .clone()
-        .from(service)
-        .ttl(63)
-        .macs(NODE_MAC, CLIENT_MAC)
-}
-
-/// Asserts the flags of an entry.
-pub(crate) fn has_flags(conn: &Conn4, wanted: u8) -> Result<()> {
-    ensure!(
-        conn.flags & !flags::HOP_KNOWN == wanted,
-        "flags {:#x}, not {wanted:#x}",
-        conn.flags
-    );
-    Ok(())
 }

@@ -33,6 +33,7 @@ pub(crate) const CASES: &[Case] = &[
         lost_events,
     ),
     ("events_can_be_turned_off", USUAL, no_events),
+    ("beyond_the_pace_the_hash_decides", USUAL, paced),
 ];
 
 /// Opens a connection as far as it goes: its entries need not fit.
@@ -40,7 +41,7 @@ fn open(lab: &mut Lab, client: SocketAddrV4) -> Result<()> {
     let syn = from_client(client, WEB, flag::SYN);
     lab.becomes(&syn, Reason::ForwardRedirect, &at_server(&syn, ONE))?;
     let answer = from_server(ONE, client, flag::SYN | flag::ACK).numbers(5000, 1001);
-    lab.run(&answer.build(), Reason::ReverseTransmit)?;
+    lab.run(&answer, Reason::ReverseTransmit)?;
     let ack = from_client(client, WEB, flag::ACK).numbers(1001, 5001);
     lab.becomes(&ack, Reason::ForwardRedirect, &at_server(&ack, ONE))
 }
@@ -57,10 +58,7 @@ fn full(lab: &mut Lab) -> Result<()> {
         .numbers(1001, 5001)
         .payload(b"data");
     lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))?;
-    lab.run(
-        &from_server(ONE, other, flag::ACK).build(),
-        Reason::ReverseTransmit,
-    )?;
+    lab.run(&from_server(ONE, other, flag::ACK), Reason::ReverseTransmit)?;
     lab.tallied(Tally::Stateless, 2)?;
 
     let third = SocketAddrV4::new(*CLIENT.ip(), 3);
@@ -100,7 +98,7 @@ fn taken_back(lab: &mut Lab) -> Result<()> {
 
 fn nearly_full(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, WEB)?;
-    lab.configure(|config| config.table_full = 1)?;
+    lab.configure(|config| (config.table_full, config.table_full6) = (1, 1))?;
     // What is known goes on.
     let data = from_client(CLIENT, WEB, flag::ACK);
     lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))?;
@@ -124,14 +122,11 @@ fn nearly_full(lab: &mut Lab) -> Result<()> {
     lab.pair()?;
     lab.tallied(Tally::Stateless, before + 4)?;
     // A handshake that began before keeps its real server.
-    lab.configure(|config| config.table_full = 0)?;
-    lab.run(
-        &from_client(other, WEB, flag::SYN).build(),
-        Reason::ForwardRedirect,
-    )?;
-    lab.configure(|config| config.table_full = 1)?;
+    lab.configure(|config| (config.table_full, config.table_full6) = (0, 0))?;
+    lab.run(&from_client(other, WEB, flag::SYN), Reason::ForwardRedirect)?;
+    lab.configure(|config| (config.table_full, config.table_full6) = (1, 1))?;
     let answer = from_server(ONE, other, flag::SYN | flag::ACK).numbers(5000, 1001);
-    lab.run(&answer.build(), Reason::ReverseTransmit)?;
+    lab.run(&answer, Reason::ReverseTransmit)?;
     let ack = from_client(other, WEB, flag::ACK).numbers(1001, 5001);
     lab.becomes(&ack, Reason::ForwardRedirect, &at_server(&ack, ONE))?;
     lab.pair()?;
@@ -144,7 +139,7 @@ fn lost_events(lab: &mut Lab) -> Result<()> {
         flows += 1;
         ensure!(flows < 125, "the ring never fills");
         let question = datagram(SocketAddrV4::new(*CLIENT.ip(), flows), NAMES);
-        lab.run(&question.build(), Reason::ForwardRedirect)?;
+        lab.run(&question, Reason::ForwardRedirect)?;
     }
     // The connection is there all the same.
     ensure!(
@@ -160,7 +155,31 @@ fn lost_events(lab: &mut Lab) -> Result<()> {
 
 fn no_events(lab: &mut Lab) -> Result<()> {
     lab.configure(|config| config.emit_events = 0)?;
-    lab.run(&datagram(CLIENT, NAMES).build(), Reason::ForwardRedirect)?;
+    lab.run(&datagram(CLIENT, NAMES), Reason::ForwardRedirect)?;
     ensure!(lab.world.events()?.is_empty(), "an event");
     lab.tallied(Tally::EventLost, 0)
+}
+
+/// A flood of new flows makes no entries, and what is known is not touched.
+fn paced(lab: &mut Lab) -> Result<()> {
+    lab.connect(CLIENT, WEB)?;
+    lab.configure(|config| config.new_flows_max = 2)?;
+    let client = |port| SocketAddrV4::new(*CLIENT.ip(), port);
+    for port in 1..31 {
+        let question = datagram(client(port), NAMES);
+        let wanted = at_server(&question, RESOLVER);
+        lab.becomes(&question, Reason::ForwardRedirect, &wanted)?;
+        let syn = from_client(client(port), WEB, flag::SYN);
+        lab.becomes(&syn, Reason::ForwardRedirect, &at_server(&syn, ONE))?;
+        let stray = from_client(client(100 + port), WEB, flag::ACK);
+        lab.becomes(&stray, Reason::ForwardRedirect, &at_server(&stray, ONE))?;
+    }
+    // Two a second, and the second may have changed once or twice.
+    let limited = lab.world.tally(Tally::FlowsLimited)?;
+    ensure!((80..=88).contains(&limited), "{limited} limited");
+    lab.tallied(Tally::Stateless, 0)?;
+    let entries = lab.world.conns()?.len() as u64;
+    ensure!(entries <= 2 + 2 * (90 - limited), "{entries} entries");
+    let data = from_client(CLIENT, WEB, flag::ACK);
+    lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))
 }

@@ -1,6 +1,6 @@
 //! Who has which address: IPv6 and its neighbour discovery at the gate, and duplicate addresses.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV4};
 
 use anyhow::{Result, ensure};
 use ha_common::control::Gate;
@@ -26,9 +26,12 @@ pub(super) fn elsewhere() -> Ipv6Addr {
 
 fn v6_gate(lab: &mut Lab) -> Result<()> {
     for next in [6, 17, 58, 0, 44] {
-        let shared = packet6(elsewhere(), VIP6, next, 64, &[0; 40]);
-        let own = packet6(elsewhere(), OWN6, next, 64, &[0; 40]);
-        let passing = packet6(OWN6, elsewhere(), next, 64, &[0; 40]);
+        // No header follows where one could.
+        let mut payload = [0; 40];
+        payload[0] = 59;
+        let shared = packet6(elsewhere(), VIP6, next, 64, &payload);
+        let own = packet6(elsewhere(), OWN6, next, 64, &payload);
+        let passing = packet6(OWN6, elsewhere(), next, 64, &payload);
         for (until, wanted) in [
             (Gate::ALWAYS, Reason::SharedAddressLocal),
             (Gate::CLOSED, Reason::GateClosed),
@@ -39,7 +42,7 @@ fn v6_gate(lab: &mut Lab) -> Result<()> {
             lab.untouched(&passing, Reason::NotOurs)?;
         }
         // Shorter than it says; and too short to tell.
-        lab.untouched(&shared[..60], Reason::GateClosed)?;
+        lab.untouched(&shared[..60], Reason::BadIpHeader)?;
         lab.untouched(&shared[..53], Reason::NotIp)?;
     }
     Ok(())
@@ -80,9 +83,12 @@ fn hellos(lab: &mut Lab) -> Result<()> {
     for until in [Gate::ALWAYS, Gate::CLOSED] {
         lab.world.set_gate(until)?;
         for to in ["224.0.0.18:6975", "10.0.0.11:6975", "10.1.0.11:6975"] {
-            let hello = Frame::udp("10.0.0.12:6975".parse()?, to.parse()?)
-                .ttl(255)
-                .payload(&[0x48; 92]);
+            let hello = Frame::udp(
+                "10.0.0.12:6975".parse::<SocketAddrV4>()?,
+                to.parse::<SocketAddrV4>()?,
+            )
+            .ttl(255)
+            .payload(&[0x48; 92]);
             lab.untouched(&hello.build(), Reason::NotOurs)?;
         }
         let mut udp = vec![0x1b, 0x3f, 0x1b, 0x3f, 0, 100, 0, 0];

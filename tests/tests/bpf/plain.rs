@@ -6,12 +6,14 @@ use anyhow::{Result, ensure};
 use ha_common::control::Gate;
 use ha_common::reason::Reason;
 use ha_tests::clock::now_ns;
-use ha_tests::packet::{Frame, arp_request, flag};
+use ha_tests::packet::{Frame, arp_request, flag, mapped};
 
+use super::family::Family;
 use super::lab::{
     CLIENT, Case, Lab, NAMES, ONE, OWN, SECOND, USUAL, VIP, WEB, at_server, datagram, from_client,
     from_server,
 };
+use super::neighbour::nd;
 
 pub(crate) const CASES: &[Case] = &[
     ("what_is_not_ip_passes", USUAL, not_ip),
@@ -24,17 +26,10 @@ pub(crate) const CASES: &[Case] = &[
         no_service,
     ),
     (
-        "a_malformed_header_to_a_shared_address_is_dropped",
-        USUAL,
-        bad_header,
-    ),
-    (
         "a_short_segment_to_a_shared_address_is_dropped",
         USUAL,
         truncated,
     ),
-    ("fragments_and_options_are_the_kernels", USUAL, fragments),
-    ("arp_for_a_shared_address_needs_the_gate", USUAL, arp),
     ("a_closed_gate_drops_everything_shared", USUAL, closed),
     ("the_gate_closes_at_the_end_of_the_lease", USUAL, lease),
     ("a_higher_term_closes_the_gate", USUAL, overtaken),
@@ -43,8 +38,27 @@ pub(crate) const CASES: &[Case] = &[
         USUAL,
         hand_over,
     ),
-    ("the_last_hop_ends_here", USUAL, ttl),
 ];
+
+pub(crate) const CASES_V4: &[Case] = &[
+    ("arp_for_a_shared_address_needs_the_gate", USUAL, arp),
+    (
+        "a_malformed_header_to_a_shared_address_is_dropped",
+        USUAL,
+        bad_header,
+    ),
+];
+
+/// Who has the shared address, and what becomes of the question while the gate is closed.
+fn question(lab: &Lab) -> (Vec<u8>, Reason) {
+    match lab.family() {
+        Family::V4 => (arp_request(*CLIENT.ip(), VIP), Reason::ArpGateClosed),
+        Family::V6 => (
+            nd(135, mapped(*CLIENT.ip()), mapped(VIP)),
+            Reason::NdGateClosed,
+        ),
+    }
+}
 
 fn not_ip(lab: &mut Lab) -> Result<()> {
     let mut frame = vec![0; 60];
@@ -53,8 +67,8 @@ fn not_ip(lab: &mut Lab) -> Result<()> {
         lab.untouched(&frame, Reason::NotIp)?;
     }
     // Ends before the IPv4 header does, so it is not known whose it is.
-    let short = &from_client(CLIENT, WEB, flag::SYN).build()[..33];
-    lab.untouched(short, Reason::NotIp)
+    let whole = lab.bytes(&from_client(CLIENT, WEB, flag::SYN));
+    lab.untouched(&whole[..33], Reason::NotIp)
 }
 
 fn tags(lab: &mut Lab) -> Result<()> {
@@ -62,8 +76,9 @@ fn tags(lab: &mut Lab) -> Result<()> {
         .tag(0x88a8, 1)
         .tag(0x8100, 2)
         .tag(0x8100, 3);
-    lab.untouched(&frame.build(), Reason::TooManyTags)?;
-    lab.untouched(&frame.build()[..16], Reason::NotIp)
+    lab.untouched(&frame, Reason::TooManyTags)?;
+    let bytes = lab.bytes(&frame);
+    lab.untouched(&bytes[..16], Reason::NotIp)
 }
 
 fn tagged(lab: &mut Lab) -> Result<()> {
@@ -90,13 +105,10 @@ fn foreign(lab: &mut Lab) -> Result<()> {
         // A real server's own connection, from a port on which it serves.
         Frame::tcp(ONE, elsewhere, flag::SYN),
     ] {
-        lab.untouched(&frame.build(), Reason::NotOurs)?;
+        lab.untouched(&frame, Reason::NotOurs)?;
     }
-    let mut malformed = from_client(CLIENT, elsewhere, flag::ACK).build();
-    malformed[14] = 0x55;
-    lab.untouched(&malformed, Reason::NotOurs)?;
     lab.world.set_gate(Gate::CLOSED)?;
-    lab.untouched(&datagram(CLIENT, elsewhere).build(), Reason::NotOurs)?;
+    lab.untouched(&datagram(CLIENT, elsewhere), Reason::NotOurs)?;
     ensure!(lab.world.conns()?.is_empty(), "an entry was made");
     Ok(())
 }
@@ -108,15 +120,13 @@ fn no_service(lab: &mut Lab) -> Result<()> {
         Frame::raw(*CLIENT.ip(), VIP, 1).payload(&[8, 0, 0, 0]),
         Frame::raw(*CLIENT.ip(), VIP, 47),
     ] {
-        lab.untouched(&frame.build(), Reason::SharedAddressLocal)?;
+        lab.untouched(&frame, Reason::SharedAddressLocal)?;
     }
     Ok(())
 }
 
 fn bad_header(lab: &mut Lab) -> Result<()> {
-    let good = from_client(CLIENT, WEB, flag::SYN)
-        .payload(b"payload")
-        .build();
+    let good = lab.bytes(&from_client(CLIENT, WEB, flag::SYN).payload(b"payload"));
     let broken: [fn(&mut Vec<u8>); 5] = [
         |frame| frame[14] = 0x65,
         |frame| frame[14] = 0x44,
@@ -129,40 +139,20 @@ fn bad_header(lab: &mut Lab) -> Result<()> {
         spoil(&mut frame);
         lab.untouched(&frame, Reason::BadIpHeader)?;
     }
-    Ok(())
+    let mut foreign = lab.bytes(&from_client(CLIENT, "192.0.2.9:80".parse()?, flag::ACK));
+    foreign[14] = 0x55;
+    lab.untouched(&foreign, Reason::NotOurs)
 }
 
 fn truncated(lab: &mut Lab) -> Result<()> {
     let tcp = Frame::raw(*CLIENT.ip(), VIP, 6).payload(&[0; 19]);
-    lab.untouched(&tcp.build(), Reason::Truncated)?;
+    lab.untouched(&tcp, Reason::Truncated)?;
     let udp = Frame::raw(*CLIENT.ip(), VIP, 17).payload(&[0; 7]);
-    lab.untouched(&udp.build(), Reason::Truncated)?;
+    lab.untouched(&udp, Reason::Truncated)?;
     // Ethernet padding does not count.
-    let mut padded = tcp.build();
-    padded.resize(60, 0);
+    let mut padded = lab.bytes(&tcp);
+    padded.extend([0; 7]);
     lab.untouched(&padded, Reason::Truncated)
-}
-
-fn fragments(lab: &mut Lab) -> Result<()> {
-    let more = from_client(CLIENT, WEB, flag::ACK).fragment(0x2000).build();
-    let later = Frame::raw(*CLIENT.ip(), VIP, 6)
-        .fragment(0x0010)
-        .payload(&[0; 64])
-        .build();
-    let options = from_client(CLIENT, WEB, flag::SYN)
-        .options(&[1, 1, 1, 0])
-        .build();
-    lab.untouched(&more, Reason::Fragment)?;
-    lab.untouched(&later, Reason::Fragment)?;
-    lab.untouched(&options, Reason::IpOptions)?;
-    lab.world.set_gate(Gate::CLOSED)?;
-    for frame in [more, later, options] {
-        lab.untouched(&frame, Reason::GateClosed)?;
-    }
-    // "Do not fragment" is no fragment.
-    lab.world.set_gate(Gate::ALWAYS)?;
-    let whole = from_client(CLIENT, WEB, flag::SYN).fragment(0x4000);
-    lab.becomes(&whole, Reason::ForwardRedirect, &at_server(&whole, ONE))
 }
 
 fn arp(lab: &mut Lab) -> Result<()> {
@@ -190,10 +180,10 @@ fn closed(lab: &mut Lab) -> Result<()> {
         Frame::raw(*CLIENT.ip(), VIP, 1),
         // From real servers, with an entry and without.
         Frame::tcp(ONE, CLIENT, flag::ACK),
-        Frame::tcp(ONE, "203.0.113.1:5".parse()?, flag::ACK),
+        from_server(ONE, "203.0.113.1:5".parse()?, flag::ACK),
         Frame::udp(resolver, CLIENT),
     ] {
-        lab.untouched(&frame.build(), Reason::GateClosed)?;
+        lab.untouched(&frame, Reason::GateClosed)?;
     }
     ensure!(
         lab.world.conns()?.len() == 2,
@@ -207,7 +197,7 @@ fn closed(lab: &mut Lab) -> Result<()> {
 }
 
 fn lease(lab: &mut Lab) -> Result<()> {
-    let syn = from_client(CLIENT, WEB, flag::SYN).build();
+    let syn = from_client(CLIENT, WEB, flag::SYN);
     lab.world.set_gate(now_ns() + 3600 * SECOND)?;
     lab.run(&syn, Reason::ForwardRedirect)?;
     // Near its end the precise clock decides.
@@ -215,7 +205,7 @@ fn lease(lab: &mut Lab) -> Result<()> {
     lab.untouched(&syn, Reason::GateClosed)?;
     let until = now_ns() + 30_000_000;
     lab.world.set_gate(until)?;
-    let ran = lab.world.run(&syn)?;
+    let ran = lab.send(&syn)?;
     ensure!(
         ran.reason == Reason::ForwardRedirect || now_ns() >= until,
         "{:?}",
@@ -229,7 +219,7 @@ fn lease(lab: &mut Lab) -> Result<()> {
 
 fn overtaken(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, WEB)?;
-    let segment = from_client(CLIENT, WEB, flag::ACK).build();
+    let segment = from_client(CLIENT, WEB, flag::ACK);
     for (term, overtaken, open) in [(3, 0, true), (3, 3, true), (3, 4, false), (5, 4, true)] {
         lab.world.put_gate(Gate {
             until_ns: now_ns() + 3600 * SECOND,
@@ -241,8 +231,8 @@ fn overtaken(lab: &mut Lab) -> Result<()> {
             lab.run(&segment, Reason::ForwardRedirect)?;
         } else {
             lab.untouched(&segment, Reason::GateClosed)?;
-            let question = arp_request(*CLIENT.ip(), VIP);
-            lab.untouched(&question, Reason::ArpGateClosed)?;
+            let (question, closed) = question(lab);
+            lab.untouched(&question, closed)?;
         }
     }
     Ok(())
@@ -253,13 +243,11 @@ fn hand_over(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, WEB)?;
     let opening = "203.0.113.1:5".parse()?;
     lab.run(
-        &from_client(opening, WEB, flag::SYN).build(),
+        &from_client(opening, WEB, flag::SYN),
         Reason::ForwardRedirect,
     )?;
     lab.run(
-        &from_server(ONE, opening, flag::SYN | flag::ACK)
-            .numbers(5000, 1001)
-            .build(),
+        &from_server(ONE, opening, flag::SYN | flag::ACK).numbers(5000, 1001),
         Reason::ReverseTransmit,
     )?;
     let closed = |established_until_ns| Gate {
@@ -301,7 +289,7 @@ fn hand_over(lab: &mut Lab) -> Result<()> {
         lab.world.put_gate(closed(until))?;
         let mut ran = Vec::new();
         for (frame, wanted) in &established {
-            ran.push((lab.world.run(&frame.build())?.reason, *wanted));
+            ran.push((lab.send(frame)?.reason, *wanted));
         }
         if now_ns() < until {
             ensure!(
@@ -315,36 +303,17 @@ fn hand_over(lab: &mut Lab) -> Result<()> {
     ensure!(done, "never within the time of a hand-over");
     lab.world.put_gate(closed(now_ns() + Gate::HAND_OVER_NS))?;
     for (frame, wanted) in &others {
-        lab.untouched(&frame.build(), *wanted)?;
+        lab.untouched(frame, *wanted)?;
     }
-    lab.untouched(&arp_request(*CLIENT.ip(), VIP), Reason::ArpGateClosed)?;
+    let (question, gate_closed) = question(lab);
+    lab.untouched(&question, gate_closed)?;
     ensure!(lab.world.conns()?.len() == 2, "entries were made or lost");
     // Over, or longer than a hand-over may be.
     for until in [now_ns(), now_ns() + 2 * SECOND] {
         lab.world.put_gate(closed(until))?;
         for (frame, _) in &established {
-            lab.untouched(&frame.build(), Reason::GateClosed)?;
+            lab.untouched(frame, Reason::GateClosed)?;
         }
     }
     Ok(())
-}
-
-fn ttl(lab: &mut Lab) -> Result<()> {
-    lab.connect(CLIENT, WEB)?;
-    for ttl in [0, 1] {
-        for frame in [
-            from_client(CLIENT, WEB, flag::ACK),
-            from_client("203.0.113.1:5".parse()?, WEB, flag::SYN),
-            Frame::tcp(ONE, CLIENT, flag::ACK),
-            Frame::tcp(ONE, "203.0.113.1:5".parse()?, flag::ACK),
-        ] {
-            lab.untouched(&frame.ttl(ttl).build(), Reason::TtlExpired)?;
-        }
-    }
-    let last = from_client(CLIENT, WEB, flag::ACK).ttl(2);
-    lab.becomes(
-        &last,
-        Reason::ForwardRedirect,
-        &at_server(&last, ONE).ttl(1),
-    )
 }

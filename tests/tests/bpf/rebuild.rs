@@ -106,9 +106,9 @@ fn strict(lab: &mut Lab) -> Result<()> {
         flag::SYN | flag::ACK,
     ] {
         let frame = from_client(CLIENT, STRICT, flags);
-        lab.untouched(&frame.build(), Reason::UnknownConnection)?;
+        lab.untouched(&frame, Reason::UnknownConnection)?;
         let frame = from_server(THREE, CLIENT, flags);
-        lab.untouched(&frame.build(), Reason::UnknownConnection)?;
+        lab.untouched(&frame, Reason::UnknownConnection)?;
     }
     ensure!(
         lab.world.conns()?.is_empty() && lab.embryo(CLIENT)?.is_none(),
@@ -170,7 +170,7 @@ fn ambiguous(lab: &mut Lab) -> Result<()> {
     lab.set_return(ONE, proto::TCP, WEB, id::ONE, true)?;
     for flags in [flag::ACK, flag::SYN | flag::ACK, flag::RST] {
         let frame = from_server(ONE, CLIENT, flags);
-        lab.untouched(&frame.build(), Reason::AmbiguousReturn)?;
+        lab.untouched(&frame, Reason::AmbiguousReturn)?;
     }
     ensure!(lab.world.conns()?.is_empty(), "an entry");
     Ok(())
@@ -179,7 +179,7 @@ fn ambiguous(lab: &mut Lab) -> Result<()> {
 fn resolved(lab: &mut Lab) -> Result<()> {
     lab.set_return(ONE, proto::TCP, WEB, id::ONE, true)?;
     lab.run(
-        &from_client(CLIENT, TWIN, flag::SYN).build(),
+        &from_client(CLIENT, TWIN, flag::SYN),
         Reason::ForwardRedirect,
     )?;
     let answer = from_server(ONE, CLIENT, flag::SYN | flag::ACK).numbers(5000, 1001);
@@ -189,12 +189,12 @@ fn resolved(lab: &mut Lab) -> Result<()> {
 fn late(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, WEB)?;
     let stray = from_server(TWO, CLIENT, flag::ACK);
-    lab.untouched(&stray.build(), Reason::UnknownConnection)?;
+    lab.untouched(&stray, Reason::UnknownConnection)?;
     lab.pair()?;
     // Unknown in general: the id of the return path was given to another.
     lab.change_real(id::TWO, |real| real.generation += 1)?;
     let other = from_server(TWO, "198.51.100.9:9".parse()?, flag::ACK);
-    lab.untouched(&other.build(), Reason::UnknownConnection)
+    lab.untouched(&other, Reason::UnknownConnection)
 }
 
 fn health(lab: &mut Lab) -> Result<()> {
@@ -205,8 +205,8 @@ fn health(lab: &mut Lab) -> Result<()> {
         flag::RST | flag::ACK,
         flag::FIN | flag::ACK,
     ] {
-        lab.untouched(&from_server(ONE, probe, flags).build(), Reason::NotOurs)?;
+        lab.untouched(&from_server(ONE, probe, flags), Reason::NotOurs)?;
     }
     lab.world.set_gate(0)?;
-    lab.untouched(&from_server(ONE, probe, flag::ACK).build(), Reason::NotOurs)
+    lab.untouched(&from_server(ONE, probe, flag::ACK), Reason::NotOurs)
 }

@@ -132,7 +132,7 @@ fn discovery(lab: &mut Lab) -> Result<()> {
 
 fn accepted(lab: &mut Lab) -> Result<()> {
     // To the node as a router: neither shared address nor service.
-    let resolver = "203.0.113.9:53".parse()?;
+    let resolver: SocketAddrV4 = "203.0.113.9:53".parse()?;
     let passing = |to: Mac| Frame::udp(OUTBOUND, resolver).macs(ONE_MAC, to).build();
     lab.untouched(&passing(VIRTUAL), Reason::NotOurs)?;
     prepare(lab, link_flags::VIRTUAL_MAC)?;

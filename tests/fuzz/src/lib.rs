@@ -1,0 +1,3 @@
+//! What the fuzz target runs.
+
+pub mod scene;
