@@ -86,6 +86,10 @@ pub fn choose<A: Family, T: Flows<A>>(
             Scheduler::Wlc => least(tables, value, true),
         };
         for attempt in 0..CANDIDATES {
+            // Behind the list begins that of another service.
+            if attempt >= len {
+                break;
+            }
             if let Some(id) = tables.slot(offset.wrapping_add(wrapped(first + attempt, len))) {
                 match take(tables, key, id as u16, target) {
                     None => {
