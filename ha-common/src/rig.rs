@@ -23,6 +23,9 @@ pub mod port_flags {
     pub const CUT_FROM_NODE: u32 = 1 << 0;
     /// Frames to the node are dropped.
     pub const CUT_TO_NODE: u32 = 1 << 1;
+    /// IPv4 packets from the node that come from [`super::FLOODERS`] end here: the hosts behind the node
+    /// need not bear what the node has to.
+    pub const SWALLOW_FLOOD: u32 = 1 << 2;
 }
 
 /// Name of the `Array<Flood>` of one element that paces [`FLOOD`].
@@ -30,7 +33,16 @@ pub const FLOOD_CTL: &str = "ha_flood_ctl";
 /// Name of the program that, run with live frames, sends them out of the interface of its context.
 pub const FLOOD: &str = "ha_flood";
 
-/// The pace of a flood.
+/// The first of [`FLOODERS_COUNT`] addresses from which floods come: 198.18.0.0/15, set aside for measurements
+/// (RFC 2544 appendix C.2.2).
+pub const FLOODERS: u32 = 0xc612_0000;
+/// A power of two.
+pub const FLOODERS_COUNT: u32 = 1 << 17;
+
+/// Words of a frame that a flood restores: the headers of TCP in IPv4, and two bytes more.
+pub const FLOOD_HEAD: usize = 7;
+
+/// The pace of a flood, and who sends it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flood {
@@ -40,7 +52,13 @@ pub struct Flood {
     pub next_ns: u64,
     /// Frames sent.
     pub sent: u64,
+    /// Whether each frame, which is then a TCP segment in IPv4 without options, is to come from another port
+    /// of another one of [`FLOODERS`].
+    pub many_clients: u64,
+    /// The beginning of the frame, restored each time: the kernel sends the same memory again, with what
+    /// its receivers made of it.
+    pub head: [u64; FLOOD_HEAD],
 }
 
 const _: () = assert!(size_of::<PortCtl>() == 8);
-const _: () = assert!(size_of::<Flood>() == 24);
+const _: () = assert!(size_of::<Flood>() == 32 + 8 * FLOOD_HEAD);

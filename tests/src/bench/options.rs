@@ -26,6 +26,9 @@ pub struct Options {
     /// Also `busy`: how many minutes the pair must hold still on a machine without a free core.
     #[arg(long, value_name = "MINUTES")]
     pub busy: Option<u64>,
+    /// Also `syn-flood`: how many minutes it lasts.
+    #[arg(long, value_name = "MINUTES")]
+    pub minutes: Option<u64>,
     /// Leave keepalived and ucarp out.
     #[arg(long)]
     pub alone: bool,
@@ -66,6 +69,8 @@ pub enum Case {
     Replay,
     /// Half a million forged advertisements a second at the standby's port.
     Flood,
+    /// 300,000 and more connection requests a second beside connections that must live on.
+    SynFlood,
     /// No fault at all while other work takes every core.
     Busy,
 }
@@ -85,6 +90,7 @@ impl Case {
             Self::UcarpPeer => "ucarp-peer",
             Self::Replay => "replay",
             Self::Flood => "flood",
+            Self::SynFlood => "syn-flood",
             Self::Busy => "busy",
         }
     }
@@ -103,6 +109,7 @@ impl Case {
             Self::UcarpPeer => "a ucarp partner is killed, the agent takes over",
             Self::Replay => "recorded and doctored advertisements at both nodes",
             Self::Flood => "forged advertisements at the standby's port",
+            Self::SynFlood => "connection requests of nobody beside live connections",
             Self::Busy => "no fault while other work takes every core",
         }
     }
@@ -122,6 +129,7 @@ impl Case {
             Self::UcarpPeer => (10, 9),
             Self::Replay => (20, 0),
             Self::Flood => (10, 0),
+            Self::SynFlood => (15, 0),
             Self::Busy => (5, 0),
         }
     }
@@ -133,6 +141,7 @@ impl Options {
         let (once, each) = case.seconds();
         let more = match case {
             Case::Flood => self.flood_for(),
+            Case::SynFlood => self.syn_flood_for(),
             Case::Busy => self.busy_for(),
             Case::PowerOff
             | Case::Hang
@@ -148,11 +157,12 @@ impl Options {
         Duration::from_secs(once) + more
     }
 
-    /// The cases to measure, in order. `busy` takes long and is measured only on request.
+    /// The cases to measure, in order. Those that take long are measured only on request.
     pub fn cases(&self) -> Vec<Case> {
         let wanted = |case: &Case| {
             if self.only.is_empty() {
-                *case != Case::Busy || self.busy.is_some()
+                (*case != Case::Busy || self.busy.is_some())
+                    && (*case != Case::SynFlood || self.minutes.is_some())
             } else {
                 self.only.contains(case)
             }
@@ -172,6 +182,15 @@ impl Options {
     /// How long `flood` lasts.
     pub const fn flood_for(&self) -> Duration {
         Duration::from_secs(if self.quick { 5 } else { 30 })
+    }
+
+    /// How long `syn-flood` lasts.
+    pub fn syn_flood_for(&self) -> Duration {
+        match self.minutes {
+            Some(minutes) => Duration::from_mins(minutes),
+            None if self.quick => Duration::from_secs(10),
+            None => Duration::from_mins(10),
+        }
     }
 
     /// How long `busy` lasts.

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
             eprintln!("{count} removed");
             true
         }),
-        Some(Command::Serve { server, listen }) => server::serve(*server, *listen).map(|()| true),
+        Some(Command::Serve { server, listen }) => server::serve(*server, listen).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

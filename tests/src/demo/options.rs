@@ -1,6 +1,6 @@
 //! What `cargo xtask demo` takes.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -59,9 +59,9 @@ pub enum Command {
         /// Its number.
         #[arg(long)]
         server: u32,
-        /// Where it listens, TCP and UDP.
-        #[arg(long)]
-        listen: SocketAddrV4,
+        /// Where it listens, TCP and UDP; may be given several times.
+        #[arg(long, required = true)]
+        listen: Vec<SocketAddr>,
     },
 }
 

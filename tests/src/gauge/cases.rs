@@ -110,9 +110,7 @@ impl Desk<'_> {
 
 /// Measures everything.
 pub(super) fn measure(options: &Options, report: &mut Report) -> Result<()> {
-    let mut cpu = CpuSet::new();
-    cpu.set(std::thread::available_parallelism()?.get() - 1)?;
-    sched_setaffinity(Pid::from_raw(0), &cpu).context("cannot stay on one CPU")?;
+    stay_on_one_cpu()?;
     let instrument = Instrument::load()?;
     let floor = instrument.own(FLOOR)?;
     let mut desk = Desk {
@@ -134,6 +132,13 @@ pub(super) fn measure(options: &Options, report: &mut Report) -> Result<()> {
     population(&mut desk, MANY, MANY_CASES)?;
     say("500k flows");
     population(&mut desk, VERY_MANY, VERY_MANY_CASES)
+}
+
+/// Keeps this thread, and those it starts, on the last CPU.
+pub(super) fn stay_on_one_cpu() -> Result<()> {
+    let mut cpu = CpuSet::new();
+    cpu.set(std::thread::available_parallelism()?.get() - 1)?;
+    sched_setaffinity(Pid::from_raw(0), &cpu).context("cannot stay on one CPU")
 }
 
 /// What is not forwarded.

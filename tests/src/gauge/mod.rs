@@ -6,6 +6,9 @@
 //! everything, measured immediately before; the median of all runs counts. A program that does nothing but
 //! one lookup in a hash table of the same shape is measured in the same way.
 //!
+//! `veth share` is measured otherwise: packets come in on one veth and leave through another, and all that is
+//! done for them, by whomever, is done on one CPU.
+//!
 //! Connections are made by the data plane itself, from SYN, answer and ACK of every flow.
 
 mod cases;
@@ -13,6 +16,7 @@ mod instrument;
 mod million;
 mod reference;
 mod scene;
+mod veth;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -64,6 +68,9 @@ pub fn run(options: &Options) -> Result<bool> {
             .any(|text| million::CASE.contains(text.as_str()))
     {
         million::measure(&mut report)?;
+    }
+    if only.is_empty() || only.iter().any(|text| veth::CASE.contains(text.as_str())) {
+        veth::measure(&mut report)?;
     }
     reference::add(&mut report);
     let seconds = (now_ns() - from) as f64 / 1e9;

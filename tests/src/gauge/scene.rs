@@ -29,14 +29,19 @@ const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(100, 64, 0, 0), 40_
 /// The first of clients that never come twice.
 const NEWCOMER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, 0), 40_000);
 const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 80);
-const NAMES: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 53);
+/// The service of datagrams.
+pub(super) const NAMES: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 53);
 const REAL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 21), 8080);
-const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 22), 53);
+/// Its real server.
+pub(super) const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 22), 53);
 const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 80);
 const PARTNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 12);
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const REAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+/// Id of the real server of datagrams.
+const RESOLVER_ID: u32 = 2;
+const MTU: u16 = 1500;
 const VHID: u8 = 110;
 const EPOCH: u64 = 77;
 const KEY: (u8, [u8; 16]) = (1, [7; 16]);
@@ -75,7 +80,7 @@ impl Scene {
                     src_mac: NODE_MAC,
                     state: RealState::Up as u8,
                     hop_known: 1,
-                    mtu: 1500,
+                    mtu: MTU,
                     service: id,
                     ..Real::default()
                 },
@@ -153,6 +158,23 @@ impl Scene {
         Ok(self.plane.config.set(0, config, 0)?)
     }
 
+    /// Puts the real server of datagrams behind an interface.
+    pub(super) fn resolver_behind(
+        &mut self,
+        ifindex: u32,
+        mac: [u8; 6],
+        own: [u8; 6],
+    ) -> Result<()> {
+        let real = self.plane.reals.get(&RESOLVER_ID, 0)?;
+        let moved = Real {
+            ifindex,
+            mac,
+            src_mac: own,
+            ..real
+        };
+        Ok(self.plane.reals.set(RESOLVER_ID, moved, 0)?)
+    }
+
     /// Opens the gate until then.
     pub(super) fn lease(&mut self, until_ns: u64) -> Result<()> {
         let gate = Gate {
@@ -205,8 +227,13 @@ pub(super) fn reverse() -> Vec<u8> {
 
 /// Datagrams of clients.
 pub(super) fn datagram() -> Vec<u8> {
+    datagram_to(NODE_MAC)
+}
+
+/// The same to a node with this Ethernet address.
+pub(super) fn datagram_to(node: [u8; 6]) -> Vec<u8> {
     Frame::udp(CLIENT, NAMES)
-        .macs(CLIENT_MAC, NODE_MAC)
+        .macs(CLIENT_MAC, node)
         .payload(&[0; 64])
         .build()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray, RingBuf};
-use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use ha_agent::datapath::sys;
 use ha_common::conn::{
@@ -202,6 +202,17 @@ impl DataPlane {
     /// four.
     pub fn run(&self, frame: &[u8], headroom: usize) -> Result<Outcome> {
         self.test_run(ENTRY, frame, headroom, 1)
+    }
+
+    /// Attaches the main program to an interface of the calling thread's namespace.
+    pub fn attach(&mut self, ifindex: u32) -> Result<()> {
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(ENTRY)
+            .with_context(|| format!("no program {ENTRY}"))?
+            .try_into()?;
+        program.attach_to_if_index(ifindex, XdpMode::Driver)?;
+        Ok(())
     }
 
     /// Lets the janitor look at connections; returns how many it deleted.

@@ -4,8 +4,8 @@
 //! frames to the node after its egress program. All stamps come from one clock, so frames at
 //! different ports can be ordered.
 
-use std::fmt::Write as _;
 use std::io::IoSliceMut;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use nix::sys::socket::{
     ControlMessageOwned, LinkAddr, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 
+use super::checksum;
 use super::netns::Netns;
 use crate::clock::{now_ns, realtime_to_monotonic};
 
@@ -189,71 +190,50 @@ fn dropped(socket: &OwnedFd) -> Result<u32> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Source address.
-    pub source: std::net::Ipv4Addr,
+    pub source: IpAddr,
     /// Destination address.
-    pub destination: std::net::Ipv4Addr,
-    /// IP protocol number.
+    pub destination: IpAddr,
+    /// IP protocol number; in IPv6, that of the first header behind the fixed one.
     pub protocol: u8,
+    /// Ports of TCP and UDP, source and destination; zero where there are none.
+    pub ports: (u16, u16),
 }
 
 impl Frame {
-    /// Addresses and protocol if it is IPv4.
+    /// Addresses, protocol and ports if it is IP.
     pub fn flow(&self) -> Option<Flow> {
         let packet = SlicedPacket::from_ethernet(&self.bytes).ok()?;
-        let Some(NetSlice::Ipv4(ip)) = packet.net else {
-            return None;
+        let (source, destination, protocol): (IpAddr, IpAddr, _) = match &packet.net {
+            Some(NetSlice::Ipv4(ip)) => (
+                ip.header().source_addr().into(),
+                ip.header().destination_addr().into(),
+                ip.header().protocol(),
+            ),
+            Some(NetSlice::Ipv6(ip)) => (
+                ip.header().source_addr().into(),
+                ip.header().destination_addr().into(),
+                ip.header().next_header(),
+            ),
+            Some(NetSlice::Arp(_)) | None => return None,
+        };
+        let ports = match &packet.transport {
+            Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
+            Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
+            Some(
+                TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_),
+            )
+            | None => (0, 0),
         };
         Some(Flow {
-            source: ip.header().source_addr(),
-            destination: ip.header().destination_addr(),
-            protocol: ip.header().protocol().0,
+            source,
+            destination,
+            protocol: protocol.0,
+            ports,
         })
     }
 
-    /// What is wrong with its IPv4, TCP or UDP checksum; `None` if nothing is.
+    /// What is wrong with its checksums; `None` if nothing is.
     pub fn checksum_fault(&self) -> Option<String> {
-        let packet = match SlicedPacket::from_ethernet(&self.bytes) {
-            Ok(packet) => packet,
-            Err(error) => return Some(error.to_string()),
-        };
-        let Some(NetSlice::Ipv4(ip)) = packet.net else {
-            return None;
-        };
-        let header = ip.header().to_header();
-        let mut fault = String::new();
-        let mut compare = |what: &str, found: u16, right: Option<u16>| {
-            // Zero has two forms in one's complement (RFC 1071), and Linux fills in either.
-            let plain = |sum| if sum == u16::MAX { 0 } else { sum };
-            if right.map(plain) != Some(plain(found)) {
-                // Writing to a string cannot fail.
-                let _infallible = write!(
-                    fault,
-                    "{what} checksum {found:04x} instead of {right:04x?}; "
-                );
-            }
-        };
-        compare(
-            "IPv4",
-            header.header_checksum,
-            Some(header.calc_header_checksum()),
-        );
-        match packet.transport {
-            Some(TransportSlice::Tcp(tcp)) => compare(
-                "TCP",
-                tcp.checksum(),
-                tcp.calc_checksum_ipv4(header.source, header.destination)
-                    .ok(),
-            ),
-            // A zero means that the sender computed none (RFC 768).
-            Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => compare(
-                "UDP",
-                udp.checksum(),
-                udp.to_header()
-                    .calc_checksum_ipv4_raw(header.source, header.destination, udp.payload())
-                    .ok(),
-            ),
-            _ => {}
-        }
-        (!fault.is_empty()).then_some(fault)
+        checksum::fault(&self.bytes)
     }
 }

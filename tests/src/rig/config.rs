@@ -1,7 +1,7 @@
 //! The configuration files of a pair in the rig.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 254);
 pub const SHARED_FRONT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 1, 0, 0, 0, 0, 0x100);
 /// The client's IPv6 address, which is a gateway as well.
 pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 1, 0, 0, 0, 0, 0xfe);
+/// The shared IPv6 address that is the real servers' router.
+pub const SHARED_BACK6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 2, 0, 0, 0, 0, 1);
 /// Virtual host id of the pair.
 pub const VHID: u8 = 77;
 
@@ -41,6 +43,39 @@ impl Scheduler {
     }
 }
 
+/// How packets reach the real servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Destination translated; answers come back through the active node.
+    Nat,
+    /// Source and destination translated.
+    FullNat,
+    /// By Ethernet address; answers go straight to the client.
+    Dsr,
+    /// In an outer packet; answers go straight to the client.
+    Tunnel,
+}
+
+impl Forwarding {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Nat, Self::FullNat, Self::Dsr, Self::Tunnel];
+
+    /// As in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::FullNat => "full_nat",
+            Self::Dsr => "dsr",
+            Self::Tunnel => "tunnel",
+        }
+    }
+
+    /// Whether real servers answer clients by themselves, as the shared address.
+    pub const fn is_one_way(self) -> bool {
+        matches!(self, Self::Dsr | Self::Tunnel)
+    }
+}
+
 /// A real server as the services see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealServer {
@@ -54,6 +89,21 @@ impl RealServer {
     /// Its address on the back network.
     pub fn address(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, 2, 20 + self.number)
+    }
+
+    /// Its IPv6 address on the back network.
+    pub fn address6(self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x77, 2, 0, 0, 0, 0, u16::from(self.number) + 0x20)
+    }
+
+    /// Its address on the clients' network, where it has one.
+    pub fn front(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 1, 20 + self.number)
+    }
+
+    /// Its IPv6 address on the clients' network, where it has one.
+    pub fn front6(self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x77, 1, 0, 0, 0, 0, u16::from(self.number) + 0x20)
     }
 }
 
@@ -74,7 +124,11 @@ pub struct PairConfig {
     pub scheduler: Scheduler,
     /// Whether connections are replicated.
     pub replication: bool,
-    /// Whether the front network has IPv6, too.
+    /// How packets of the services reach the real servers.
+    pub forwarding: Forwarding,
+    /// Whether the services' real servers are in the clients' network.
+    pub one_arm: bool,
+    /// Whether there is IPv6, too: on both networks, with services of its own.
     pub ipv6: bool,
     /// Whether the shared addresses have one MAC, whoever is active.
     pub virtual_mac: bool,
@@ -84,8 +138,14 @@ pub struct PairConfig {
     pub pacify: u32,
     /// How advertisements and HELLOs travel: `ha.transport`.
     pub transport: &'static str,
-    /// Real servers of both services.
+    /// Real servers of all services.
     pub servers: Vec<RealServer>,
+    /// More keys of all services, each as a line of the file.
+    pub keys: Vec<&'static str>,
+    /// More services, as in the file.
+    pub services: String,
+    /// Ports at which the real servers listen, besides those of the services.
+    pub ports: Vec<u16>,
 }
 
 impl Default for PairConfig {
@@ -96,6 +156,8 @@ impl Default for PairConfig {
             hold_down: None,
             scheduler: Scheduler::Mh,
             replication: true,
+            forwarding: Forwarding::Nat,
+            one_arm: false,
             ipv6: false,
             virtual_mac: false,
             cable: false,
@@ -111,6 +173,29 @@ impl Default for PairConfig {
                     weight: 1,
                 },
             ],
+            keys: Vec::new(),
+            services: String::new(),
+            ports: Vec::new(),
+        }
+    }
+}
+
+impl PairConfig {
+    /// The addresses by which the services know a real server.
+    pub fn addresses(&self, server: RealServer) -> (Ipv4Addr, Ipv6Addr) {
+        if self.one_arm {
+            (server.front(), server.front6())
+        } else {
+            (server.address(), server.address6())
+        }
+    }
+
+    /// The real servers' port: that of the service where packets are not translated.
+    pub const fn server_port(&self) -> u16 {
+        if self.forwarding.is_one_way() {
+            SERVICE_PORT
+        } else {
+            SERVER_PORT
         }
     }
 }
@@ -130,20 +215,29 @@ pub fn back(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 2, 10 + node)
 }
 
+/// IPv6 address of node 1 or 2 on the back network.
+pub fn back6(node: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x77, 2, 0, 0, 0, 0, u16::from(node) + 0x10)
+}
+
 /// The configuration file of node 1 or 2, whose files are below `dir`.
 pub fn file(pair: &PairConfig, node: u8, dir: &Path) -> String {
     let partner = 3 - node;
     let mode = if node == 1 { "first" } else { "second" };
     let dir = dir.display();
-    let (own, other, gateway) = (front(node), front(partner), CLIENT);
-    let front = if pair.ipv6 {
-        format!(
-            "address: [{own}/24, '{}/64'], partner: [{other}, '{}'], gateway: [{gateway}, '{CLIENT6}']",
-            front6(node),
-            front6(partner)
-        )
+    let addresses = |own: Ipv4Addr, other: Ipv4Addr, own6: Ipv6Addr, other6: Ipv6Addr| {
+        if pair.ipv6 {
+            format!("address: [{own}/24, '{own6}/64'], partner: [{other}, '{other6}']")
+        } else {
+            format!("address: {own}/24, partner: {other}")
+        }
+    };
+    let back = addresses(back(node), back(partner), back6(node), back6(partner));
+    let front = addresses(front(node), front(partner), front6(node), front6(partner));
+    let gateway = if pair.ipv6 {
+        format!("[{CLIENT}, '{CLIENT6}']")
     } else {
-        format!("address: {own}/24, partner: {other}, gateway: {gateway}")
+        CLIENT.to_string()
     };
     let mut text = format!(
         "version: 1
@@ -155,11 +249,9 @@ node:
   run_dir: {dir}/run
   bpf_dir: {dir}/bpf/ha-agent
   interfaces:
-    - {{ name: front, device: front, {front}, ha_checks: true }}
-    - {{ name: back, device: back, address: {}/24, partner: {}, ha_checks: true }}
-",
-        back(node),
-        back(partner),
+    - {{ name: front, device: front, {front}, gateway: {gateway}, ha_checks: true }}
+    - {{ name: back, device: back, {back}, ha_checks: true }}
+"
     );
     let mut add = |line: String| {
         // Writing to a string cannot fail.
@@ -193,29 +285,52 @@ shared_addresses:
     ));
     if pair.ipv6 {
         add(format!(
-            "  - {{ interface: front, address: '{SHARED_FRONT6}/64' }}"
+            "  - {{ interface: front, address: '{SHARED_FRONT6}/64' }}
+  - {{ interface: back, address: '{SHARED_BACK6}/64' }}"
         ));
     }
     add("virtual_services:".to_owned());
-    let scheduler = pair.scheduler.as_str();
     for (name, protocol) in [("web", "tcp"), ("probe", "udp")] {
-        add(format!(
-            "  - name: {name}
-    address: {SHARED_FRONT}
+        text.push_str(&service(pair, name, SHARED_FRONT.into(), protocol));
+        if pair.ipv6 {
+            let name = format!("{name}6");
+            text.push_str(&service(pair, &name, SHARED_FRONT6.into(), protocol));
+        }
+    }
+    text.push_str(&pair.services);
+    text
+}
+
+/// One of the services that every pair has.
+fn service(pair: &PairConfig, name: &str, address: IpAddr, protocol: &str) -> String {
+    let (forwarding, scheduler) = (pair.forwarding.as_str(), pair.scheduler.as_str());
+    let mut text = format!(
+        "  - name: {name}
+    address: '{address}'
     port: {SERVICE_PORT}
     protocol: {protocol}
-    forwarding: nat
+    forwarding: {forwarding}
     scheduler: {scheduler}
     health: {{ type: tcp, interval: 1s, timeout: 500ms, rise: 1, fall: 3 }}
-    real_servers:"
-        ));
-        for server in &pair.servers {
-            add(format!(
-                "      - {{ address: {}, port: {SERVER_PORT}, weight: {} }}",
-                server.address(),
-                server.weight
-            ));
-        }
+"
+    );
+    for key in &pair.keys {
+        text.extend(["    ", key, "\n"]);
+    }
+    text.push_str("    real_servers:\n");
+    for server in &pair.servers {
+        let (v4, v6) = pair.addresses(*server);
+        let server_address: IpAddr = if address.is_ipv4() {
+            v4.into()
+        } else {
+            v6.into()
+        };
+        let (port, weight) = (pair.server_port(), server.weight);
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(
+            text,
+            "      - {{ address: '{server_address}', port: {port}, weight: {weight} }}"
+        );
     }
     text
 }
@@ -313,6 +428,18 @@ mod tests {
                 ..PairConfig::default()
             };
             parse(&file(&other, node, dir));
+            for forwarding in Forwarding::ALL {
+                for one_arm in [false, true] {
+                    let pair = PairConfig {
+                        forwarding,
+                        one_arm,
+                        ipv6: true,
+                        keys: vec!["on_down: reset"],
+                        ..PairConfig::default()
+                    };
+                    parse(&file(&pair, node, dir));
+                }
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ const SET_TX_CHECKSUM: u32 = 0x17;
 const SET_SCATTER_GATHER: u32 = 0x19;
 const SET_TSO: u32 = 0x1f;
 const SET_GSO: u32 = 0x24;
+const SET_GRO: u32 = 0x2c;
 /// `SIOCETHTOOL` of `linux/sockios.h`.
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
@@ -32,6 +33,11 @@ pub fn offloads_off(netns: &Netns, device: &str) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Turns generic receive offload on: without an XDP program of its own a veth takes frames of XDP only with it.
+pub fn gro_on(netns: &Netns, device: &str) -> Result<()> {
+    netns.run(|| ethtool_set(device, SET_GRO, 1).context("cannot turn GRO on"))
 }
 
 fn ethtool_set(device: &str, command: u32, data: u32) -> Result<()> {

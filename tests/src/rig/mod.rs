@@ -6,12 +6,15 @@
 pub mod arp;
 pub mod bpf;
 pub mod capture;
+pub mod checksum;
 pub mod config;
+pub mod generator;
 pub mod link;
 pub mod locate;
 pub mod netns;
 pub mod pair;
 pub mod process;
+pub mod real;
 pub mod stalls;
 pub mod switch;
 

@@ -26,9 +26,10 @@ use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use super::capture::Capture;
-use super::config::{self, CLIENT, CLIENT6, PairConfig, RealServer, SERVER_PORT, SHARED_BACK};
+use super::config::{self, CLIENT, CLIENT6, Forwarding, PairConfig, RealServer};
 use super::netns::Netns;
 use super::process::Process;
+use super::real::{self, TunnelEnd};
 use super::switch::{Cut, Port, Switch};
 use super::{Run, locate};
 use crate::clock::now_ns;
@@ -72,6 +73,7 @@ pub struct Pair {
     /// The real servers' hosts.
     pub reals: Vec<Netns>,
     servers: Vec<Process>,
+    _tunnel_ends: Option<TunnelEnd>,
     // Last, so that everything else is gone when it removes the rest.
     run: Run,
 }
@@ -100,8 +102,12 @@ impl Pair {
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
 
         let (mut reals, mut servers) = (Vec::new(), Vec::new());
+        let mut ends = match config.forwarding {
+            Forwarding::Tunnel => Some(TunnelEnd::load()?),
+            Forwarding::Nat | Forwarding::FullNat | Forwarding::Dsr => None,
+        };
         for number in 1..=SERVERS {
-            let (netns, server) = start_server(&run, &switch, number)?;
+            let (netns, server) = real::start(&run, &switch, number, &config, ends.as_mut())?;
             reals.push(netns);
             servers.push(server);
         }
@@ -117,6 +123,7 @@ impl Pair {
             switch,
             reals,
             servers,
+            _tunnel_ends: ends,
             run,
         })
     }
@@ -255,26 +262,6 @@ fn all_up(services: &Services) -> bool {
     servers.all(|server| server.weight == 0 || server.state == RealServerState::Up)
 }
 
-fn start_server(run: &Run, switch: &Switch, number: u8) -> Result<(Netns, Process)> {
-    let host = format!("rs{number}");
-    let address = RealServer { number, weight: 1 }.address();
-    let netns = run.namespace(&host)?;
-    switch.connect("back", &host, &netns, "back")?;
-    netns.ip(&format!(
-        "addr add {address}/24 dev back\nroute add default via {SHARED_BACK}"
-    ))?;
-    netns.sysctl("net/core/somaxconn", "16384")?;
-    netns.sysctl("net/ipv4/tcp_max_syn_backlog", "16384")?;
-    let mut command = Command::new(locate::program("ha-demo")?);
-    command
-        .arg("serve")
-        .args(["--server", &number.to_string()])
-        .args(["--listen", &format!("{address}:{SERVER_PORT}")]);
-    let log = run.host_dir(&host)?.join("log");
-    let server = Process::start(&host, &netns, &mut command, &log)?;
-    Ok((netns, server))
-}
-
 impl Node {
     fn build(
         run: &Run,
@@ -302,7 +289,11 @@ impl Node {
             config::back(number)
         ))?;
         if config.ipv6 {
-            netns.ip(&format!("addr add {}/64 dev front", config::front6(number)))?;
+            netns.ip(&format!(
+                "addr add {}/64 dev front\naddr add {}/64 dev back",
+                config::front6(number),
+                config::back6(number)
+            ))?;
         }
         run.mount_bpf(&host)?;
         let dir = run.host_dir(&host)?;

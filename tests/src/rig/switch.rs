@@ -20,7 +20,7 @@ use aya::maps::{HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachType;
 use aya::programs::{SchedClassifier, Xdp, XdpMode};
-use ha_common::rig::port_flags::{CUT_FROM_NODE, CUT_TO_NODE};
+use ha_common::rig::port_flags::{CUT_FROM_NODE, CUT_TO_NODE, SWALLOW_FLOOD};
 use ha_common::rig::{PORT_CTL, PORT_SLOT, PORTS, PortCtl};
 use nix::net::if_::if_nametoindex;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -175,12 +175,20 @@ impl Port {
 
     /// Cuts or heals the port, with one store.
     pub fn cut(&self, cut: Cut) {
-        let flags = match cut {
+        self.set(match cut {
             Cut::Nothing => 0,
             Cut::FromNode => CUT_FROM_NODE,
             Cut::ToNode => CUT_TO_NODE,
             Cut::Both => CUT_FROM_NODE | CUT_TO_NODE,
-        };
+        });
+    }
+
+    /// Lets what the node sends on of a flood end here.
+    pub fn swallow_flood(&self) {
+        self.set(SWALLOW_FLOOD);
+    }
+
+    fn set(&self, flags: u32) {
         if let Some(word) = self.control.flags(self.slot) {
             word.store(flags, Ordering::SeqCst);
         }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -148,7 +148,8 @@ pub struct Client {
 
 impl Client {
     /// Starts a client in `netns` that talks to `target`.
-    pub fn start(netns: &Netns, target: SocketAddrV4) -> Result<Self> {
+    pub fn start(netns: &Netns, target: impl Into<SocketAddr>) -> Result<Self> {
+        let target = target.into();
         super::raise_descriptor_limit()?;
         let control = Arc::new(Control::default());
         let (shared, netns) = (Arc::clone(&control), netns.clone());
@@ -200,7 +201,7 @@ enum Phase {
 }
 
 struct Loop {
-    target: SocketAddrV4,
+    target: SocketAddr,
     control: Arc<Control>,
     epoll: Epoll,
     connections: Vec<Connection>,
@@ -217,7 +218,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(target: SocketAddrV4, control: Arc<Control>) -> Result<Self> {
+    fn new(target: SocketAddr, control: Arc<Control>) -> Result<Self> {
         Ok(Self {
             target,
             control,
@@ -313,7 +314,7 @@ impl Loop {
     }
 
     fn open(&mut self) -> Result<()> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         let token = self.connections.len();

@@ -1,6 +1,6 @@
 //! The load of a measurement: standing connections, new ones up to the fault, probes beside.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::thread::sleep;
 use std::time::Duration;
@@ -33,7 +33,12 @@ pub struct Load {
 
 impl Load {
     /// Opens this many connections from `netns` to `service` and starts probing it.
-    pub fn start(netns: &Netns, service: SocketAddrV4, connections: usize) -> Result<Self> {
+    pub fn start(
+        netns: &Netns,
+        service: impl Into<SocketAddr>,
+        connections: usize,
+    ) -> Result<Self> {
+        let service = service.into();
         let load = Self {
             client: Client::start(netns, service)?,
             prober: Prober::start(netns, service)?,

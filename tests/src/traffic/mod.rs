@@ -5,7 +5,9 @@
 //! connection or of another server is noticed by whichever end it reaches.
 
 pub mod client;
+pub mod conversation;
 pub mod load;
+pub mod path;
 pub mod pattern;
 pub mod pulse;
 pub mod report;

@@ -2,38 +2,44 @@
 //! probe with an answer that names it.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use anyhow::{Context as _, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Socket, Type};
 
-use super::pattern::{self, HELLO_LEN, Probe, Stream};
+use super::pattern::{self, HELLO_LEN, PROBE_LEN, Probe, Stream};
 
 /// Waiting connections the kernel holds: those of a burst while this process is not scheduled.
 const BACKLOG: i32 = 16_384;
-const LISTENER: u64 = u64::MAX;
+/// Tokens from here on are those of listening sockets.
+const LISTENERS: u64 = 1 << 32;
+/// Longest datagram that is answered: more than a link carries at once.
+const DATAGRAM_MAX: usize = 16_384;
 /// Of the thread that answers probes: what else runs on the machine must not look like a gap.
 const PRIORITY: i32 = 10;
 
-/// Serves until the process ends.
-pub fn serve(server: u32, address: SocketAddrV4) -> Result<()> {
+/// Serves at all these addresses until the process ends. They need not exist yet.
+pub fn serve(server: u32, addresses: &[SocketAddr]) -> Result<()> {
     super::raise_descriptor_limit()?;
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    listener.set_reuse_address(true)?;
-    listener.bind(&address.into())?;
-    listener.listen(BACKLOG)?;
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from(listener);
-    let udp = UdpSocket::bind(address).context("cannot bind the probes' port")?;
-    // A thread of its own: connections that come in a burst must not look like a gap.
-    thread::Builder::new()
-        .name("probes".to_owned())
-        .spawn(move || answer_probes(&udp, server))?;
-
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = bind(*address, Type::STREAM)?;
+        listener.listen(BACKLOG)?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from(listener);
+        let token = LISTENERS + listeners.len() as u64;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        listeners.push(listener);
+        let udp = UdpSocket::from(bind(*address, Type::DGRAM)?);
+        // A thread of its own: connections that come in a burst must not look like a gap.
+        thread::Builder::new()
+            .name("probes".to_owned())
+            .spawn(move || answer_probes(&udp, server))?;
+    }
+
     let mut state = Server {
         number: server,
         epoll,
@@ -48,12 +54,35 @@ pub fn serve(server: u32, address: SocketAddrV4) -> Result<()> {
             Err(error) => return Err(error.into()),
         };
         for event in events.iter().take(count) {
-            match event.data() {
-                LISTENER => state.accept(&listener)?,
-                token => state.serve(token as usize),
+            let token = event.data();
+            match token.checked_sub(LISTENERS) {
+                Some(index) => {
+                    if let Some(listener) = listeners.get(index as usize) {
+                        state.accept(listener)?;
+                    }
+                }
+                None => state.serve(token as usize),
             }
         }
     }
+}
+
+fn bind(address: SocketAddr, kind: Type) -> Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket
+        .bind(&address.into())
+        .with_context(|| format!("cannot bind {address}"))?;
+    Ok(socket)
 }
 
 struct Server {
@@ -191,15 +220,22 @@ impl Connection {
     }
 }
 
-/// Answers probes for ever.
+/// Answers probes for ever, and sends longer datagrams back as they are.
 fn answer_probes(udp: &UdpSocket, server: u32) -> Result<()> {
     if super::run_first(PRIORITY).is_err() {
         super::prefer_this_thread();
     }
-    let mut buffer = [0u8; 64];
+    let mut buffer = vec![0u8; DATAGRAM_MAX];
     loop {
-        let (length, client) = udp.recv_from(&mut buffer)?;
-        let Some(probe) = buffer.get(..length).and_then(Probe::decode) else {
+        // An ICMP error about an answer is no reason to stop.
+        let Ok((length, client)) = udp.recv_from(&mut buffer) else {
+            continue;
+        };
+        let datagram = buffer.get(..length).unwrap_or_default();
+        let Some(probe) = Probe::decode(datagram) else {
+            if length > PROBE_LEN {
+                let _lost = udp.send_to(datagram, client);
+            }
             continue;
         };
         let answer = Probe {

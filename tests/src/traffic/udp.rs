@@ -5,7 +5,7 @@
 //! probes of that flow.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -50,7 +50,8 @@ pub struct Prober {
 
 impl Prober {
     /// Starts probing `target` from `netns`.
-    pub fn start(netns: &Netns, target: SocketAddrV4) -> Result<Self> {
+    pub fn start(netns: &Netns, target: impl Into<SocketAddr>) -> Result<Self> {
+        let target = target.into();
         let stop = Arc::new(AtomicBool::new(false));
         let answers = Arc::new(AtomicUsize::new(0));
         let (flag, count, netns) = (Arc::clone(&stop), Arc::clone(&answers), netns.clone());
@@ -81,12 +82,16 @@ impl Prober {
     }
 }
 
-fn probe(target: SocketAddrV4, stop: &AtomicBool, answers: &AtomicUsize) -> Result<Probes> {
+fn probe(target: SocketAddr, stop: &AtomicBool, answers: &AtomicUsize) -> Result<Probes> {
     super::prefer_this_thread();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut sockets = Vec::new();
     for token in 0..FLOWS {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let any: SocketAddr = match target {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
         socket.connect(target)?;
         socket.set_nonblocking(true)?;
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, token as u64))?;

@@ -8,6 +8,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// A test and its name.
 pub(crate) type Test = (&'static str, fn() -> anyhow::Result<()>);
 
+/// Names of tests that only `cargo xtask test --all` runs begin so.
+const LONG: &str = "long_";
+
 /// Runs the tests one at a time (two rigs would fight for the cores and spoil each other's times).
 /// If something they need is missing they are counted as ignored, with the reason; in CI that is a
 /// failure, since there nothing may be skipped.
@@ -18,11 +21,12 @@ pub(crate) fn run(programs: &[&str], binaries: &[&str], tests: &[Test]) -> ExitC
     arguments.test_threads = Some(1);
     let obstacle = obstacle(programs, binaries);
     let forbidden = std::env::var_os("CI").is_some();
+    let all = std::env::var_os("HA_TEST_ALL").is_some_and(|value| value == "1");
     let trials = tests
         .iter()
         .map(|(name, test)| {
             let obstacle = obstacle.clone();
-            let skipped = obstacle.is_some() && !forbidden;
+            let skipped = obstacle.is_some() && !forbidden || name.starts_with(LONG) && !all;
             let name = obstacle.as_ref().map_or_else(
                 || (*name).to_owned(),
                 |reason| format!("{name} (cannot run: {reason})"),

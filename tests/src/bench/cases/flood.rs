@@ -6,26 +6,18 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
-use aya::{Ebpf, maps::Array};
-use ha_common::rig::{FLOOD, FLOOD_CTL, Flood};
-use nix::net::if_::if_nametoindex;
-
 use super::replay::changes;
 use super::{Bench, Subject, ours};
 use crate::bench::figure::{Promise, Row};
 use crate::clock::now_ns;
-use crate::rig::locate;
+use crate::rig::generator::Generator;
 use crate::rig::netns::Netns;
 use crate::rig::pair::Node;
-use crate::traffic::prefer_this_thread;
+use anyhow::{Context as _, Result};
 
 const WHO: &str = "ha-agent 100/300 ms";
 /// A little more than is promised.
 const RATE: u64 = 520_000;
-/// Frames that leave together.
-const BATCH: u32 = 16;
 /// A call of the generator lasts this long.
 const CALL: Duration = Duration::from_secs(2);
 const CARP: u8 = 112;
@@ -66,7 +58,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     let before = changes(subject);
     let capture = subject.pair().capture()?;
     let from = account(subject)?;
-    let mut flood = Generator::new()?;
+    let mut flood = Generator::new(RATE)?;
     let end = now_ns() + u64::try_from(bench.options.flood_for().as_nanos())?;
     while now_ns() < end {
         flood.run(&switch, &port, &frame, CALL)?;
@@ -206,7 +198,7 @@ fn wakeups(pid: i32) -> Result<u64> {
 }
 
 /// Frames for which the receiving end of a veth had no room, as the sending end counts them.
-fn transmit_drops(netns: &Netns, device: &str) -> Result<u64> {
+pub(super) fn transmit_drops(netns: &Netns, device: &str) -> Result<u64> {
     let text = netns.run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
     let line = text
         .lines()
@@ -214,68 +206,4 @@ fn transmit_drops(netns: &Netns, device: &str) -> Result<u64> {
     // Eight columns of reception, then bytes, packets, errors and drops of transmission.
     let drops = line.and_then(|line| line.split_whitespace().nth(11));
     Ok(drops.context("no such interface in net/dev")?.parse()?)
-}
-
-/// The kernel's packet generator.
-struct Generator {
-    ebpf: Ebpf,
-}
-
-impl Generator {
-    fn new() -> Result<Self> {
-        let object = locate::bpf_object("ha_rig")?;
-        let mut ebpf = Ebpf::load_file(&object)?;
-        program(&mut ebpf)?.load()?;
-        let mut generator = Self { ebpf };
-        generator.control()?.set(
-            0,
-            Flood {
-                step_ns: 1_000_000_000 / RATE,
-                ..Flood::default()
-            },
-            0,
-        )?;
-        Ok(generator)
-    }
-
-    fn control(&mut self) -> Result<Array<&mut aya::maps::MapData, Flood>> {
-        let map = self
-            .ebpf
-            .map_mut(FLOOD_CTL)
-            .context("no map of the flood")?;
-        Ok(map.try_into()?)
-    }
-
-    fn sent(&mut self) -> Result<u64> {
-        Ok(self.control()?.get(&0, 0)?.sent)
-    }
-
-    /// Sends a frame over and over out of a port, to what is connected there.
-    fn run(&mut self, netns: &Netns, port: &str, frame: &[u8], time: Duration) -> Result<()> {
-        let program = program(&mut self.ebpf)?;
-        let repeat = u32::try_from(RATE * time.as_secs())?;
-        netns.run(|| {
-            prefer_this_thread();
-            let index = if_nametoindex(port)?;
-            // `struct xdp_md`: start and end of the packet, its metadata, and the interface that the
-            // frame leaves through again.
-            let mut context = Vec::new();
-            for word in [0, u32::try_from(frame.len())?, 0, index, 0, 0] {
-                context.extend(word.to_ne_bytes());
-            }
-            let mut options = TestRunOptions::new();
-            options.data_in = Some(frame);
-            options.ctx_in = Some(&context);
-            options.repeat = repeat;
-            options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-            let ran = program.test_run(options);
-            ensure!(ran.is_ok(), "the generator does not run: {ran:?}");
-            Ok(())
-        })
-    }
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = ebpf.program_mut(FLOOD).context("no program of the flood")?;
-    Ok(program.try_into()?)
 }

@@ -11,6 +11,7 @@ mod power;
 mod reexec;
 mod replay;
 mod standby;
+mod syn_flood;
 
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub(super) fn measure(case: Case, bench: &mut Bench<'_>) -> Result<()> {
         Case::UcarpPeer => foreign::measure(bench),
         Case::Replay => replay::measure(bench),
         Case::Flood => flood::measure(bench),
+        Case::SynFlood => syn_flood::measure(bench),
         Case::Busy => busy::measure(bench),
     }
 }
