@@ -1,5 +1,10 @@
 //! A capture of what the data plane sends, on a pair that forwards, and what becomes of it when its client dies.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a pair has two nodes; serde_json gives null for what is not there"
+)]
+
 mod common;
 
 use std::fs;

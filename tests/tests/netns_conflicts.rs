@@ -107,7 +107,7 @@ impl<'p> Stranger<'p> {
 
     /// A packet of protocol 112 to the group.
     fn packet(&self, source: std::net::Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-        Frame::raw(source, carp::GROUP.into(), proto::CARP)
+        Frame::raw(source, carp::GROUP, proto::CARP)
             .macs(self.mac, carp::GROUP_MAC)
             .ttl(carp::TTL)
             .payload(payload)
