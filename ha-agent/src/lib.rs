@@ -1,7 +1,7 @@
 //! The failover agent of a load-balancer pair.
 //!
 //! [`proto`] is the sans-IO core that decides; [`shell`] performs what it decides; [`datapath`] is the
-//! only way to the BPF maps; [`journal`] writes down and replays what happened to the election; [`config`], [`status`] and [`cli`] face people.
+//! only way to the BPF maps; [`trace`] asks what the data plane would do with a packet; [`journal`] writes down and replays what happened to the election; [`config`], [`status`] and [`cli`] face people.
 
 pub mod cli;
 pub mod config;
@@ -15,3 +15,4 @@ pub mod services;
 pub mod shell;
 pub mod status;
 pub mod telemetry;
+pub mod trace;

@@ -18,10 +18,9 @@ use ha_common::reason::{COUNTERS, Reason, Tally};
 use ha_common::service::{
     Addr6, Address, Load, LocalAddr, Real, ReturnPath, Service, ServiceKey, Timeouts, Traffic,
 };
-use ha_common::stage::Stage;
 
-use crate::outcome::Outcome;
 use crate::packet::{Hop, Packet, Window};
+use crate::programs;
 use crate::tables::{Flows, InsertError, Shared, Tables};
 use crate::work::Work;
 
@@ -358,28 +357,10 @@ impl Default for FakeTables {
 impl FakeTables {
     /// Judges a frame as the programs do, counting the reason.
     pub fn run(&self, packet: &mut FakePacket) -> Reason {
-        let reason = self.judge(packet);
+        let reason = programs::judge(packet, self, |_| {});
         self.count(reason as u32);
         crate::sample::show(packet, self, reason);
         reason
-    }
-
-    fn judge(&self, packet: &mut FakePacket) -> Reason {
-        let mut outcome = crate::entry(packet, self);
-        loop {
-            let stage = match outcome {
-                Outcome::Done(reason) => return reason,
-                Outcome::Next(stage) => stage,
-            };
-            outcome = match stage {
-                Stage::Carp => Outcome::Done(crate::stage::carp(packet, self)),
-                Stage::Neighbour => Outcome::Done(crate::stage::neighbour(packet, self)),
-                Stage::Flow4 => Outcome::Done(crate::stage::flow::<u32, _, _>(packet, self)),
-                Stage::Flow6 => Outcome::Done(crate::stage::flow::<Addr6, _, _>(packet, self)),
-                Stage::Odd4 => Outcome::Done(crate::stage::odd4(packet, self)),
-                Stage::Odd6 => crate::stage::odd6(packet, self),
-            };
-        }
     }
 
     /// Sets the bit of an address that concerns the data plane.

@@ -47,6 +47,8 @@ pub mod odd;
 pub mod outcome;
 pub mod packet;
 pub mod parse;
+#[cfg(not(target_arch = "bpf"))]
+pub mod programs;
 pub mod rewrite;
 pub mod sample;
 pub mod schedule;

@@ -11,7 +11,7 @@ use crate::tables::{Flows, Shared, Tables};
 /// How many candidates are looked at: the first choice and four more.
 const CANDIDATES: u32 = 5;
 /// How many real servers are compared by their connections; of more, as many in turn.
-const COMPARED: u32 = 32;
+pub const COMPARED: u32 = 32;
 
 /// A real server that was chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

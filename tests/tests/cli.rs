@@ -128,6 +128,7 @@ fn help_names_verbs_and_exit_codes() {
         "connections",
         "counters",
         "services",
+        "trace-packet",
         "failover",
         "maintenance",
         "reload",
@@ -161,6 +162,48 @@ fn wrong_usage_is_2() {
         &["capture", "-w", "x", "--seconds", "4000"],
         &["capture", "-w", "x", "--count", "0"],
         &["keygen"],
+        &["trace-packet"],
+        &["trace-packet", "--from", "10.0.0.50:1"],
+        &[
+            "trace-packet",
+            "--from",
+            "10.0.0.50",
+            "--to",
+            "10.0.0.100:80",
+        ],
+        &["trace-packet", "--from", "10.0.0.50:1", "--to", "[::1]:80"],
+        &["trace-packet", "--pcap", "/x", "--to", "10.0.0.100:80"],
+        &["trace-packet", "--pcap", "/x", "--packet", "0"],
+        &["trace-packet", "--pcap", "/x", "--ttl", "1"],
+        &[
+            "trace-packet",
+            "--from",
+            "10.0.0.50:1",
+            "--to",
+            "10.0.0.100:80",
+            "--packet",
+            "2",
+        ],
+        &[
+            "trace-packet",
+            "--from",
+            "10.0.0.50:1",
+            "--to",
+            "10.0.0.100:80",
+            "--flags",
+            "odd",
+        ],
+        &[
+            "trace-packet",
+            "--from",
+            "10.0.0.50:1",
+            "--to",
+            "10.0.0.100:80",
+            "--protocol",
+            "udp",
+            "--flags",
+            "ack",
+        ],
         &["check-config", "--socket", "/x"],
         &["run", "--socket", "/x"],
         &["run", "--log-format", "pink"],
@@ -389,6 +432,13 @@ fn nobody_is_running() {
         &["maintenance", "on"],
         &["reload"],
         &["capture", "-w", "/nonexistent/file"],
+        &[
+            "trace-packet",
+            "--from",
+            "10.0.0.50:1",
+            "--to",
+            "10.0.0.100:80",
+        ],
     ] {
         let (code, said, complaint) = node.run(verb);
         assert_eq!((code, said.as_str()), (3, ""), "{verb:?}");
@@ -396,6 +446,40 @@ fn nobody_is_running() {
         let socket = node.path("run/ctl.sock");
         assert!(complaint.contains(socket.to_str().unwrap()), "{complaint}");
     }
+}
+
+/// What is wrong with a capture is told whether an agent runs or not.
+#[test]
+fn captures_that_cannot_be_traced() {
+    let node = Node::new();
+    let file = node.path("odd.pcap");
+    let traced =
+        |packet: &str| node.run(&["trace-packet", "--pcap", path(&file), "--packet", packet]);
+    let (code, _, complaint) = traced("1");
+    assert_eq!(code, 1);
+    assert!(
+        complaint.contains("odd.pcap") && complaint.contains("a capture"),
+        "{complaint}"
+    );
+    fs::write(&file, "no packets").unwrap();
+    let (code, _, complaint) = traced("1");
+    assert_eq!(code, 1);
+    assert!(
+        complaint.contains("neither a pcap nor a pcapng"),
+        "{complaint}"
+    );
+    let mut capture = vec![0xd4, 0xc3, 0xb2, 0xa1];
+    capture.extend([0; 16]);
+    capture.extend([1, 0, 0, 0]);
+    fs::write(&file, &capture).unwrap();
+    let (code, _, complaint) = traced("all");
+    assert_eq!(code, 1);
+    assert!(complaint.contains("0 packets"), "{complaint}");
+    capture.extend([0, 0, 0, 0, 0, 0, 0, 0, 14, 0, 0, 0, 14, 0, 0, 0]);
+    capture.extend([0; 14]);
+    fs::write(&file, &capture).unwrap();
+    assert_eq!(traced("2").0, 1);
+    assert_eq!(traced("1").0, 3, "nobody is running");
 }
 
 /// A file that is being edited must not hide the agent that runs.

@@ -251,9 +251,31 @@ fn failover() -> Result<()> {
     Ok(())
 }
 
+/// What the nodes say of a connection request: twice, since asking must not begin the connection.
+fn traced(pair: &Pair, active: usize) -> Result<()> {
+    let (from, to) = (format!("{CLIENT}:40000"), SERVICE.to_string());
+    for (node, found) in pair.nodes.iter().enumerate().cycle().take(4) {
+        let words = ["trace-packet", "--json", "--from", &from, "--to", &to];
+        let told: serde_json::Value = serde_json::from_str(&found.command(&words)?)?;
+        let packet = &told["packets"][0];
+        let outcome = &packet["outcome"];
+        assert_eq!(packet["device"], "front", "{told:#}");
+        if node == active {
+            let reason = outcome["reason"].as_str().context("no reason")?;
+            assert!(reason.starts_with("forward_"), "{told:#}");
+            assert_eq!(outcome["entry"], "new_half_open", "{told:#}");
+            assert!(outcome["real_server"].is_string(), "{told:#}");
+        } else {
+            assert_eq!(outcome["reason"], "gate_closed", "{told:#}");
+        }
+    }
+    Ok(())
+}
+
 fn sigterm() -> Result<()> {
     let mut pair = whole(config())?;
     let old = pair.active()?;
+    traced(&pair, old)?;
     let load = load(&pair)?;
     let fault_ns = now_ns();
     let node = pair.nodes.get_mut(old).context("no such node")?;

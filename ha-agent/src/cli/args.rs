@@ -1,7 +1,8 @@
 //! Words of the command line. Names are stable: scripts rely on them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -99,6 +100,8 @@ pub enum Verb {
     },
     /// Capture what the data plane sends, for tcpdump and Wireshark
     Capture(Capture),
+    /// Tell what the data plane would do with a packet, and why; nothing is sent or changed
+    TracePacket(TracePacket),
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
         /// What `record`, a simulator or a conformance case wrote
@@ -147,6 +150,110 @@ pub struct Capture {
     /// How many packets at most
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub count: u64,
+}
+
+/// Which packet to ask about, and where it comes in.
+#[derive(Debug, clap::Args)]
+pub struct TracePacket {
+    /// Its sender
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        requires = "to",
+        required_unless_present = "pcap",
+        conflicts_with = "pcap"
+    )]
+    pub from: Option<SocketAddr>,
+    /// Its receiver; an IPv6 address stands in brackets
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        requires = "from",
+        conflicts_with = "pcap"
+    )]
+    pub to: Option<SocketAddr>,
+    /// Its protocol
+    #[arg(long, value_enum, default_value_t, conflicts_with = "pcap")]
+    pub protocol: Transport,
+    /// Its TCP flags, separated by commas [default: syn]
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "pcap")]
+    pub flags: Vec<TcpFlag>,
+    /// Its time to live
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 64,
+        conflicts_with = "pcap"
+    )]
+    pub ttl: u8,
+    /// Its length from the IP header on; 0 = without payload
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 0,
+        conflicts_with = "pcap"
+    )]
+    pub length: u16,
+    /// Interface it comes in on [default: the one that its destination address or its route tells]
+    #[arg(long = "in", value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Take it from a capture, pcap or pcapng
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Which packet of the capture: its number from 1 on, or all; each is asked about alone
+    #[arg(
+        long,
+        value_name = "NUMBER|all",
+        default_value = "1",
+        conflicts_with = "from"
+    )]
+    pub packet: Which,
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A TCP flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TcpFlag {
+    /// The sender is done.
+    Fin,
+    /// Begins a connection.
+    Syn,
+    /// Ends it at once.
+    Rst,
+    /// Not to be kept waiting.
+    Psh,
+    /// Acknowledges.
+    Ack,
+}
+
+/// One packet of a capture, or all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// The one with this number, from 1 on.
+    One(usize),
+}
+
+impl FromStr for Which {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            _ if text == "all" => Ok(Self::All),
+            Ok(0) | Err(_) => Err("a number from 1 on, or all"),
+            Ok(number) => Ok(Self::One(number)),
+        }
+    }
 }
 
 /// On or off.

@@ -7,6 +7,7 @@ mod pcapng;
 mod remote;
 mod replace;
 mod run;
+mod trace;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -45,13 +46,8 @@ pub fn main() -> ExitCode {
     if args.socket.is_some()
         && let Some(verb) = verb_without_socket(&args.verb)
     {
-        // Exit code 2, like every other wrong usage.
-        Args::command()
-            .error(
-                ErrorKind::ArgumentConflict,
-                format!("`--socket` has no meaning for `{verb}`"),
-            )
-            .exit();
+        let what = format!("`--socket` has no meaning for `{verb}`");
+        wrong_usage(ErrorKind::ArgumentConflict, &what);
     }
     let exit = match &args.verb {
         Verb::Run { log_format } => {
@@ -72,9 +68,15 @@ pub fn main() -> ExitCode {
         | Verb::Resume
         | Verb::Record { .. }
         | Verb::Capture(_)
+        | Verb::TracePacket(_)
         | Verb::Reexec => remote::command(&args),
     };
     exit.into()
+}
+
+/// Ends with exit code 2, as what the command line's grammar refuses does.
+fn wrong_usage(kind: ErrorKind, what: &str) -> ! {
+    Args::command().error(kind, what).exit()
 }
 
 const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
@@ -94,6 +96,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Resume
         | Verb::Record { .. }
         | Verb::Capture(_)
+        | Verb::TracePacket(_)
         | Verb::Reexec => None,
     }
 }

@@ -161,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_can_be_traced() {
+        let mut file = Vec::new();
+        let mut writer = Writer::new(&mut file).unwrap();
+        for (device, length) in [("eth0", 61), ("eth1", 160)] {
+            writer.packet(&packet(device, &vec![9; length])).unwrap();
+        }
+        let read = crate::trace::pcap::read(&file).unwrap();
+        let lengths: Vec<_> = read.iter().map(|p| (p.kept, p.frame.len())).collect();
+        assert_eq!(lengths, [(61, 1514), (160, 1514)]);
+        assert_eq!(read[1].frame[159..161], [9, 0]);
+    }
+
+    #[test]
     fn a_packet_byte_by_byte() {
         let mut writer = Writer::new(Vec::new()).unwrap();
         writer.device("eth0").unwrap();

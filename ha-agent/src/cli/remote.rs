@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::args::{Args, DEFAULT_CONFIG, Switch, Verb};
-use super::capture;
 use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
+use super::{capture, trace};
 use crate::config;
 use crate::control::{Client, ClientError, Done, Reloaded, Request};
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, PAGE_MAX, Services, Status};
@@ -16,6 +16,14 @@ use crate::status::render::{self, Style};
 
 /// Sends the command and shows the answer.
 pub(super) fn command(args: &Args) -> Exit {
+    let traced = if let Verb::TracePacket(wanted) = &args.verb {
+        match trace::packets(wanted) {
+            Ok(packets) => Some(packets),
+            Err(exit) => return exit,
+        }
+    } else {
+        None
+    };
     let socket = match socket(args) {
         Ok(socket) => socket,
         Err(exit) => return exit,
@@ -34,6 +42,12 @@ pub(super) fn command(args: &Args) -> Exit {
         return match capture::capture(client, wanted, args.json) {
             Ok(exit) | Err(capture::Failed::Told(exit)) => exit,
             Err(capture::Failed::Client(error)) => explain(&error, args),
+        };
+    }
+    if let Some(packets) = traced {
+        return match trace::trace(client, packets, args.json) {
+            Ok(exit) | Err(trace::Failed::Told(exit)) => exit,
+            Err(trace::Failed::Client(error)) => explain(&error, args),
         };
     }
     let style = Style::detect();
@@ -91,6 +105,7 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::Keygen { .. }
         | Verb::Replay { .. }
         | Verb::Capture(_)
+        | Verb::TracePacket(_)
         | Verb::Reexec => Exit::Failed,
     }
 }

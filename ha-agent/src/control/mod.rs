@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use crate::status::capture::Captured;
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
+use crate::trace::model::{Trace, TraceRequest};
 
 /// What carries out commands. Methods run on the runtime that serves the socket; several may run at
 /// once.
@@ -43,6 +44,8 @@ pub trait Handler: Send + Sync + 'static {
     fn record(&self, path: PathBuf, seconds: u32) -> impl Future<Output = Reply<Done>> + Send;
     /// Begins, goes on with, or ends a capture, and yields the packets since the last step.
     fn capture(&self, request: CaptureRequest) -> impl Future<Output = Reply<Captured>> + Send;
+    /// Tells what the data plane would do with a packet.
+    fn trace(&self, request: TraceRequest) -> impl Future<Output = Reply<Trace>> + Send;
     /// Replaces the running program. There is an answer only if that did not happen.
     fn reexec(&self) -> impl Future<Output = Reply<Done>> + Send;
 }

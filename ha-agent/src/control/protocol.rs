@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Diagnostic;
 use crate::status::model::ConnectionQuery;
+use crate::trace::model::TraceRequest;
 
 /// Longest request, line end included.
 pub const REQUEST_MAX: usize = 64 << 10;
@@ -47,6 +48,8 @@ pub enum Request {
     },
     /// Begin, go on with, or end a capture of what the data plane sends.
     Capture(CaptureRequest),
+    /// What the data plane would do with a packet.
+    TracePacket(TraceRequest),
     /// Replace the running program; the connection ends when that happens.
     Reexec,
 }

@@ -13,6 +13,7 @@ use super::*;
 use crate::status::capture::Packet;
 use crate::status::model::{Connection, SCHEMA_VERSION};
 use crate::status::render::tests::sample;
+use crate::trace::model::{Entry, FRAME_MAX, Outcome};
 
 #[derive(Default)]
 struct Memory {
@@ -93,6 +94,26 @@ impl Handler for Memory {
         Ok(Captured {
             packets: vec![packet; request.every as usize],
             lost: request.session,
+        })
+    }
+
+    async fn trace(&self, request: TraceRequest) -> Reply<Trace> {
+        Ok(Trace {
+            device: request.interface.unwrap_or_default(),
+            programs: vec!["ha_xdp".to_owned()],
+            steps: Vec::new(),
+            outcome: Outcome {
+                reason: "not_ip".to_owned(),
+                meaning: String::new(),
+                verdict: "pass".to_owned(),
+                leaves_through: None,
+                service: None,
+                entry: Entry::None,
+                real_server: None,
+                rewrite: Vec::new(),
+                after: request.frame.clone(),
+                before: request.frame,
+            },
         })
     }
 
@@ -201,6 +222,21 @@ fn a_full_ring_of_packets_fits_an_answer() {
     assert_eq!(captured.lost, 3);
     assert_eq!(captured.packets.len(), request.every as usize);
     assert_eq!(captured.packets[0].bytes, [7; 160]);
+}
+
+#[test]
+fn the_longest_frame_fits_a_request() {
+    let running = Running::start();
+    let request = TraceRequest {
+        frame: vec![0xff; FRAME_MAX],
+        interface: Some("front".to_owned()),
+        address: true,
+    };
+    let trace: Trace = running
+        .client()
+        .request(&Request::TracePacket(request.clone()))
+        .unwrap();
+    assert_eq!(trace.outcome.after, request.frame);
 }
 
 #[test]

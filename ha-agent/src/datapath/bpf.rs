@@ -16,6 +16,7 @@ use ha_common::reason::COUNTERS;
 use ha_common::service::{Addr6, Load, LocalAddr, Real, Service, Timeouts, Traffic};
 
 use super::family::{ClientKey, FlowEntry, FlowKey, ListenKey, ReturnRoute};
+use super::inspect::Unwritten;
 use super::named::{Named, failed};
 use super::pair::PairTables;
 use super::sys::PerCpuCounters;
@@ -34,18 +35,19 @@ const TRAFFIC_WORDS: usize = size_of::<Traffic>() / size_of::<u64>();
 
 /// The maps in the kernel.
 pub struct Bpf {
-    v4: Tables<u32>,
-    v6: Tables<Addr6>,
-    config: Named<u32, Config>,
+    pub(super) v4: Tables<u32>,
+    pub(super) v6: Tables<Addr6>,
+    pub(super) config: Named<u32, Config>,
     timeouts: Named<u32, Timeouts>,
-    reals: Named<u32, Real>,
-    loads: Named<u32, Load>,
+    pub(super) reals: Named<u32, Real>,
+    pub(super) loads: Named<u32, Load>,
     traffic: PerCpuCounters,
-    slots: Named<u32, u32>,
-    filter: Named<u32, u64>,
-    pair: Named<u32, Pair>,
-    peers: Named<u32, Peer>,
-    digests: Named<u32, Digest>,
+    pub(super) slots: Named<u32, u32>,
+    pub(super) filter: Named<u32, u64>,
+    pub(super) pair: Named<u32, Pair>,
+    pub(super) peers: Named<u32, Peer>,
+    pub(super) digests: Named<u32, Digest>,
+    pub(super) unwritten: Unwritten,
     rings: Rings,
     counters: PerCpuCounters,
     janitor: OwnedFd,
@@ -82,6 +84,7 @@ impl Bpf {
             pair: Named::open(maps::PAIR, &open)?,
             peers: Named::open(maps::PEERS, &open)?,
             digests: Named::open(maps::DIGESTS, &open)?,
+            unwritten: Unwritten::open(&open)?,
             rings,
             counters: per_cpu(maps::REASONS, 1)?,
             janitor,

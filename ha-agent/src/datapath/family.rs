@@ -103,7 +103,7 @@ pub fn read_event(record: &[u8]) -> Option<FlowEvent> {
 }
 
 /// An address as it stands in the maps of its family.
-pub(super) trait Kernel: Address {
+pub(crate) trait Kernel: Address {
     /// The family's number, as people write it.
     const NUMBER: u16;
 

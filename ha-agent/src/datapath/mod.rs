@@ -3,7 +3,8 @@
 //! [`Datapath`] is what the rest of the agent sees. Behind it are [`bpf`], the kernel's maps;
 //! [`fake`], maps in memory with the same semantics; and [`failing`], which makes any of them fail at
 //! moments drawn from a seed. Addresses are of either family ([`family`]). [`load`] brings the XDP program and its maps into the kernel and takes
-//! over what a previous agent left there; [`gate`] is the fence, which is written without a system call.
+//! over what a previous agent left there; [`gate`] is the fence, which is written without a system call;
+//! [`inspect`] reads single elements, also of what only the data plane writes.
 //!
 //! Deliberately absent: decisions. What belongs into the maps is planned by [`crate::services`] and
 //! by the replication machine; here it is only carried out.
@@ -15,10 +16,12 @@ pub mod failing;
 pub mod fake;
 pub mod family;
 pub mod gate;
+pub mod inspect;
 pub mod load;
 mod milestones;
 mod named;
 pub mod pair;
+mod per_cpu;
 mod programs;
 pub mod sys;
 mod tables;

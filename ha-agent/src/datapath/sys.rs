@@ -419,7 +419,7 @@ fn info<T: Copy>(object: BorrowedFd<'_>) -> io::Result<T> {
     Ok(info)
 }
 
-fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<i64> {
+pub(super) fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<i64> {
     // SAFETY: `attr` is the command's member of `union bpf_attr`; the pointers in it outlive the call
     // and point to as much memory as the command reads or writes (callers).
     let result = unsafe {
@@ -462,7 +462,7 @@ fn zeroed<T: Pod>() -> T {
     unsafe { std::mem::zeroed() }
 }
 
-fn raw(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 

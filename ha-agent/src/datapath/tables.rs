@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::Pod;
-use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, Persist, PersistKey};
+use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
 use ha_common::service::{LocalAddr, ReturnPath, Service, ServiceKey};
 use ha_common::{maps, stage};
 
@@ -12,6 +12,7 @@ use super::family::{
     ClientKey, FlowEntry, FlowKey, Kernel, ListenKey, ReturnRoute, map_client, map_entry, map_key,
     map_listen, map_return,
 };
+use super::inspect::Remembered;
 use super::milestones::{self, is_milestone};
 use super::named::{Named, failed};
 use super::{DatapathError, sys};
@@ -25,6 +26,7 @@ pub(super) struct Tables<A> {
     addrs: Named<A, LocalAddr>,
     conns: Named<ConnKey<A>, Conn<A>>,
     embryos: Named<EmbryoKey<A>, Embryo<A>>,
+    fragments: Named<FragmentKey<A>, Conn<A>>,
     clients: Named<PersistKey<A>, Persist>,
 }
 
@@ -40,6 +42,7 @@ where
     Conn<A>: Pod,
     EmbryoKey<A>: Pod,
     Embryo<A>: Pod,
+    FragmentKey<A>: Pod,
     PersistKey<A>: Pod,
 {
     /// Wraps the maps that `open` returns by name.
@@ -58,6 +61,7 @@ where
             addrs: Named::open(name(maps::ADDRS4, maps::ADDRS6), &open)?,
             conns,
             embryos: Named::open(name(maps::EMBRYO4, maps::EMBRYO6), &open)?,
+            fragments: Named::open(name(maps::FRAGMENTS4, maps::FRAGMENTS6), &open)?,
             clients: Named::open(name(maps::PERSIST4, maps::PERSIST6), &open)?,
         })
     }
@@ -198,5 +202,46 @@ where
     fn keys(keys: &[FlowKey]) -> Vec<ConnKey<A>> {
         let ours = keys.iter().filter(|key| A::is_family(key.dst));
         ours.map(|key| map_key(key, A::from_ip)).collect()
+    }
+}
+
+impl<A> Remembered<A> for Tables<A>
+where
+    A: Kernel + Pod,
+    ServiceKey<A>: Pod,
+    ReturnPath<A>: Pod,
+    ConnKey<A>: Pod,
+    Conn<A>: Pod,
+    EmbryoKey<A>: Pod,
+    Embryo<A>: Pod,
+    FragmentKey<A>: Pod,
+    PersistKey<A>: Pod,
+{
+    fn service(&self, key: &ServiceKey<A>) -> Result<Option<Service>, DatapathError> {
+        self.services.get(key)
+    }
+
+    fn return_path(&self, from: &ServiceKey<A>) -> Result<Option<ReturnPath<A>>, DatapathError> {
+        self.return_paths.get(from)
+    }
+
+    fn addr(&self, addr: A) -> Result<Option<LocalAddr>, DatapathError> {
+        self.addrs.get(&addr)
+    }
+
+    fn conn(&self, key: &ConnKey<A>) -> Result<Option<Conn<A>>, DatapathError> {
+        self.conns.get(key)
+    }
+
+    fn embryo(&self, key: &EmbryoKey<A>) -> Result<Option<Embryo<A>>, DatapathError> {
+        self.embryos.get(key)
+    }
+
+    fn fragments(&self, key: &FragmentKey<A>) -> Result<Option<Conn<A>>, DatapathError> {
+        self.fragments.get(key)
+    }
+
+    fn persist(&self, key: &PersistKey<A>) -> Result<Option<Persist>, DatapathError> {
+        self.clients.get(key)
     }
 }

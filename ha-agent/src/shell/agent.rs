@@ -1,7 +1,7 @@
 //! What commands act on, and how they are carried out.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,15 +13,16 @@ use super::capture::Capture;
 use super::conflicts::Picture;
 use super::guard::Guard;
 use super::history::HistoryFile;
+use super::names::Names;
 use super::netlink::Netlink;
 use super::parts::{self, Bound};
 use super::reexec::Program;
 use super::{alarms, clock, election, frame, replication};
-use crate::config::model::{Config, Mode, Ports, Protocol};
+use crate::config::model::{Config, Mode};
 use crate::config::{self, Loaded};
 use crate::control::{CaptureRequest, Done, Handler, Heirloom, Refusal, Reloaded, Reply};
 use crate::datapath::attach::{self, Attacher, Attachment};
-use crate::datapath::family::FlowKey;
+use crate::datapath::inspect::Inspect;
 use crate::datapath::pair::PairTables;
 use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
 use crate::health::{self, HealthChecks};
@@ -36,6 +37,7 @@ use crate::status::model::{
     Replaced, Replication, SCHEMA_VERSION, ServiceStatus, Services, Square, Status, TableSize,
     XdpMode,
 };
+use crate::trace::model::{Trace, TraceRequest};
 
 /// Entries read at a time for a page of connections.
 const PIECE: usize = 8192;
@@ -58,6 +60,8 @@ pub struct Shared {
     pub netlink: Netlink,
     /// The maps.
     pub datapath: Arc<dyn Datapath>,
+    /// The same, element by element.
+    pub inspect: Arc<dyn Inspect + Send + Sync>,
     /// The data plane's settings.
     pub settings: Arc<Settings>,
     /// The capture of what the data plane sends.
@@ -407,42 +411,16 @@ impl Handler for Shared {
         self.capture.request(request, &devices)
     }
 
+    async fn trace(&self, request: TraceRequest) -> Reply<Trace> {
+        Self::trace(self, request).await
+    }
+
     async fn reexec(&self) -> Reply<Done> {
         Err(Self::reexec(self).await)
     }
 }
 
-/// Names of virtual services, by shared address and protocol: one port or a range before any port.
-struct Names(BTreeMap<(IpAddr, u32), Vec<(Ports, String)>>);
-
-impl Names {
-    fn new(config: &Config) -> Self {
-        let mut names = BTreeMap::<_, Vec<_>>::new();
-        for service in &config.virtual_services {
-            let protocol = match service.protocol {
-                Protocol::Tcp => ha_common::proto::TCP,
-                Protocol::Udp => ha_common::proto::UDP,
-            };
-            let there = names.entry((service.address, u32::from(protocol)));
-            let named = (service.ports, service.name.clone());
-            there.or_default().push(named);
-        }
-        for named in names.values_mut() {
-            named.sort_unstable();
-        }
-        Self(names)
-    }
-
-    /// The service that a connection is of.
-    fn of(&self, key: &FlowKey) -> Option<&str> {
-        let there = self.0.get(&(key.dst, key.proto))?;
-        let port = u16::from_be(key.dport);
-        let found = there.iter().find(|(ports, _)| ports.contains(port));
-        found.map(|(_, name)| name.as_str())
-    }
-}
-
-fn map_refusal(error: &DatapathError) -> Refusal {
+pub(super) fn map_refusal(error: &DatapathError) -> Refusal {
     Refusal::new(
         error.to_string(),
         "see whether the pins under node.bpf_dir are still there",

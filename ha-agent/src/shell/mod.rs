@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod guard;
 pub mod history;
 mod interfaces;
+mod names;
 pub mod neighbours;
 pub mod netlink;
 mod operator;
@@ -32,6 +33,7 @@ mod serve;
 pub mod start;
 pub mod sysctl;
 pub mod terms;
+mod trace;
 mod virtual_mac;
 pub mod wake;
 

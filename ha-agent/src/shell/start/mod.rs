@@ -268,7 +268,9 @@ async fn bring_up(
         }
     }
 
-    let map: Arc<dyn Datapath> = Arc::new(plane.datapath);
+    let plane_maps = Arc::new(plane.datapath);
+    let inspect = Arc::clone(&plane_maps);
+    let map: Arc<dyn Datapath> = plane_maps;
     let replicated = config.ha.l4_connection_updates && config.node.mode != Mode::Off;
     let steering = Steering {
         emit_events: u32::from(replicated),
@@ -413,6 +415,7 @@ async fn bring_up(
         lifetime,
         netlink,
         datapath: map,
+        inspect,
         capture: Capture::new(Arc::clone(&settings)),
         settings,
         pair: Mutex::new(pair),

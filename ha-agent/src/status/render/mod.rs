@@ -1,12 +1,14 @@
 //! Snapshots for people: aligned tables, states in words and, on a terminal, in colour.
 
 mod services;
+mod trace;
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 pub use services::services;
+pub use trace::trace;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
