@@ -257,7 +257,7 @@ fn traced(pair: &Pair, active: usize) -> Result<()> {
     for (node, found) in pair.nodes.iter().enumerate().cycle().take(4) {
         let words = ["trace-packet", "--json", "--from", &from, "--to", &to];
         let told: serde_json::Value = serde_json::from_str(&found.command(&words)?)?;
-        let packet = &told["packets"][0];
+        let packet = told.pointer("/packets/0").context("no packet")?;
         let outcome = &packet["outcome"];
         assert_eq!(packet["device"], "front", "{told:#}");
         if node == active {

@@ -69,8 +69,8 @@ impl Packet for Traced<'_> {
         self.frame.copy_out(offset, len, to)
     }
 
-    fn move_head(&mut self, by: i32) -> bool {
-        self.frame.move_head(by)
+    fn grow_head(&mut self, by: usize) -> bool {
+        self.frame.grow_head(by)
     }
 
     fn truncate(&mut self, len: usize) -> bool {
