@@ -128,17 +128,18 @@ fn packet(rng: &mut Rng, lab: &Lab) -> Vec<u8> {
         return advertisement(rng);
     }
     let mut frame = conversation(rng, lab);
-    if rng.below(12) == 0 {
+    let kind = rng.below(40);
+    if kind < 4 {
         let troubles = [Trouble::Port, Trouble::TooBig(1400), Trouble::Expired];
         let trouble = troubles[rng.below(3) as usize];
         let source = Ipv4Addr::new(192, 0, 2, rng.below(3) as u8);
         frame = Frame::error(source, trouble, &frame, 8 + rng.below(30) as usize);
-    } else if rng.below(40) == 0 {
+    } else if kind < 5 {
         let vhid = VHID + rng.below(2) as u8;
         frame = Frame::raw(*CLIENT.ip(), Ipv4Addr::new(224, 0, 0, 18), 112)
             .ttl(255)
             .payload(&carp_header(vhid));
-    } else if rng.below(12) == 0 {
+    } else if kind < 8 {
         let start = 8 * rng.below(6) as usize;
         frame = frame.piece(start..start + 8 * (1 + rng.below(4) as usize));
     }

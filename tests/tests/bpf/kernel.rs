@@ -194,19 +194,21 @@ impl World for Kernel {
     fn set_service(&mut self, key: ServiceKey4, service: Service) -> Result<()> {
         let family = self.family;
         let plane = self.plane_mut()?;
-        Ok(match family {
+        match family {
             Family::V4 => plane.services.insert(key, service, 0)?,
             Family::V6 => plane.services6.insert(key.six(), service6(service), 0)?,
-        })
+        }
+        Ok(())
     }
 
     fn set_return_path(&mut self, key: ServiceKey4, path: ReturnPath4) -> Result<()> {
         let family = self.family;
         let plane = self.plane_mut()?;
-        Ok(match family {
+        match family {
             Family::V4 => plane.return_paths.insert(key, path, 0)?,
             Family::V6 => plane.return_paths6.insert(key.six(), path.six(), 0)?,
-        })
+        }
+        Ok(())
     }
 
     fn set_real(&mut self, id: u16, real: Real) -> Result<()> {
@@ -250,19 +252,21 @@ impl World for Kernel {
     fn set_conn(&mut self, key: ConnKey4, conn: Conn4) -> Result<()> {
         let family = self.family;
         let plane = self.plane_mut()?;
-        Ok(match family {
+        match family {
             Family::V4 => plane.conns.insert(key, conn, 0)?,
             Family::V6 => plane.conns6.insert(key.six(), conn.six(), 0)?,
-        })
+        }
+        Ok(())
     }
 
     fn remove_conn(&mut self, key: ConnKey4) -> Result<()> {
         let family = self.family;
         let plane = self.plane_mut()?;
-        Ok(match family {
+        match family {
             Family::V4 => plane.conns.remove(&key)?,
             Family::V6 => plane.conns6.remove(&key.six())?,
-        })
+        }
+        Ok(())
     }
 
     fn conns(&self) -> Result<Vec<(ConnKey4, Conn4)>> {
@@ -277,10 +281,11 @@ impl World for Kernel {
     fn set_embryo(&mut self, key: EmbryoKey4, embryo: Embryo4) -> Result<()> {
         let family = self.family;
         let plane = self.plane_mut()?;
-        Ok(match family {
+        match family {
             Family::V4 => plane.embryos.insert(key, embryo, 0)?,
             Family::V6 => plane.embryos6.insert(key.six(), embryo.six(), 0)?,
-        })
+        }
+        Ok(())
     }
 
     fn embryo(&self, key: EmbryoKey4) -> Result<Option<Embryo4>> {
@@ -293,10 +298,11 @@ impl World for Kernel {
     fn set_fragments(&mut self, key: FragmentKey4, first: Conn4) -> Result<()> {
         let family = self.family;
         let plane = self.plane_mut()?;
-        Ok(match family {
+        match family {
             Family::V4 => plane.fragments.insert(key, first, 0)?,
             Family::V6 => plane.fragments6.insert(key.six(), first.six(), 0)?,
-        })
+        }
+        Ok(())
     }
 
     fn fragments(&self) -> Result<Vec<(FragmentKey4, Conn4)>> {
@@ -309,10 +315,11 @@ impl World for Kernel {
     fn set_client(&mut self, key: PersistKey4, client: Persist) -> Result<()> {
         let family = self.family;
         let plane = self.plane_mut()?;
-        Ok(match family {
+        match family {
             Family::V4 => plane.clients.insert(key, client, 0)?,
             Family::V6 => plane.clients6.insert(key.six(), client, 0)?,
-        })
+        }
+        Ok(())
     }
 
     fn clients(&self) -> Result<Vec<(PersistKey4, Persist)>> {

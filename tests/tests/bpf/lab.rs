@@ -314,7 +314,7 @@ impl Lab {
         service: SocketAddrV4,
         client: SocketAddrV4,
     ) -> Result<()> {
-        let wanted = self.at_client(frame, service, client);
+        let wanted = at_client(frame, service).to(client);
         self.becomes(frame, Reason::ReverseTransmit, &wanted)
     }
 
@@ -428,16 +428,6 @@ impl Lab {
             Forwarding::Dsr => as_sent,
             Forwarding::Tunnel => as_sent.inside(OWN, *real.ip()),
         })
-    }
-
-    /// The real server's frame as it must reach the client.
-    pub(crate) fn at_client(
-        &self,
-        frame: &Frame,
-        service: SocketAddrV4,
-        client: SocketAddrV4,
-    ) -> Frame {
-        at_client(frame, service).to(client)
     }
 
     /// The only connection's two entries, forward and reverse.

@@ -114,7 +114,7 @@ fn may_change(packet: &[u8], v4: bool, offset: usize) -> bool {
         let header = usize::from(packet[0] & 0x0f) * 4;
         return behind_header(packet, packet[9], header, offset, 20);
     }
-    if matches!(offset, 7 | 8..40) {
+    if matches!(offset, 7..40) {
         return true;
     }
     let (mut next, mut at) = (packet[6], 40);

@@ -182,7 +182,7 @@ fn full(lab: &mut Lab) -> Result<()> {
 
 fn last_resort(lab: &mut Lab) -> Result<()> {
     schedule(lab, Scheduler::Mh, |service| {
-        service.last_resort = id::THREE
+        service.last_resort = id::THREE;
     })?;
     let client = |port| SocketAddrV4::new(*CLIENT.ip(), port);
     ensure!(given(lab, client(1))? == id::ONE, "not the usual one");
