@@ -289,7 +289,7 @@ pub struct Traffic {
     pub packets_out: u64,
     /// Their length.
     pub bytes_out: u64,
-    /// Packets that were not sent on.
+    /// Packets of its connections that were dropped.
     pub dropped: u64,
 }
 

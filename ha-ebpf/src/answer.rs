@@ -52,7 +52,8 @@ pub fn explain<A: Family, P: Packet, T: Tables>(
     trouble: Trouble,
 ) -> bool {
     let l3 = flow.l3();
-    if (A::OPTIONS && flow.l4 != flow.l3 + A::HEADER) || !affordable(tables) {
+    let readable = !A::OPTIONS || flow.l4 == flow.l3 + A::HEADER;
+    if !readable || !flow.key.src.is_host() || !affordable(tables) {
         return false;
     }
     let Some((kind, tags, [to, from])) = front(packet, l3) else {

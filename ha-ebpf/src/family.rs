@@ -24,6 +24,10 @@ pub trait Family: Address {
     /// Longest IP packet that every link of the family takes (RFC 791, RFC 8200 section 5).
     const MTU_MIN: u32;
 
+    /// Whether it can be that of one host: RFC 1122 section 3.2.2 and RFC 4443 section 2.4 forbid errors to
+    /// any other.
+    fn is_host(self) -> bool;
+
     /// Reads the header of a packet that is whole, sound and without options; `None` for every other.
     fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>>;
 
@@ -69,6 +73,13 @@ impl Family for u32 {
     const HEADER_CHECKSUM: bool = true;
     const OPTIONS: bool = true;
     const MTU_MIN: Self = 68;
+
+    #[inline(always)]
+    fn is_host(self) -> bool {
+        // Neither "this network" nor a loopback address, a group or the broadcast address.
+        let [first, ..] = self.to_ne_bytes();
+        first != 0 && first != 127 && first < 224
+    }
 
     #[inline(always)]
     fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>> {
@@ -185,6 +196,14 @@ impl Family for Addr6 {
     const MTU_MIN: u32 = 1280;
 
     #[inline(always)]
+    fn is_host(self) -> bool {
+        // Neither unspecified nor loopback nor a group.
+        let [a, b, c, d] = self.words;
+        let [first, ..] = a.to_ne_bytes();
+        first != 0xff && (a | b | c != 0 || u32::from_be(d) > 1)
+    }
+
+    #[inline(always)]
     fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>> {
         let ip = ipv6::parse(packet, l3)?;
         let payload = ipv6::Payload {
@@ -294,4 +313,30 @@ const fn network6(ip: &ipv6::Header, l3: usize, payload: &ipv6::Payload) -> Netw
 #[inline(always)]
 pub const fn is_transport(protocol: u8) -> bool {
     protocol == proto::TCP || protocol == proto::UDP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn groups_and_nobody_are_no_hosts() {
+        let four = |text: &str| {
+            let address: Ipv4Addr = text.parse().unwrap();
+            u32::from_ne_bytes(address.octets()).is_host()
+        };
+        let six = |text: &str| {
+            let address: Ipv6Addr = text.parse().unwrap();
+            Addr6::new(address.octets()).is_host()
+        };
+        assert!(four("10.0.0.1") && four("203.0.113.9"));
+        for address in ["0.0.0.0", "127.0.0.1", "224.0.0.18", "255.255.255.255"] {
+            assert!(!four(address), "{address}");
+        }
+        assert!(six("2001:db8::1") && six("fe80::1") && six("::2"));
+        for address in ["::", "::1", "ff02::12"] {
+            assert!(!six(address), "{address}");
+        }
+    }
 }

@@ -43,6 +43,25 @@ pub fn prepare<D: AsRef<str>>(devices: impl Iterator<Item = D>) -> Result<(), Sy
     set("net/ipv4/conf/all/rp_filter", "0")
 }
 
+/// Has the kernel forward IPv6 packets: those that XDP rewrites but cannot send yet.
+///
+/// The kernel has one switch for that, and a router does not listen to other routers. Interfaces that did so
+/// far, because nothing else was said, go on.
+pub fn forward6() -> Result<(), SysctlError> {
+    let devices = fs::read_dir("/proc/sys/net/ipv6/conf")
+        .into_iter()
+        .flatten();
+    for device in devices.flatten() {
+        let name = device.file_name();
+        let accept = format!("net/ipv6/conf/{}/accept_ra", name.to_string_lossy());
+        if fs::read_to_string(format!("/proc/sys/{accept}")).is_ok_and(|found| found.trim() == "1")
+        {
+            set(&accept, "2")?;
+        }
+    }
+    set("net/ipv6/conf/all/forwarding", "1")
+}
+
 /// Whether the kernel forwards IPv6 packets that come in on a device, so is a router to its neighbours.
 pub fn forwards6(device: &str) -> bool {
     fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{device}/forwarding"))

@@ -11,7 +11,7 @@ pub mod state;
 
 use ha_common::conn::{Conn, ConnKey, ConnState, flags};
 use ha_common::event::EventKind;
-use ha_common::reason::Reason;
+use ha_common::reason::{Reason, Verdict};
 use ha_common::service::{Real, RealState, addr_kind, real_flags};
 
 use crate::answer::{self, Trouble};
@@ -34,10 +34,17 @@ pub fn handle<A: Family, P: Packet, T: Flows<A>>(
     tables: T,
     work: &mut Work<A>,
 ) -> Reason {
+    work.real = 0;
     let reason = match judge(packet, tables, work) {
         Ok(()) => deliver(packet, tables, work),
         Err(reason) => reason,
     };
+    if matches!(reason.verdict(), Verdict::Drop)
+        && work.real != 0
+        && let Some(traffic) = tables.traffic(work.real)
+    {
+        traffic.update(|traffic| traffic.dropped += 1);
+    }
     let (trouble, told) = if reason == Reason::TtlExpired {
         (Trouble::TTL_EXPIRED, Reason::TtlAnswered)
     } else if reason == Reason::TooBig {
@@ -102,6 +109,7 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
     }
     // Fields are read where they are used: what is loaded earlier only fills the stack.
     let id = entry.get().real;
+    work.real = id;
     let Some(real) = tables.real(id) else {
         return Established::Stale;
     };
@@ -144,7 +152,6 @@ fn established<A: Family, P: Packet, T: Flows<A>>(
     // What is remembered holds for an open gate.
     work.hop = from_here(tables, hop, open);
     work.direction = direction;
-    work.real = id;
     Established::Sent
 }
 

@@ -362,7 +362,7 @@ mod tests {
                 tcp.inside(*A.ip(), *B.ip()),
                 Frame::error(*B.ip(), Trouble::Port, &udp, 8 + len),
                 Frame::error(*B.ip(), Trouble::TooBig(1400), &tcp, 8),
-                tcp.clone().piece(0..24),
+                tcp.clone().piece(0..16),
                 tcp.clone().piece(16..20 + len),
                 tcp.options(&[1; 8]).extension(0, &[1, 4, 0, 0, 0, 0]),
             ] {

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use ha_common::event::SAMPLE_BYTES;
 use ha_common::proto;
 use ha_common::reason::Reason;
-use ha_common::service::{Load, Traffic};
+use ha_common::service::{Load, RealState, Traffic, real_flags};
 use ha_tests::clock::now_ns;
 use ha_tests::packet::{Frame, flag};
 use ha_tests::rig::bpf::INGRESS;
@@ -66,6 +66,14 @@ fn traffic(lab: &mut Lab) -> Result<()> {
     let found = lab.world.traffic(id::RESOLVER)?;
     ensure!(found.connections == 1 && found.packets_in == 1, "{found:?}");
     ensure!(lab.world.traffic(id::ONE)? == wanted, "of another");
+    lab.change_real(id::ONE, |real| {
+        real.state = RealState::Down as u8;
+        real.flags = real_flags::RESET_WHEN_DOWN;
+    })?;
+    let late = from_server(ONE, CLIENT, flag::ACK);
+    lab.untouched(&late, Reason::RealServerDown)?;
+    wanted.dropped = 1;
+    ensure!(lab.world.traffic(id::ONE)? == wanted, "not dropped");
     Ok(())
 }
 

@@ -44,10 +44,11 @@ fn once(
     seen: &mut Seen<(IpAddr, u16)>,
     walk: &mut Walk<'_>,
 ) {
-    let Some(ports) = service.ports.value() else {
-        return;
-    };
-    let Some(port) = real.port.or_default(*ports.numbers().start()) else {
+    // Without a port of its own it has that of the packet, which is the service's.
+    let own = real.port.value().copied();
+    let packets = || service.ports.value().map(|ports| *ports.numbers().start());
+    let absent = real.port.or_default(0).is_some();
+    let Some(port) = own.or_else(|| packets().filter(|_| absent)) else {
         return;
     };
     if !seen.first((address.value, port)) {

@@ -131,6 +131,9 @@ async fn start_with(
             .filter(|b| !b.interface.is_unnumbered())
             .map(|b| b.interface.device.as_str()),
     )?;
+    if config.virtual_services.iter().any(|s| s.address.is_ipv6()) {
+        sysctl::forward6()?;
+    }
     let state = state_error(&config);
     let terms = TermStore::open(&config.node.state_dir).map_err(&state)?;
     let first_term = terms.load().map_err(&state)?;
