@@ -67,10 +67,12 @@ fn power_off(forwarding: Forwarding) -> Result<()> {
     for load in &loads {
         load.open(NEW_RATE, Duration::from_secs(1));
     }
-    // With round robin those younger than the replication's delay have no other chance.
+    // With round robin those younger than the replication's delay have no other chance, and a machine that
+    // is busy with other things delays it.
     for load in &loads {
-        load.open(0, Duration::from_millis(300));
+        load.open(0, Duration::from_secs(2));
     }
+    pair.wait_whole()?;
     let fault_ns = Fault::PowerOff.inject(&mut pair, old)?;
     for load in &loads {
         load.fault_at(fault_ns);
