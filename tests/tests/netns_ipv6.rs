@@ -123,6 +123,7 @@ fn check_carp(frames: &[Frame], pair: &Pair, node: usize) -> Result<()> {
 
 /// Unsolicited neighbour advertisements of a node that became active.
 fn check_announcements(frames: &[Frame], pair: &Pair, node: usize) -> Result<()> {
+    const ROUTER: u8 = 0x80;
     const OVERRIDE: u8 = 0x20;
     let all_nodes: Ipv6Addr = "ff02::1".parse()?;
     let announced = sent(frames, pair, node, proto::ICMPV6);
@@ -133,10 +134,16 @@ fn check_announcements(frames: &[Frame], pair: &Pair, node: usize) -> Result<()>
         .collect();
     ensure!(announced.len() >= 3, "{} announcements", announced.len());
     let own = mac(&pair.nodes[node].netns)?;
+    // Where an IPv6 service is, the kernel forwards what the data plane leaves to it.
+    let forwards = pair.nodes[node]
+        .netns
+        .output(Command::new("cat").arg("/proc/sys/net/ipv6/conf/front/forwarding"))?;
+    let router = if forwards.trim() == "1" { ROUTER } else { 0 };
+    let flags = OVERRIDE | router;
     for frame in announced {
         let bytes = &frame.bytes;
         assert_eq!(bytes[21], 255, "hop limit");
-        assert_eq!(bytes[58], OVERRIDE, "the node does not forward IPv6");
+        assert_eq!(bytes[58], flags, "a router says so, and no other");
         assert_eq!(bytes[78..80], [2, 1], "target link-layer address");
         assert_eq!(bytes[80..86], own);
         let mut pseudo = bytes[22..54].to_vec();
