@@ -28,9 +28,6 @@ pub trait Family: Address {
     /// any other.
     fn is_host(self) -> bool;
 
-    /// Reads the header of a packet that is whole, sound and without options; `None` for every other.
-    fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>>;
-
     /// Reads the header of a sound packet, looking behind options and extension headers; `None` for
     /// every other, and for a fragment that is not the first.
     fn network<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>>;
@@ -79,12 +76,6 @@ impl Family for u32 {
         // Neither "this network" nor a loopback address, a group or the broadcast address.
         let [first, ..] = self.to_ne_bytes();
         first != 0 && first != 127 && first < 224
-    }
-
-    #[inline(always)]
-    fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>> {
-        let ip = ipv4::parse(packet, l3)?;
-        ip.is_plain().then(|| network4(&ip, l3, l3 + ipv4::LEN))
     }
 
     #[inline(always)]
@@ -173,6 +164,12 @@ impl Family for u32 {
 /// Bound of where TCP and UDP headers begin, for the verifier.
 const L4_MASK: usize = 0xff;
 
+/// A packet with this header, which is [plain](ipv4::Header::is_plain).
+#[inline(always)]
+pub const fn plain4(ip: &ipv4::Header, l3: usize) -> Network<u32> {
+    network4(ip, l3, l3 + ipv4::LEN)
+}
+
 #[inline(always)]
 const fn network4(ip: &ipv4::Header, l3: usize, l4: usize) -> Network<u32> {
     Network {
@@ -201,17 +198,6 @@ impl Family for Addr6 {
         let [a, b, c, d] = self.words;
         let [first, ..] = a.to_ne_bytes();
         first != 0xff && (a | b | c != 0 || u32::from_be(d) > 1)
-    }
-
-    #[inline(always)]
-    fn plain<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>> {
-        let ip = ipv6::parse(packet, l3)?;
-        let payload = ipv6::Payload {
-            protocol: ip.next,
-            l4: l3 + ipv6::LEN,
-            ..ipv6::Payload::default()
-        };
-        ip.sound.then(|| network6(&ip, l3, &payload))
     }
 
     #[inline(always)]
@@ -290,6 +276,19 @@ impl Family for Addr6 {
     fn kind<T: Tables>(self, tables: T) -> u32 {
         tables.addr6_kind(&self)
     }
+}
+
+/// A packet with this header, which is sound, and no extension headers.
+#[inline(always)]
+pub const fn plain6(ip: &ipv6::Header, l3: usize) -> Network<Addr6> {
+    let payload = ipv6::Payload {
+        protocol: ip.next,
+        fragment: false,
+        later_fragment: false,
+        l4: l3 + ipv6::LEN,
+        id: 0,
+    };
+    network6(ip, l3, &payload)
 }
 
 #[inline(always)]

@@ -119,10 +119,10 @@ fn ipv4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> Outco
     if !is_transport(ip.protocol) || ip.is_later_fragment() {
         return Outcome::Next(Stage::Odd4);
     }
-    match u32::plain(packet, l3) {
-        Some(network) => forward(packet, tables, &network, Stage::Flow4),
-        None => Outcome::Next(Stage::Flow4),
+    if !ip.is_plain() {
+        return Outcome::Next(Stage::Flow4);
     }
+    forward(packet, tables, &family::plain4(&ip, l3), Stage::Flow4)
 }
 
 #[inline(always)]
@@ -150,10 +150,10 @@ fn ipv6<P: Packet, T: Flows<Addr6>>(packet: &mut P, tables: T, l3: usize) -> Out
     if !is_transport(ip.next) {
         return Outcome::Next(Stage::Odd6);
     }
-    match Addr6::plain(packet, l3) {
-        Some(network) => forward(packet, tables, &network, Stage::Flow6),
-        None => Outcome::Next(Stage::Flow6),
+    if !ip.sound {
+        return Outcome::Next(Stage::Flow6);
     }
+    forward(packet, tables, &family::plain6(&ip, l3), Stage::Flow6)
 }
 
 /// A packet of TCP or UDP that is whole and without options.

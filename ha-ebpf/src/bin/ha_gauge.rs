@@ -13,10 +13,10 @@ mod programs {
     use ha_common::conn::{Conn4, ConnKey4};
     use ha_common::gauge::{Gauge, HEAD_LEN, HEAD_WORDS};
     use ha_common::hash::reduce;
-    use ha_ebpf::family::Family as _;
+    use ha_ebpf::family::plain4;
     use ha_ebpf::kernel::Frame;
     use ha_ebpf::packet::Packet as _;
-    use ha_ebpf::parse::{ethernet, transport};
+    use ha_ebpf::parse::{ethernet, ipv4, transport};
 
     /// Bound of the place of what varies, for the verifier.
     const OFFSET_MASK: usize = 63;
@@ -79,8 +79,9 @@ mod programs {
     #[xdp]
     fn ha_lookup(ctx: XdpContext) -> u32 {
         let mut frame = Frame::new(&ctx);
-        let flow = u32::plain(&mut frame, ethernet::LEN)
-            .and_then(|network| transport::parse(&mut frame, &network));
+        let flow = ipv4::parse(&mut frame, ethernet::LEN)
+            .filter(ipv4::Header::is_plain)
+            .and_then(|ip| transport::parse(&mut frame, &plain4(&ip, ethernet::LEN)));
         let Some(flow) = flow else {
             return XDP_ABORTED;
         };
