@@ -93,13 +93,25 @@ fn guard_installed() -> Result<()> {
 /// The agent is frozen, its program detached, its address still there: what does the kernel say to a
 /// client?
 fn connect_without_xdp(guarded: bool) -> Result<std::io::Result<TcpStream>> {
-    let pair = whole(config())?;
+    // The other node must not have taken over before the kernel was asked.
+    let pair = whole(PairConfig {
+        timeout: Duration::from_secs(6),
+        ..config()
+    })?;
     let node = pair.nodes.get(pair.active()?).context("no such node")?;
     if !guarded {
         nft(node, &["delete", "table", "inet", "ha_agent"])?;
     }
     node.signal(Signal::SIGSTOP)?;
     fs::remove_file(node.bpf_dir().join("link_front"))?;
+    // The kernel takes the program off in a work item of its own.
+    until("the program off", || {
+        let mut ip = Command::new("ip");
+        let link = node
+            .netns
+            .output(ip.args(["link", "show", "dev", "front"]))?;
+        Ok(!link.contains("xdp"))
+    })?;
     let connected = pair.client.run(|| {
         let to = SERVICE.into();
         Ok(TcpStream::connect_timeout(&to, Duration::from_secs(20)))
