@@ -23,10 +23,18 @@ pub const fn delta32(old: u32, new: u32) -> u32 {
     delta16(old as u16, new as u16) + delta16((old >> 16) as u16, (new >> 16) as u16)
 }
 
-/// Applies a delta to a checksum field: RFC 1624 equation 3, `HC' = ~(~HC + ~m + m')`.
+/// Applies a delta, the sum of fewer than 65,536 words, to a checksum field: RFC 1624 equation 3,
+/// `HC' = ~(~HC + ~m + m')`.
 #[inline(always)]
 pub const fn apply(checksum: u16, delta: u32) -> u16 {
-    !fold((!checksum as u32 & 0xffff) + (delta & 0xffff) + (delta >> 16))
+    !fold((!checksum as u32 & 0xffff) + delta)
+}
+
+/// The same for a delta that is folded: the sum of two words has one carry.
+#[inline(always)]
+pub const fn apply_folded(checksum: u16, delta: u16) -> u16 {
+    let sum = (!checksum as u32 & 0xffff) + delta as u32;
+    !((sum + (sum >> 16)) & 0xffff) as u16
 }
 
 /// The delta of decrementing the TTL by one, for a checksum loaded as a native-endian word.
@@ -65,6 +73,15 @@ mod tests {
     #[test]
     fn a_correct_header_sums_to_zero() {
         assert_eq!(internet(&HEADER), 0);
+    }
+
+    #[test]
+    fn a_folded_delta_has_one_carry() {
+        for delta in (0..=u16::MAX).step_by(251).chain([1, u16::MAX]) {
+            for sum in 0..=u16::MAX {
+                assert_eq!(apply_folded(sum, delta), apply(sum, delta.into()));
+            }
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Gate {
         if self.overtaken > self.term {
             return false;
         }
-        if coarse_ns.saturating_add(Self::COARSE_SLACK_NS) < self.until_ns {
+        if self.until_ns > coarse_ns && self.until_ns - coarse_ns > Self::COARSE_SLACK_NS {
             return true;
         }
         self.until_ns != Self::CLOSED && precise_ns() < self.until_ns

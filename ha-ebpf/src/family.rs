@@ -81,7 +81,7 @@ impl Family for u32 {
     #[inline(always)]
     fn network<P: Packet>(packet: &mut P, l3: usize) -> Option<Network<Self>> {
         let ip = ipv4::parse(packet, l3)?;
-        (ip.sound && !ip.is_later_fragment())
+        (ip.is_sound() && !ip.is_later_fragment())
             .then(|| network4(&ip, l3, (l3 + ip.header_len) & L4_MASK))
     }
 

@@ -1,6 +1,6 @@
 //! The packet and the tables as the kernel has them.
 
-use core::hint::black_box;
+use core::hint::{assert_unchecked, black_box};
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 
@@ -116,6 +116,8 @@ impl Packet for Frame {
         if start + N > self.end() {
             return None;
         }
+        // SAFETY: no frame starts at address 0. Else the compiler asks again whether there is a window.
+        unsafe { assert_unchecked(start != 0) };
         // SAFETY: the comparison above, which the verifier checks, keeps all of it in the frame;
         // nothing else refers to it while the window lives.
         Some(Window::new(unsafe { &mut *(start as *mut [u8; N]) }))
@@ -186,6 +188,19 @@ impl Packet for Frame {
 /// The BPF maps, clocks and rings.
 #[derive(Clone, Copy)]
 pub struct Maps;
+
+/// Clears a record. What the compiler has for that goes by bytes.
+///
+/// # Safety
+/// `record` must be writable, and consist of whole words.
+#[inline(always)]
+unsafe fn zero<T>(record: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>())) };
+    for word in 0..size_of::<T>() / size_of::<u64>() {
+        // SAFETY: one of the record's words. Volatile, or the loop is recognised.
+        unsafe { record.cast::<u64>().wrapping_add(word).write_volatile(0) };
+    }
+}
 
 #[inline(always)]
 fn shared<T: Copy>(pointer: Option<*mut T>) -> Option<Shared<T>> {
@@ -348,7 +363,7 @@ impl Tables for Maps {
         };
         let seen = entry.as_mut_ptr();
         // SAFETY: the record was reserved for one value of this type.
-        unsafe { seen.write_bytes(0, 1) };
+        unsafe { zero(seen) };
         // SAFETY: initialised by the line above: integers and byte arrays only.
         let keep = fill(unsafe { &mut *seen });
         if keep {
@@ -376,7 +391,7 @@ impl Tables for Maps {
         };
         let sample = entry.as_mut_ptr();
         // SAFETY: the record was reserved for one value of this type.
-        unsafe { sample.write_bytes(0, 1) };
+        unsafe { zero(sample) };
         // SAFETY: initialised by the line above: integers and byte arrays only.
         let keep = fill(unsafe { &mut *sample });
         if keep {
@@ -479,7 +494,7 @@ macro_rules! flows {
                 };
                 let event = entry.as_mut_ptr();
                 // SAFETY: the record was reserved for one value of this type.
-                unsafe { event.write_bytes(0, 1) };
+                unsafe { zero(event) };
                 // SAFETY: initialised by the line above: integers only.
                 fill(unsafe { &mut *event });
                 entry.submit(0);

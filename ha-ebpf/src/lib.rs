@@ -11,6 +11,7 @@
 //!                        ├ CARP ── of another group? pass ─▶ carp
 //!                        ├ neither to a shared address nor from a real server? pass
 //!                        ├ TCP, UDP ── established, all known? translate ─ out
+//!                        │           ├ unknown, too many begin? by hash ─ out
 //!                        │           └ else ─▶ flow
 //!                        └ fragments, options, ICMP, others ─▶ odd
 //!
@@ -45,6 +46,7 @@ pub mod maps;
 pub mod neighbour;
 pub mod odd;
 pub mod outcome;
+pub mod pace;
 pub mod packet;
 pub mod parse;
 #[cfg(not(target_arch = "bpf"))]
@@ -53,6 +55,7 @@ pub mod rewrite;
 pub mod sample;
 pub mod schedule;
 pub mod send;
+pub mod stateless;
 pub mod tables;
 pub mod tunnel;
 pub mod verdict;
@@ -116,13 +119,17 @@ fn ipv4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> Outco
             Outcome::Done(Reason::NotOurs)
         };
     }
-    if !is_transport(ip.protocol) || ip.is_later_fragment() {
+    if !is_transport(ip.protocol) {
         return Outcome::Next(Stage::Odd4);
     }
-    if !ip.is_plain() {
-        return Outcome::Next(Stage::Flow4);
+    if ip.is_plain() {
+        return forward(packet, tables, &family::plain4(&ip, l3), Stage::Flow4);
     }
-    forward(packet, tables, &family::plain4(&ip, l3), Stage::Flow4)
+    Outcome::Next(if ip.is_later_fragment() {
+        Stage::Odd4
+    } else {
+        Stage::Flow4
+    })
 }
 
 #[inline(always)]

@@ -22,7 +22,7 @@ pub fn ipv4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> R
     let Some(ip) = ipv4::parse(packet, l3) else {
         return Reason::NotIp;
     };
-    if !ip.sound {
+    if !ip.is_sound() {
         return if tables.addr_kind(ip.dst) == addr_kind::SHARED {
             Reason::BadIpHeader
         } else {

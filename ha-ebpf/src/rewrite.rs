@@ -109,7 +109,7 @@ pub fn translate<A: Family, P: Packet>(
             translation.both_ends.then_some(translation.from_port),
         ),
     };
-    let delta = u32::from(translation.l4_delta);
+    let delta = translation.l4_delta;
     if protocol == u32::from(proto::TCP) {
         let Some(mut tcp) = packet.window::<TCP_LEN>(l4) else {
             return false;
@@ -121,7 +121,7 @@ pub fn translate<A: Family, P: Packet>(
             tcp.store::<DPORT, u16>(port);
         }
         let old: u16 = tcp.load::<TCP_CHECKSUM, _>();
-        tcp.store::<TCP_CHECKSUM, u16>(checksum::apply(old, delta));
+        tcp.store::<TCP_CHECKSUM, u16>(checksum::apply_folded(old, delta));
         return true;
     }
     let Some(mut udp) = packet.window::<UDP_LEN>(l4) else {
@@ -134,7 +134,7 @@ pub fn translate<A: Family, P: Packet>(
         udp.store::<DPORT, u16>(port);
     }
     let old: u16 = udp.load::<UDP_CHECKSUM, _>();
-    udp.store::<UDP_CHECKSUM, u16>(udp_checksum(old, delta));
+    udp.store::<UDP_CHECKSUM, u16>(udp_checksum(old, delta.into()));
     true
 }
 

@@ -46,6 +46,9 @@ pub enum Choice {
     Scheduled,
     /// By the Maglev table, whatever the scheduler: for packets of connections not in the table.
     ByHash,
+    /// The same for a packet that leaves nothing in the table. Another flow with this client address and port
+    /// may go to the same real server, which tells them apart; to find out would cost more than all the rest.
+    Stateless,
 }
 
 /// Chooses a real server that is up, has room, and to which no other flow has this client address and
@@ -60,14 +63,17 @@ pub fn choose<A: Family, T: Flows<A>>(
     choice: Choice,
     target: &mut Target<A>,
 ) -> Option<Reason> {
+    let alone = choice != Choice::Stateless;
     if service.get().persist_seconds != 0 && persisted(tables, service, key, target) {
         return None;
     }
     let value = service;
     let service = service.get();
     let scheduler = match (choice, Scheduler::from_u8(service.scheduler)) {
-        (Choice::ByHash, Some(Scheduler::Sh)) => Scheduler::Sh,
-        (Choice::ByHash | Choice::Made, _) | (Choice::Scheduled, None) => Scheduler::Mh,
+        (Choice::ByHash | Choice::Stateless, Some(Scheduler::Sh)) => Scheduler::Sh,
+        (Choice::ByHash | Choice::Stateless | Choice::Made, _) | (Choice::Scheduled, None) => {
+            Scheduler::Mh
+        }
         (Choice::Scheduled, Some(scheduler)) => scheduler,
     };
     let by_hash = scheduler.is_hash();
@@ -91,7 +97,7 @@ pub fn choose<A: Family, T: Flows<A>>(
                 break;
             }
             if let Some(id) = tables.slot(offset.wrapping_add(wrapped(first + attempt, len))) {
-                match take(tables, key, id as u16, target) {
+                match take(tables, key, id as u16, alone, target) {
                     None => {
                         if by_hash && attempt == 0 {
                             target.flags |= flags::BY_HASH;
@@ -105,18 +111,19 @@ pub fn choose<A: Family, T: Flows<A>>(
         }
     }
     if service.last_resort != 0 {
-        return take(tables, key, service.last_resort, target);
+        return take(tables, key, service.last_resort, alone, target);
     }
     Some(failure)
 }
 
-/// Takes a real server if it is up, has room, and if the connection would not clash with another. Returns
-/// why not.
+/// Takes a real server if it is up, has room, and, where it is to be `alone` there, if the connection would
+/// not clash with another. Returns why not.
 #[inline(never)]
 fn take<A: Family, T: Flows<A>>(
     tables: T,
     key: &ConnKey<A>,
     id: u16,
+    alone: bool,
     target: &mut Target<A>,
 ) -> Option<Reason> {
     let Some(real) = tables.real(id) else {
@@ -132,7 +139,7 @@ fn take<A: Family, T: Flows<A>>(
     let port = if real.port == 0 { key.dport } else { real.port };
     let addr: A = real.addr();
     let forwarding = Forwarding::from_u8(real.forwarding);
-    if forwarding == Forwarding::Nat && !is_free(tables, key, (addr, port)) {
+    if alone && forwarding == Forwarding::Nat && !is_free(tables, key, (addr, port)) {
         return Some(Reason::PortClash);
     }
     target.addr = addr;
@@ -226,7 +233,7 @@ fn persisted<A: Family, T: Flows<A>>(
     let real = real.get();
     real.generation == found.real_generation
         && real.service == service.id
-        && take(tables, key, found.real, target).is_none()
+        && take(tables, key, found.real, true, target).is_none()
 }
 
 /// Remembers where a client's connection went.

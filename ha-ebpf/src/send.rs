@@ -1,11 +1,13 @@
 //! The way out: what is done to a packet by its service's forwarding method, and where it goes.
 
+use core::mem::offset_of;
+
 use ha_common::conn::Conn;
 use ha_common::reason::Reason;
 use ha_common::service::{Forwarding, Real, Traffic};
 
 use crate::family::Family;
-use crate::packet::{Hop, Mac, Packet};
+use crate::packet::{Hop, Mac, Macs, Packet};
 use crate::parse::ethernet;
 use crate::rewrite::{Direction, translate};
 use crate::tables::{Shared, Tables};
@@ -120,13 +122,34 @@ pub fn leave<P: Packet>(packet: &mut P, direction: Direction, hop: &Hop) -> Reas
     };
     frame.store::<{ ethernet::DST }, _>(hop.mac);
     frame.store::<{ ethernet::SRC }, _>(hop.src);
-    if hop.ifindex == packet.ingress() {
+    depart(packet, direction, hop.ifindex)
+}
+
+/// The same with a way that is known, and whose addresses follow each other.
+#[inline(always)]
+pub fn leave_by<P: Packet>(
+    packet: &mut P,
+    direction: Direction,
+    ifindex: u32,
+    macs: Macs,
+) -> Reason {
+    let Some(mut frame) = packet.window::<{ ethernet::LEN }>(0) else {
+        return Reason::Truncated;
+    };
+    frame.store::<{ ethernet::DST }, _>(macs);
+    depart(packet, direction, ifindex)
+}
+
+/// The verdict on a frame that leaves through an interface.
+#[inline(always)]
+fn depart<P: Packet>(packet: &mut P, direction: Direction, ifindex: u32) -> Reason {
+    if ifindex == packet.ingress() {
         return match direction {
             Direction::Forward => Reason::ForwardTransmit,
             Direction::Reverse => Reason::ReverseTransmit,
         };
     }
-    packet.redirect(hop.ifindex);
+    packet.redirect(ifindex);
     match direction {
         Direction::Forward => Reason::ForwardRedirect,
         Direction::Reverse => Reason::ReverseRedirect,
@@ -154,21 +177,33 @@ pub fn account<T: Tables>(tables: T, id: u16, direction: Direction, len: u32) {
 /// The hop that an entry remembers.
 #[inline(always)]
 pub fn known_hop<A: Copy>(entry: Shared<Conn<A>>) -> Hop {
-    let conn = entry.get();
-    Hop {
+    entry.read(|conn| Hop {
         ifindex: conn.hop_ifindex,
-        mac: Mac::read(&conn.hop_mac),
-        src: Mac::read(&conn.hop_src),
-    }
+        mac: Mac::read_wide(&conn.hop_mac),
+        src: Mac::read_wide(&conn.hop_src),
+    })
+}
+
+/// The addresses with which a packet goes where an entry remembers.
+#[inline(always)]
+pub fn known_macs<A: Copy>(entry: Shared<Conn<A>>) -> Macs {
+    const { assert!(offset_of!(Conn<A>, hop_src) == offset_of!(Conn<A>, hop_mac) + 6) };
+    entry.load_at(offset_of!(Conn<A>, hop_mac))
+}
+
+/// The addresses with which a packet goes to a real server.
+#[inline(always)]
+pub fn real_macs(real: Shared<Real>) -> Macs {
+    const { assert!(offset_of!(Real, src_mac) == offset_of!(Real, mac) + 6) };
+    real.load_at(offset_of!(Real, mac))
 }
 
 /// The way to a real server, as the agent found it.
 #[inline(always)]
 pub fn real_hop(real: Shared<Real>) -> Hop {
-    let real = real.get();
-    Hop {
+    real.read(|real| Hop {
         ifindex: real.ifindex,
-        mac: Mac::read(&real.mac),
-        src: Mac::read(&real.src_mac),
-    }
+        mac: Mac::read_wide(&real.mac),
+        src: Mac::read_wide(&real.src_mac),
+    })
 }

@@ -153,12 +153,27 @@ impl<T: Copy> Shared<T> {
         unsafe { self.0.read() }
     }
 
+    /// Reads it in place: for fields that are not to be copied first.
+    #[inline(always)]
+    pub fn read<R>(self, read: impl FnOnce(&T) -> R) -> R {
+        // SAFETY: valid by the contract of `new`.
+        read(unsafe { self.0.as_ref() })
+    }
+
     /// The field at `OFFSET`, alone: for values too large to be copied.
     #[inline(always)]
     pub fn load<const OFFSET: usize, F: Field>(self) -> F {
         const { assert!(OFFSET + F::LEN <= size_of::<T>()) };
         // SAFETY: the assertion above keeps the field within the value, valid by the contract of `new`.
         unsafe { F::load(self.0.as_ptr().cast::<u8>().wrapping_add(OFFSET)) }
+    }
+
+    /// The field at `offset`, alone: for values that are generic, where `OFFSET` cannot be said.
+    #[inline(always)]
+    pub fn load_at<F: Field>(self, offset: usize) -> F {
+        debug_assert!(offset + F::LEN <= size_of::<T>());
+        // SAFETY: callers name a field, which is within the value, valid by the contract of `new`.
+        unsafe { F::load(self.0.as_ptr().cast::<u8>().wrapping_add(offset)) }
     }
 
     /// Copies the words at `OFFSET` without a second copy on the stack.

@@ -10,12 +10,13 @@ use core::mem::offset_of;
 use ha_common::checksum;
 use ha_common::pair::{Peer, link_flags};
 use ha_common::proto;
-use ha_common::reason::{Reason, Verdict};
+use ha_common::reason::Reason;
 
 use crate::carp::link_of;
 use crate::packet::{Hop, Mac, Packet};
 use crate::parse::{ethernet, ipv6};
 use crate::tables::{Shared, Tables, gate_open};
+use crate::verdict::passes;
 
 /// The link that is this interface, if its shared addresses have the virtual MAC.
 #[inline(always)]
@@ -64,7 +65,7 @@ pub fn from_here<T: Tables>(tables: T, mut hop: Hop, open: bool) -> Hop {
 /// Else the kernel sees a frame for another station.
 #[inline(always)]
 pub fn accept<P: Packet, T: Tables>(packet: &mut P, tables: T, reason: Reason) -> Reason {
-    if !matches!(reason.verdict(), Verdict::Pass) || !ethernet::destination(packet).is_of_a_vhid() {
+    if !passes(reason) || !ethernet::may_be_for_a_vhid(packet) {
         return reason;
     }
     adopt(packet, tables, reason)

@@ -13,9 +13,13 @@ use crate::parse::transport::Flow;
 use crate::rewrite::{Direction, Translation};
 use crate::schedule::Target;
 
-/// The workplace of a stage. Nothing in it outlives the packet.
+/// The workplace of a stage. Nothing in it outlives the packet; what a stage does not write first, it does
+/// not read, but for [`Work::unknown`], which is taken back when it is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work<A> {
+    /// Whether the entry looked for the packet's connection in vain: it goes on here, and need not look
+    /// again.
+    pub unknown: bool,
     /// The packet.
     pub flow: Flow<A>,
     /// Key of the forward entry that is being made.

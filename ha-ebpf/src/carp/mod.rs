@@ -131,7 +131,9 @@ pub fn is_foreign<P: Packet, T: Tables>(packet: &mut P, tables: T, start: usize)
 #[inline(always)]
 pub fn ipv4<P: Packet, T: Tables>(packet: &mut P, tables: T, l3: usize) -> Reason {
     match ipv4::parse(packet, l3) {
-        Some(ip) if ip.sound && !ip.is_fragment() => handle(packet, tables, &Datagram::v4(l3, &ip)),
+        Some(ip) if ip.is_sound() && !ip.is_fragment() => {
+            handle(packet, tables, &Datagram::v4(l3, &ip))
+        }
         Some(_) => Reason::CarpForeign,
         None => Reason::NotIp,
     }

@@ -6,8 +6,9 @@ use ha_common::service::{Address, RealState, Service, ServiceKey, service_flags}
 
 use super::entry::{Created, First, create};
 use super::full_nat::stand_in;
-use super::{server, to_real};
+use super::to_real;
 use crate::family::Family;
+use crate::pace;
 use crate::packet::{Hop, Packet};
 use crate::parse::ethernet;
 use crate::parse::transport::{Flow, flag};
@@ -20,8 +21,6 @@ use crate::work::Work;
 /// How far beyond the server's first byte a client may acknowledge and still complete the handshake:
 /// what a server may send before it, with TCP Fast Open.
 const HANDSHAKE_WINDOW: u32 = 1 << 16;
-/// Time in which [`ha_common::control::Config::new_flows_max`] flows may begin.
-const PACE_NS: u64 = 1_000_000_000;
 
 /// The service that listens at an address and port: one of that port, else one of every port.
 #[inline(always)]
@@ -43,6 +42,15 @@ pub(super) fn service_at<A: Family, T: Flows<A>>(
         })
 }
 
+/// The service that a packet is for.
+#[inline(never)]
+pub(super) fn service_of<A: Family, T: Flows<A>>(
+    tables: T,
+    flow: &Flow<A>,
+) -> Option<Shared<Service>> {
+    service_at(tables, flow.key.dst, flow.key.dport, flow.key.proto)
+}
+
 /// What a packet to a shared address needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -50,6 +58,8 @@ pub struct Plan {
     choice: Choice,
     /// What is remembered of its flow.
     keep: Keep,
+    /// Whether there is a half-open connection of its client's port.
+    half_open: bool,
     /// How its entries begin, if there are to be any.
     pub(super) first: First,
 }
@@ -60,6 +70,7 @@ impl Plan {
         Self {
             choice: Choice::Made,
             keep: Keep::Entries,
+            half_open: false,
             first: First {
                 flags: flags::RECONSTRUCTED,
                 state: ConnState::Established,
@@ -81,21 +92,18 @@ enum Keep {
     Entries,
 }
 
-/// Judges a packet to a shared address.
+/// Judges a packet to a service.
 #[inline(never)]
 pub(super) fn handle<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
     work: &mut Work<A>,
+    service: Shared<Service>,
 ) -> Result<(), Reason> {
     let now = tables.coarse_ns();
     if !gate_open(tables, now) {
         return Err(Reason::GateClosed);
     }
-    let key = &work.flow.key;
-    let Some(service) = service_at(tables, key.dst, key.dport, key.proto) else {
-        return server::answer_to_stand_in(packet, tables, work, now);
-    };
     work.vip = work.flow.key.dst;
     work.key = work.flow.key;
     if work.flow.ttl <= 1 {
@@ -127,12 +135,13 @@ fn plan<A: Family, P: Packet, T: Flows<A>>(
     work.plan = Plan {
         choice: Choice::Scheduled,
         keep: Keep::Entries,
+        half_open: false,
         first: First::default(),
     };
     if work.flow.is_tcp() {
-        let embryo = tables
-            .embryo(&work.embryo_key)
-            .filter(|embryo| is_of(*embryo, &work.flow, now));
+        let embryo = tables.embryo(&work.embryo_key);
+        work.plan.half_open = embryo.is_some();
+        let embryo = embryo.filter(|embryo| is_of(*embryo, &work.flow, now));
         if work.flow.is_syn() {
             if let Some(embryo) = embryo
                 && usable(tables, embryo.get().real, embryo.get().real_generation)
@@ -154,13 +163,14 @@ fn plan<A: Family, P: Packet, T: Flows<A>>(
             work.plan.choice = Choice::ByHash;
             work.plan.first.flags = flags::RECONSTRUCTED;
             if !work.flow.rebuilds() {
+                work.plan.choice = Choice::Stateless;
                 work.plan.keep = Keep::Nothing;
                 return None;
             }
         }
     }
-    if cannot_remember::<A, _>(tables, now) {
-        work.plan.choice = Choice::ByHash;
+    if pace::exceeds::<A, _>(tables, now) {
+        work.plan.choice = Choice::Stateless;
         work.plan.keep = Keep::Nothing;
     }
     None
@@ -262,7 +272,7 @@ fn carry_out<A: Family, P: Packet, T: Flows<A>>(
         if work.plan.choice == Choice::Made {
             return None;
         }
-        work.plan.choice = Choice::ByHash;
+        work.plan.choice = Choice::Stateless;
         work.plan.keep = Keep::Nothing;
     }
     None
@@ -290,7 +300,7 @@ fn begin<A: Family, P: Packet, T: Flows<A>>(
     work: &mut Work<A>,
     now: u64,
 ) -> Option<Reason> {
-    if tables.embryo(&work.embryo_key).is_some() {
+    if work.plan.half_open {
         tally(tables, Tally::EmbryoReplaced);
     }
     fill_embryo(packet, work, now);
@@ -382,33 +392,6 @@ fn way_to<A: Family, P: Packet, T: Tables>(packet: &mut P, tables: T, work: &Wor
         return Hop::UNKNOWN;
     };
     from_here(tables, to_real(packet, work, real), true)
-}
-
-/// Whether a flow that begins now is to be forwarded without an entry: the table is nearly full, or too
-/// many flows begin.
-#[inline(always)]
-fn cannot_remember<A, T: Flows<A>>(tables: T, now: u64) -> bool {
-    if tables.table_full() {
-        tally(tables, Tally::Stateless);
-        return true;
-    }
-    let max = tables
-        .config()
-        .map_or(0, |config| config.get().new_flows_max);
-    let Some(pace) = tables.pace().filter(|_| max != 0) else {
-        return false;
-    };
-    let mut counted = pace.get();
-    if now.saturating_sub(counted.since_ns) >= PACE_NS {
-        (counted.since_ns, counted.flows) = (now, 0);
-    }
-    counted.flows += 1;
-    pace.update(|pace| *pace = counted);
-    let limited = counted.flows > u64::from(max);
-    if limited {
-        tally(tables, Tally::FlowsLimited);
-    }
-    limited
 }
 
 /// Turns to the real server of the entry that another CPU made for this flow.

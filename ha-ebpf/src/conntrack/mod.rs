@@ -69,15 +69,25 @@ fn judge<A: Family, P: Packet, T: Flows<A>>(
     tables: T,
     work: &mut Work<A>,
 ) -> Result<(), Reason> {
-    if let Some(entry) = tables.conn(&work.flow.key) {
+    let unknown = core::mem::take(&mut work.unknown);
+    if !unknown && let Some(entry) = tables.conn(&work.flow.key) {
         match established(packet, tables, work, entry) {
             Established::Sent => return Ok(()),
             Established::Refused(reason) => return Err(reason),
             Established::Stale => entry::remove(tables, &work.flow.key, entry),
         };
     }
+    // What services listen at is shared. Only an answer to a request more likely comes from a server.
+    if !work.flow.is_syn_ack()
+        && let Some(service) = client::service_of(tables, &work.flow)
+    {
+        return client::handle(packet, tables, work, service);
+    }
     match work.flow.key.dst.kind(tables) {
-        addr_kind::SHARED => client::handle(packet, tables, work),
+        addr_kind::SHARED => match client::service_of(tables, &work.flow) {
+            Some(service) => client::handle(packet, tables, work, service),
+            None => server::answer_to_stand_in(packet, tables, work),
+        },
         addr_kind::NONE => server::handle(packet, tables, work),
         _ => Err(Reason::NotOurs),
     }

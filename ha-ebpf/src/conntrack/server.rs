@@ -58,8 +58,11 @@ pub(super) fn answer_to_stand_in<A: Family, P: Packet, T: Flows<A>>(
     packet: &mut P,
     tables: T,
     work: &mut Work<A>,
-    now: u64,
 ) -> Result<(), Reason> {
+    let now = tables.coarse_ns();
+    if !gate_open(tables, now) {
+        return Err(Reason::GateClosed);
+    }
     match half_open(tables, &work.flow, now) {
         Some(embryo) if embryo.get().flags & flags::BOTH_ENDS != 0 => {
             work.vip = embryo.get().vip;

@@ -47,7 +47,8 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Link, Reason> {
         .window::<LEN>(0)
         .ok_or(Reason::NotIp)?
         .load::<TYPE, _>();
-    if !is_tag(outer) {
+    // What comes most is asked first.
+    if outer == ethertype::IPV4 || !is_tag(outer) {
         return Ok(Link {
             ethertype: outer,
             l3: LEN,
@@ -77,6 +78,14 @@ pub fn source<P: Packet>(packet: &mut P) -> Mac {
         Some(frame) => frame.load::<SRC, _>(),
         None => Mac::default(),
     }
+}
+
+/// Whether the frame may be for a virtual router, as far as the first word of its destination tells.
+#[inline(always)]
+pub fn may_be_for_a_vhid<P: Packet>(packet: &mut P) -> bool {
+    packet
+        .window::<LEN>(0)
+        .is_some_and(|frame| frame.load::<DST, u32>() == u32::from_ne_bytes([0, 0, 0x5e, 0]))
 }
 
 /// Whom the frame is for.

@@ -53,11 +53,22 @@ pub struct Header {
     pub id: u16,
     /// Flags and fragment offset, as they stand in the packet.
     pub fragment: u16,
-    /// Whether version and lengths agree with each other and with the frame.
-    pub sound: bool,
+    /// Version, and length of the header in words.
+    version_ihl: u8,
+    /// Length of the frame from the header on.
+    room: usize,
 }
 
 impl Header {
+    /// Whether version and lengths agree with each other and with the frame.
+    #[inline(always)]
+    pub const fn is_sound(&self) -> bool {
+        self.version_ihl >> 4 == 4
+            && self.header_len >= LEN
+            && self.total_len >= self.header_len
+            && self.total_len <= self.room
+    }
+
     /// Whether this is a part of a larger packet.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
@@ -70,10 +81,13 @@ impl Header {
         self.fragment & OFFSET_BITS != 0
     }
 
-    /// Whether it is whole and without options.
+    /// Whether it is sound, whole and without options.
     #[inline(always)]
     pub const fn is_plain(&self) -> bool {
-        self.sound && self.header_len == LEN && !self.is_fragment()
+        self.version_ihl == VERSION_4_NO_OPTIONS
+            && self.total_len >= LEN
+            && self.total_len <= self.room
+            && !self.is_fragment()
     }
 }
 
@@ -85,18 +99,28 @@ pub fn parse<P: Packet>(packet: &mut P, l3: usize) -> Option<Header> {
     let version_ihl: u8 = ip.load::<VERSION_IHL, _>();
     let header_len = usize::from(version_ihl & 0x0f) * 4;
     let total_len = usize::from(u16::from_be(ip.load::<TOTAL_LEN, _>()));
+    // In one word they become the first word of a connection's key.
+    let [src, dst] = halves(ip.load::<SRC, _>());
     Some(Header {
-        src: ip.load::<SRC, _>(),
-        dst: ip.load::<DST, _>(),
+        src,
+        dst,
         total_len,
         header_len,
         protocol: ip.load::<PROTOCOL, _>(),
         ttl: ip.load::<TTL, _>(),
         id: ip.load::<ID, _>(),
         fragment: ip.load::<FRAGMENT, _>(),
-        sound: version_ihl >> 4 == 4
-            && header_len >= LEN
-            && total_len >= header_len
-            && l3 + total_len <= frame_len,
+        version_ihl,
+        room: frame_len - l3,
     })
+}
+
+/// The two words of one, as they are in memory.
+#[inline(always)]
+const fn halves(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+    ]
 }

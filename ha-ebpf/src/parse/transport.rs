@@ -96,13 +96,12 @@ pub struct Network<A> {
 #[inline(always)]
 pub fn parse<A: Copy, P: Packet>(packet: &mut P, network: &Network<A>) -> Option<Flow<A>> {
     let l4 = network.l4;
-    let ports = packet.window::<UDP_LEN>(l4)?;
     let mut flow = Flow {
         key: ConnKey {
             src: network.src,
             dst: network.dst,
-            sport: ports.load::<SPORT, _>(),
-            dport: ports.load::<DPORT, _>(),
+            sport: 0,
+            dport: 0,
             proto: u32::from(network.protocol),
         },
         l3: network.l3,
@@ -116,17 +115,27 @@ pub fn parse<A: Copy, P: Packet>(packet: &mut P, network: &Network<A>) -> Option
         fragment: network.fragment,
         whole: network.whole,
     };
-    if network.protocol == proto::UDP {
-        return (l4 + UDP_LEN <= network.end).then_some(flow);
+    if network.protocol == proto::TCP && l4 + TCP_LEN <= network.end {
+        let tcp = packet.window::<TCP_LEN>(l4)?;
+        [flow.key.sport, flow.key.dport] = halves(tcp.load::<SPORT, _>());
+        flow.sequence = u32::from_be(tcp.load::<TCP_SEQUENCE, _>());
+        flow.acknowledgement = u32::from_be(tcp.load::<TCP_ACKNOWLEDGEMENT, _>());
+        flow.flags = tcp.load::<TCP_FLAGS, _>();
+        return Some(flow);
     }
-    if network.protocol != proto::TCP || l4 + TCP_LEN > network.end {
+    if network.protocol != proto::UDP || l4 + UDP_LEN > network.end {
         return None;
     }
-    let tcp = packet.window::<TCP_LEN>(l4)?;
-    flow.sequence = u32::from_be(tcp.load::<TCP_SEQUENCE, _>());
-    flow.acknowledgement = u32::from_be(tcp.load::<TCP_ACKNOWLEDGEMENT, _>());
-    flow.flags = tcp.load::<TCP_FLAGS, _>();
+    let udp = packet.window::<UDP_LEN>(l4)?;
+    [flow.key.sport, flow.key.dport] = halves(udp.load::<SPORT, _>());
     Some(flow)
+}
+
+/// Both ports, which were loaded at once: what is stored at once is loaded from the key without delay.
+#[inline(always)]
+const fn halves(ports: u32) -> [u16; 2] {
+    let [a, b, c, d] = ports.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
 }
 
 /// Bound of where the IP header starts, for the verifier: Ethernet and two tags.

@@ -6,6 +6,7 @@ use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::control::Gate;
 use ha_common::gauge::{FLOOR, LOOKUP, vary};
 use ha_common::reason::{Reason, Tally};
+use ha_common::service::Forwarding;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -13,6 +14,7 @@ use super::Options;
 use super::instrument::{Instrument, Traffic};
 use super::scene::{self, Scene};
 use crate::bench::{AGENT, Promise, Report, Row, say};
+use crate::packet::Frame;
 
 /// Clients of a large and of a very large population.
 const MANY: u32 = 65_536;
@@ -126,6 +128,8 @@ pub(super) fn measure(options: &Options, report: &mut Report) -> Result<()> {
     hot(&mut desk, &mut scene)?;
     beginnings(&mut desk, &mut scene)?;
     drop(scene);
+    say("other ways");
+    ways(&mut desk)?;
     say("new connections");
     promotions(&mut desk)?;
     say("64k flows");
@@ -243,6 +247,95 @@ fn hot(desk: &mut Desk<'_>, scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
+/// One established flow, over IPv6 and with the other forwarding methods. The figure of a tunnel includes
+/// what it takes to undo the encapsulation.
+fn ways(desk: &mut Desk<'_>) -> Result<()> {
+    for way in WAYS {
+        if !desk.wants(way.forward) && !way.reverse.is_some_and(|case| desk.wants(case)) {
+            continue;
+        }
+        let scene = if way.ipv6 {
+            Scene::with_ipv6()?
+        } else {
+            Scene::with_method(way.method)?
+        };
+        let program = scene.program()?;
+        let [request, ..] = scene::conversation(scene::first_client());
+        let mut meet = |frame: &Frame| {
+            let frame = if way.ipv6 { frame.v6() } else { frame.clone() };
+            let traffic = Traffic::one(frame.build());
+            desk.instrument.run(&program, &traffic, 1).map(|_| traffic)
+        };
+        meet(&request)?;
+        let known_as = match way.method {
+            Forwarding::FullNat => scene.stand_in()?,
+            Forwarding::Nat | Forwarding::Dsr | Forwarding::Tunnel => scene::first_client(),
+        };
+        let [_, answer, completion, forward, reverse] = scene::conversation(known_as);
+        if way.reverse.is_some() {
+            meet(&answer)?;
+        }
+        meet(&completion)?;
+        let forward = meet(&forward)?;
+        let promise = way.limit.map_or(Promise::Nothing, Promise::MedianAtMost);
+        let sent = Reason::ForwardTransmit;
+        if let Some(case) = way.reverse {
+            let reverse = meet(&reverse)?;
+            desk.steady(&scene, way.forward, promise, &forward, sent)?;
+            desk.steady(&scene, case, promise, &reverse, Reason::ReverseTransmit)?;
+        } else {
+            desk.steady(&scene, way.forward, promise, &forward, sent)?;
+        }
+        ensure!(
+            scene.plane.tally(Tally::Established)? == 1,
+            "{}: the connection was not established",
+            way.forward
+        );
+    }
+    Ok(())
+}
+
+/// A way to forward.
+struct Way {
+    forward: &'static str,
+    /// Where answers come back this way.
+    reverse: Option<&'static str>,
+    ipv6: bool,
+    method: Forwarding,
+    limit: Option<f64>,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        forward: "IPv6 established, hot",
+        reverse: Some("IPv6 established, hot, return"),
+        ipv6: true,
+        method: Forwarding::Nat,
+        limit: Some(55.0),
+    },
+    Way {
+        forward: "established, hot, dsr",
+        reverse: None,
+        ipv6: false,
+        method: Forwarding::Dsr,
+        limit: Some(40.0),
+    },
+    Way {
+        forward: "established, hot, tunnel",
+        reverse: None,
+        ipv6: false,
+        method: Forwarding::Tunnel,
+        limit: Some(50.0),
+    },
+    Way {
+        forward: "established, hot, full_nat",
+        reverse: Some("established, hot, full_nat, return"),
+        ipv6: false,
+        method: Forwarding::FullNat,
+        limit: None,
+    },
+];
+
 /// Flows that begin.
 fn beginnings(desk: &mut Desk<'_>, scene: &mut Scene) -> Result<()> {
     use Promise::MedianAtMost;
@@ -266,7 +359,7 @@ fn beginnings(desk: &mut Desk<'_>, scene: &mut Scene) -> Result<()> {
         scene,
         "flood path",
         MedianAtMost(110.0),
-        &scene::newcomers(all),
+        &scene::flood(all),
         Reason::ForwardTransmit,
     )?;
     desk.steady(

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::ProgramFd;
 use ha_agent::datapath::pair::{self, PairLink, Secrets};
 use ha_agent::proto::carp::trailer::{Body, Signer, WireRole};
@@ -13,21 +13,23 @@ use ha_common::gauge::vary;
 use ha_common::pair::auth;
 use ha_common::reason::Reason;
 use ha_common::service::{
-    Address as _, LocalAddr, Real, RealState, ReturnPath4, Scheduler, Service, ServiceKey4,
-    addr_kind,
+    Addr6, Address as _, Forwarding, LocalAddr, Real, RealState, ReturnPath4, ReturnPath6,
+    Scheduler, Service, ServiceKey4, ServiceKey6, addr_kind,
 };
 use ha_common::stage::ENTRY;
 
 use super::instrument::{Instrument, Traffic};
 use crate::clock::now_ns;
-use crate::packet::{Frame, carp_header, flag};
+use crate::packet::{Frame, carp_header, flag, mapped};
 use crate::rig::bpf::{DataPlane, INGRESS, Sizes};
 use crate::rig::locate;
 
 /// The first client; the others have the addresses after it.
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(100, 64, 0, 0), 40_000);
-/// The first of clients that never come twice.
+/// The first of clients that never come twice; of those that come in a flood; and of those in mid-flow.
 const NEWCOMER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(172, 16, 0, 0), 40_000);
+const FLOODER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(13, 0, 0, 0), 40_000);
+const STRANGER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(15, 0, 0, 0), 40_000);
 const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 80);
 /// The service of datagrams.
 pub(super) const NAMES: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 53);
@@ -39,8 +41,14 @@ const PARTNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 12);
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const REAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+/// Id of the real server of [`WEB`], and of its service.
+const WEB_ID: u16 = 1;
 /// Id of the real server of datagrams.
 const RESOLVER_ID: u32 = 2;
+/// Id of the real server of [`WEB`] over IPv6, and of its service.
+const WEB6_ID: u16 = 3;
+/// What stands in for clients, and sends the outer packet of a tunnel.
+const STAND_IN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 0);
 const MTU: u16 = 1500;
 const VHID: u8 = 110;
 const EPOCH: u64 = 77;
@@ -70,38 +78,11 @@ impl Scene {
         plane.concern(net(*WEB.ip()))?;
         for (id, service, real, proto) in [(1, WEB, REAL, 6), (2, NAMES, RESOLVER, 17)] {
             plane.concern(net(*real.ip()))?;
-            plane.reals.set(
-                id.into(),
-                Real {
-                    addr: net(*real.ip()).wide(),
-                    port: real.port().to_be(),
-                    ifindex: INGRESS,
-                    mac: REAL_MAC,
-                    src_mac: NODE_MAC,
-                    state: RealState::Up as u8,
-                    hop_known: 1,
-                    mtu: MTU,
-                    service: id,
-                    ..Real::default()
-                },
-                0,
-            )?;
-            let table_offset = u32::from(id) * TABLE_LEN;
-            for slot in 0..TABLE_LEN {
-                plane.slots.set(table_offset + slot, u32::from(id), 0)?;
-            }
-            plane.services.insert(
-                service_key(service, proto),
-                Service {
-                    hash_seed: 7,
-                    table_offset,
-                    table_len: TABLE_LEN,
-                    id,
-                    scheduler: Scheduler::Mh as u8,
-                    ..Service::default()
-                },
-                0,
-            )?;
+            plane.reals.set(id.into(), real_server(id, real), 0)?;
+            let value = fill_table(&mut plane, id)?;
+            plane
+                .services
+                .insert(service_key(service, proto), value, 0)?;
             plane.return_paths.insert(
                 service_key(real, proto),
                 ReturnPath4 {
@@ -140,6 +121,67 @@ impl Scene {
         scene.configure(false, false)?;
         scene.lease(Gate::ALWAYS)?;
         Ok(scene)
+    }
+
+    /// The same with [`WEB`] over IPv6 as well.
+    pub(super) fn with_ipv6() -> Result<Self> {
+        let mut scene = Self::new()?;
+        let plane = &mut scene.plane;
+        let [vip, real] = [WEB, REAL].map(|end| Addr6::new(mapped(*end.ip()).octets()));
+        let shared = LocalAddr {
+            kind: addr_kind::SHARED,
+            ifindex: 0,
+        };
+        plane.addrs6.insert(vip, shared, 0)?;
+        plane.concern(vip)?;
+        plane.concern(real)?;
+        let value = Real {
+            addr: real,
+            ..real_server(WEB6_ID, REAL)
+        };
+        plane.reals.set(WEB6_ID.into(), value, 0)?;
+        let service = fill_table(plane, WEB6_ID)?;
+        let key = |addr: Addr6, port: u16| ServiceKey6 {
+            addr,
+            port: port.to_be(),
+            proto: 6,
+        };
+        plane.services6.insert(key(vip, WEB.port()), service, 0)?;
+        let back = ReturnPath6 {
+            vip,
+            vport: WEB.port().to_be(),
+            real: WEB6_ID,
+            service: WEB6_ID,
+            ..ReturnPath6::default()
+        };
+        plane
+            .return_paths6
+            .insert(key(real, REAL.port()), back, 0)?;
+        Ok(scene)
+    }
+
+    /// The same with another forwarding method at [`WEB`].
+    pub(super) fn with_method(method: Forwarding) -> Result<Self> {
+        let mut scene = Self::new()?;
+        let real = Real {
+            forwarding: method as u8,
+            source: net(*STAND_IN.ip()).wide(),
+            ..real_server(WEB_ID, REAL)
+        };
+        scene.plane.reals.set(WEB_ID.into(), real, 0)?;
+        Ok(scene)
+    }
+
+    /// The name under which the real server knows the one client that has asked for a connection.
+    pub(super) fn stand_in(&self) -> Result<SocketAddrV4> {
+        let address = net(*STAND_IN.ip());
+        for key in self.plane.embryos.keys() {
+            let key = key?;
+            if key.client == address {
+                return Ok(SocketAddrV4::new(*STAND_IN.ip(), u16::from_be(key.port)));
+            }
+        }
+        bail!("nothing stands in for the client")
     }
 
     /// The program to measure.
@@ -222,7 +264,24 @@ pub(super) fn forward() -> Vec<u8> {
 
 /// Segments of established connections, from the real server.
 pub(super) fn reverse() -> Vec<u8> {
-    server(flag::ACK)
+    server(CLIENT, flag::ACK).build()
+}
+
+/// The segments of a handshake, and one of either direction after it, of a client that the real server knows
+/// under this name.
+pub(super) fn conversation(known_as: SocketAddrV4) -> [Frame; 5] {
+    [
+        Frame::tcp(CLIENT, WEB, flag::SYN),
+        server(known_as, flag::SYN | flag::ACK),
+        Frame::tcp(CLIENT, WEB, flag::ACK).numbers(1001, 5001),
+        Frame::tcp(CLIENT, WEB, flag::ACK).payload(&[0; 64]),
+        server(known_as, flag::ACK),
+    ]
+}
+
+/// The first client.
+pub(super) const fn first_client() -> SocketAddrV4 {
+    CLIENT
 }
 
 /// Datagrams of clients.
@@ -248,9 +307,14 @@ pub(super) fn newcomers(clients: u32) -> Traffic {
     Traffic::in_turn(client(NEWCOMER, WEB, flag::SYN), vary::SOURCE4, clients)
 }
 
+/// Connection requests of a flood.
+pub(super) fn flood(clients: u32) -> Traffic {
+    Traffic::in_turn(client(FLOODER, WEB, flag::SYN), vary::SOURCE4, clients)
+}
+
 /// Segments in mid-flow of connections that nobody knows.
 pub(super) fn strangers(clients: u32) -> Traffic {
-    Traffic::in_turn(client(NEWCOMER, WEB, flag::ACK), vary::SOURCE4, clients)
+    Traffic::in_turn(client(STRANGER, WEB, flag::ACK), vary::SOURCE4, clients)
 }
 
 /// A connection request, repeated.
@@ -265,7 +329,8 @@ pub(super) fn requests(clients: u32) -> Traffic {
 
 /// Answers to them.
 pub(super) fn answers(clients: u32) -> Traffic {
-    Traffic::in_turn(server(flag::SYN | flag::ACK), vary::DESTINATION4, clients)
+    let frame = server(CLIENT, flag::SYN | flag::ACK).build();
+    Traffic::in_turn(frame, vary::DESTINATION4, clients)
 }
 
 /// The last segments of their handshakes.
@@ -325,12 +390,11 @@ fn client(client: SocketAddrV4, to: SocketAddrV4, flags: u8) -> Vec<u8> {
         .build()
 }
 
-fn server(flags: u8) -> Vec<u8> {
-    Frame::tcp(REAL, CLIENT, flags)
+fn server(to: SocketAddrV4, flags: u8) -> Frame {
+    Frame::tcp(REAL, to, flags)
         .numbers(5000, 1001)
         .macs(REAL_MAC, NODE_MAC)
         .payload(&[0; 64])
-        .build()
 }
 
 /// The flow of the client with this number to the service.
@@ -342,6 +406,38 @@ pub(super) fn forward_key(client: u32) -> ConnKey4 {
         dport: WEB.port().to_be(),
         proto: 6,
     }
+}
+
+/// A real server that is up, behind the interface that packets come in on.
+fn real_server(id: u16, end: SocketAddrV4) -> Real {
+    Real {
+        addr: net(*end.ip()).wide(),
+        port: end.port().to_be(),
+        ifindex: INGRESS,
+        mac: REAL_MAC,
+        src_mac: NODE_MAC,
+        state: RealState::Up as u8,
+        hop_known: 1,
+        mtu: MTU,
+        service: id,
+        ..Real::default()
+    }
+}
+
+/// Fills a Maglev table with the real server of the same id; the service to go with it.
+fn fill_table(plane: &mut DataPlane, id: u16) -> Result<Service> {
+    let table_offset = u32::from(id) * TABLE_LEN;
+    for slot in 0..TABLE_LEN {
+        plane.slots.set(table_offset + slot, u32::from(id), 0)?;
+    }
+    Ok(Service {
+        hash_seed: 7,
+        table_offset,
+        table_len: TABLE_LEN,
+        id,
+        scheduler: Scheduler::Mh as u8,
+        ..Service::default()
+    })
 }
 
 fn net(address: Ipv4Addr) -> u32 {
