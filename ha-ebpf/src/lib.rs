@@ -87,13 +87,29 @@ pub fn entry<P: Packet, T: Flows<u32> + Flows<Addr6>>(packet: &mut P, tables: T)
 
 #[inline(always)]
 fn judge<P: Packet, T: Flows<u32> + Flows<Addr6>>(packet: &mut P, tables: T) -> Outcome {
-    let link = match ethernet::parse(packet) {
-        Ok(link) => link,
-        Err(reason) => return Outcome::Done(reason),
+    let Some(outer) = ethernet::outer_type(packet) else {
+        return Outcome::Done(Reason::NotIp);
     };
-    match link.ethertype {
-        ethertype::IPV4 => ipv4(packet, tables, link.l3),
-        ethertype::IPV6 => ipv6(packet, tables, link.l3),
+    if !ethernet::is_tag(outer) {
+        return network(packet, tables, outer, ethernet::LEN);
+    }
+    // Code of its own: where a header starts is a number that is known, or one more thing to keep in mind.
+    match ethernet::parse(packet) {
+        Ok(link) => network(packet, tables, link.ethertype, link.l3),
+        Err(reason) => Outcome::Done(reason),
+    }
+}
+
+#[inline(always)]
+fn network<P: Packet, T: Flows<u32> + Flows<Addr6>>(
+    packet: &mut P,
+    tables: T,
+    ethertype: u16,
+    l3: usize,
+) -> Outcome {
+    match ethertype {
+        ethertype::IPV4 => ipv4(packet, tables, l3),
+        ethertype::IPV6 => ipv6(packet, tables, l3),
         ethertype::ARP => Outcome::Next(Stage::Neighbour),
         _ => Outcome::Done(Reason::NotIp),
     }

@@ -7,9 +7,7 @@
 mod programs {
     use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
     use aya_ebpf::btf_maps::{Array, HashMap, ProgramArray};
-    use aya_ebpf::helpers::generated::{
-        bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_adjust_head,
-    };
+    use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_xdp_adjust_head};
     use aya_ebpf::macros::{btf_map, xdp};
     use aya_ebpf::programs::XdpContext;
     use ha_common::conn::{Conn4, ConnKey4};
@@ -68,10 +66,6 @@ mod programs {
             };
             word.store::<0, u32>((gauge.first + flow).to_be());
         }
-        // A frame from the network was written long ago, and the program must not wait for this one's head. The
-        // precise clock takes its time, and orders what comes before and after.
-        // SAFETY: no memory is involved.
-        unsafe { bpf_ktime_get_ns() };
         // SAFETY: a jump into a program of the same type, which takes the same context.
         unsafe { UNDER_TEST.tail_call(&ctx, 0) };
         XDP_ABORTED

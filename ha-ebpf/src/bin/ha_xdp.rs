@@ -13,7 +13,9 @@ mod programs {
     use ha_ebpf::tables::Tables;
     use ha_ebpf::{entry, janitor, maps, sample, stage, verdict};
 
+    // As a function of its own, which it is long enough to become, it costs a call that can end in a jump.
     #[xdp]
+    #[inline(always)]
     fn ha_xdp(ctx: XdpContext) -> u32 {
         go_on(&ctx, entry(&mut Frame::new(&ctx), Maps))
     }

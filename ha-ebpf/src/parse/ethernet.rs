@@ -43,12 +43,8 @@ pub struct Link {
 /// Reads type and length of the Ethernet header.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &mut P) -> Result<Link, Reason> {
-    let outer: u16 = packet
-        .window::<LEN>(0)
-        .ok_or(Reason::NotIp)?
-        .load::<TYPE, _>();
-    // What comes most is asked first.
-    if outer == ethertype::IPV4 || !is_tag(outer) {
+    let outer = outer_type(packet).ok_or(Reason::NotIp)?;
+    if !is_tag(outer) {
         return Ok(Link {
             ethertype: outer,
             l3: LEN,
@@ -69,6 +65,12 @@ pub fn parse<P: Packet>(packet: &mut P) -> Result<Link, Reason> {
         ethertype: innermost,
         l3: LEN + 2 * TAG_LEN,
     })
+}
+
+/// The type that stands first: that of what follows, or of a tag.
+#[inline(always)]
+pub fn outer_type<P: Packet>(packet: &mut P) -> Option<u16> {
+    Some(packet.window::<LEN>(0)?.load::<TYPE, _>())
 }
 
 /// Who sent the frame.
@@ -125,7 +127,8 @@ fn behind_tag<P: Packet>(packet: &mut P, offset: usize) -> Result<u16, Reason> {
         .load::<TAG_TYPE, _>())
 }
 
+/// Whether this is the type of a tag.
 #[inline(always)]
-const fn is_tag(ethertype: u16) -> bool {
+pub const fn is_tag(ethertype: u16) -> bool {
     ethertype == ethertype::VLAN || ethertype == ethertype::SERVICE_VLAN
 }

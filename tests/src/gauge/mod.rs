@@ -1,8 +1,7 @@
 //! `cargo xtask bench datapath`: what a packet costs, program alone, by `BPF_PROG_TEST_RUN`.
 //!
 //! A repeated test run hands the program what the run before left of the packet. So a wrapper restores
-//! the packet, makes it one of another flow where the case wants that, waits until what it wrote is in the
-//! cache, where a packet from the network has long been, and jumps to the data plane. The
+//! the packet, makes it one of another flow where the case wants that, and jumps to the data plane. The
 //! figure is the time of that less the time of the same wrapper with a program behind it that passes
 //! everything, measured immediately before; the median of all runs counts. A program that does nothing but
 //! one lookup in a hash table of the same shape is measured in the same way.

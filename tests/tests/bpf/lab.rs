@@ -379,6 +379,11 @@ impl Lab {
         Ok(())
     }
 
+    /// How packets reach real servers.
+    pub(crate) const fn method(&self) -> Forwarding {
+        self.setting.method
+    }
+
     /// Whether answers do not come back this way.
     pub(crate) fn is_one_way(&self) -> bool {
         matches!(self.setting.method, Forwarding::Dsr | Forwarding::Tunnel)

@@ -31,6 +31,7 @@ pub(crate) const CASES: &[Case] = &[
         USUAL,
         draining,
     ),
+    ("a_flood_goes_by_hash_and_leaves_nothing", USUAL, flooded),
 ];
 
 pub(crate) const CASES_ONE_WAY: &[Case] = &[
@@ -231,6 +232,33 @@ fn draining(lab: &mut Lab) -> Result<()> {
     }
     let syn = from_client("198.51.100.8:1".parse()?, WEB, flag::SYN);
     lab.untouched(&syn, Reason::NoRealServer)
+}
+
+fn flooded(lab: &mut Lab) -> Result<()> {
+    lab.connect(CLIENT, WEB)?;
+    lab.configure(|config| (config.table_full, config.table_full6) = (1, 1))?;
+    let other = SocketAddrV4::new(*CLIENT.ip(), 1);
+    for dress in DRESSES {
+        let request = dress(from_client(other, WEB, flag::SYN).payload(b"fast open"));
+        let question = dress(datagram(other, NAMES));
+        for (frame, real) in [(request, ONE), (question, RESOLVER)] {
+            if lab.method() == Forwarding::FullNat {
+                lab.untouched(&frame, Reason::TableFull)?;
+            } else {
+                lab.forwards(&frame, Reason::ForwardRedirect, real)?;
+            }
+        }
+    }
+    ensure!(lab.embryo(other)?.is_none(), "half-open");
+    ensure!(lab.world.conns()?.len() == entries(lab), "an entry");
+    lab.tallied(Tally::Stateless, 6)?;
+    // Within a connection that is known, a request begins nothing.
+    let request = from_client(CLIENT, WEB, flag::SYN);
+    lab.forwards(&request, Reason::ForwardRedirect, ONE)?;
+    lab.tallied(Tally::Stateless, 6)?;
+    lab.change_real(id::ONE, |real| real.state = RealState::Down as u8)?;
+    let request = from_client(other, WEB, flag::SYN);
+    lab.untouched(&request, Reason::NoRealServer)
 }
 
 fn completed(lab: &mut Lab) -> Result<()> {
