@@ -186,17 +186,17 @@ impl<A: Copy> Key<A> {
     #[inline(always)]
     fn new(key: &ConnKey<A>) -> Self {
         let mut copy = Self(*key);
-        let [a, b] = key.sport.to_ne_bytes();
-        let [c, d] = key.dport.to_ne_bytes();
-        let [e, f, g, h] = key.proto.to_ne_bytes();
+        let [s0, s1] = key.sport.to_ne_bytes();
+        let [d0, d1] = key.dport.to_ne_bytes();
+        let [p0, p1, p2, p3] = key.proto.to_ne_bytes();
+        let last = u64::from_ne_bytes([s0, s1, d0, d1, p0, p1, p2, p3]);
         const { assert!(offset_of!(ConnKey<A>, sport).is_multiple_of(8)) };
         const { assert!(size_of::<ConnKey<A>>() - offset_of!(ConnKey<A>, sport) == 8) };
+        let at = (&raw mut copy)
+            .cast::<u64>()
+            .wrapping_byte_add(offset_of!(ConnKey<A>, sport));
         // SAFETY: the last eight bytes of the key, aligned, which are these three fields.
-        unsafe {
-            (&raw mut copy.0.sport)
-                .cast::<u64>()
-                .write_volatile(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
-        }
+        unsafe { at.write_volatile(last) };
         copy
     }
 }

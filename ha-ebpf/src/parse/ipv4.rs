@@ -118,9 +118,9 @@ pub fn parse<P: Packet>(packet: &mut P, l3: usize) -> Option<Header> {
 /// The two words of one, as they are in memory.
 #[inline(always)]
 const fn halves(word: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    let [a0, a1, a2, a3, b0, b1, b2, b3] = word.to_ne_bytes();
     [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([a0, a1, a2, a3]),
+        u32::from_ne_bytes([b0, b1, b2, b3]),
     ]
 }
