@@ -563,3 +563,28 @@ fn as_nobody(program: &Path, args: &[&str], config: &Path) -> Output {
         .output()
         .unwrap()
 }
+
+#[test]
+fn the_doctor_needs_no_agent() {
+    let node = Node::new();
+    let file = node.path("ha-agent.yaml");
+    let file = file.to_str().unwrap();
+    let (code, said, complained) = run(&["-f", file, "doctor"]);
+    assert_eq!(code, 2, "{said}{complained}");
+    assert!(said.starts_with("CRITICAL: "), "{said}");
+    let line = |check: &str| {
+        let mut lines = said.lines();
+        lines.find(|line| line.split_whitespace().nth(1) == Some(check))
+    };
+    assert!(line("configuration").unwrap().starts_with("pass"), "{said}");
+    assert!(line("agent").unwrap().starts_with("fail"), "{said}");
+    assert!(said.contains("= start it with"), "{said}");
+
+    node.write("version: 2\n");
+    let (code, said, _) = run(&["-f", file, "doctor", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &found["verdict"]), (2, &"fail".into()), "{said}");
+    let first = &found["findings"][0];
+    assert_eq!(first["check"], "configuration");
+    assert_eq!(first["verdict"], "fail");
+}

@@ -102,11 +102,32 @@ pub enum Verb {
     Capture(Capture),
     /// Tell what the data plane would do with a packet, and why; nothing is sent or changed
     TracePacket(TracePacket),
+    /// Look for what is wrong with this node, its network and its pair, and say what to do; exits as a
+    /// monitoring plugin: 0 well, 1 somebody should look, 2 something fails, 3 unknown
+    Doctor,
+    /// Ask a host for ICMP echoes, from this node's own address on an interface
+    Ping(Ping),
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
         /// What `record`, a simulator or a conformance case wrote
         log: PathBuf,
     },
+}
+
+/// Whom to ask for echoes.
+#[derive(Debug, clap::Args)]
+pub struct Ping {
+    /// Its address
+    pub host: IpAddr,
+    /// From this node's own address on this interface of the configuration [default: as the kernel routes]
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// How many, one a second
+    #[arg(short, long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub count: u32,
+    /// Length of the ICMP message; 28 bytes less than a packet of IPv4
+    #[arg(short, long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=65507))]
+    pub length: u16,
 }
 
 /// Which connections to show.

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod capture;
+mod doctor;
 mod local;
 mod pcapng;
 mod remote;
@@ -57,6 +58,8 @@ pub fn main() -> ExitCode {
         Verb::CheckConfig => local::check_config(&args.config, args.json),
         Verb::Keygen { file } => local::keygen(file),
         Verb::Replay { log } => local::replay(log),
+        Verb::Doctor => return doctor::doctor(&args),
+        Verb::Ping(wanted) => doctor::ping(&args, wanted),
         Verb::UpgradeCheck { prepare } => replace::upgrade_check(&args.config, *prepare, args.json),
         Verb::Status
         | Verb::Connections(_)
@@ -85,6 +88,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::CheckConfig => Some("check-config"),
         Verb::Keygen { .. } => Some("keygen"),
         Verb::Replay { .. } => Some("replay"),
+        Verb::Ping(_) => Some("ping"),
         Verb::UpgradeCheck { .. } => Some("upgrade-check"),
         Verb::Status
         | Verb::Connections(_)
@@ -97,6 +101,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Record { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
+        | Verb::Doctor
         | Verb::Reexec => None,
     }
 }

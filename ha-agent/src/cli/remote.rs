@@ -104,6 +104,8 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::UpgradeCheck { .. }
         | Verb::Keygen { .. }
         | Verb::Replay { .. }
+        | Verb::Doctor
+        | Verb::Ping(_)
         | Verb::Capture(_)
         | Verb::TracePacket(_)
         | Verb::Reexec => Exit::Failed,

@@ -240,4 +240,4 @@ fn passphrase(file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -87,7 +87,8 @@ fn make(dir: &Path) -> Result<(), BpffsError> {
         .map_err(failed(dir))
 }
 
-fn is_bpffs(path: &Path) -> io::Result<bool> {
+/// Whether this is on a BPF file system.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(statfs(path)?.filesystem_type() == BPF_FS_MAGIC)
 }
 

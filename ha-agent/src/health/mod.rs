@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{self, MissedTickBehavior};
 
 use crate::config::model;
+use crate::echo::Source;
 use crate::proto::rng::Rng;
 use crate::services::RealKey;
 use machine::Judge;
@@ -27,15 +28,6 @@ use machine::Judge;
 const CONCURRENT: usize = 64;
 /// First checks are spread over at most this time.
 const SPREAD_MAX: Duration = Duration::from_secs(1);
-
-/// Where checks of a server leave from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The node's own address.
-    pub address: IpAddr,
-    /// The interface it belongs to.
-    pub device: String,
-}
 
 /// A server to check.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ pub mod capture;
 pub mod clock;
 pub mod conflicts;
 pub mod election;
+pub mod ethtool;
 pub mod frame;
 pub mod gateway;
 pub mod guard;

@@ -27,7 +27,7 @@ pub struct Summary {
     pub equal_tables: u64,
     /// Connections opened.
     pub connections: u64,
-    /// Most changes of role between two faults.
+    /// Most changes of role between two faults, where no packet is lost.
     pub most_changes: u64,
 }
 

@@ -14,7 +14,7 @@ use ha_common::service::{Forwarding, Scheduler};
 use super::model::{CarpAuth, Cidr, OnDown, Persistence, Ports, Preferred, Protocol};
 use super::*;
 
-const GOOD: &str = "\
+pub(crate) const GOOD: &str = "\
 version: 1
 node:
   name: lb1

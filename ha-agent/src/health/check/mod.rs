@@ -3,19 +3,16 @@
 //! Everything here is bounded: the caller's timeout bounds the time, [`BODY_MAX`] what is read.
 
 mod http;
-mod icmp;
 mod tls;
 mod udp;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 
-use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::Source;
 use crate::config::model;
+use crate::echo::{self, Source, leave_from};
 
 /// Most bytes of an answer that are looked at.
 const BODY_MAX: usize = 64 * 1024;
@@ -53,7 +50,7 @@ pub(super) async fn check(
             http::check(stream, server, http).await
         }
         model::Check::Udp(udp) => udp::check(server, source, udp).await,
-        model::Check::Icmp => Ok(icmp::check(server.ip(), source, nonce).await?),
+        model::Check::Icmp => Ok(echo::echo(server.ip(), source, nonce, echo::SHORTEST).await?),
     }
 }
 
@@ -64,16 +61,6 @@ async fn connect(server: SocketAddr, source: Option<&Source>) -> io::Result<TcpS
     };
     leave_from(&socket, source)?;
     socket.connect(server).await
-}
-
-/// Binds a socket to the node's own address next to the server.
-fn leave_from(socket: &impl AsFd, source: Option<&Source>) -> io::Result<()> {
-    let Some(source) = source else {
-        return Ok(());
-    };
-    let socket = SockRef::from(socket);
-    socket.bind_device(Some(source.device.as_bytes()))?;
-    socket.bind(&SocketAddr::new(source.address, 0).into())
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time;
 
-use super::{BODY_MAX, Failure, leave_from};
+use super::{BODY_MAX, Failure};
 use crate::config::model;
-use crate::health::Source;
+use crate::echo::{Source, leave_from};
 
 /// How long a host may take to say that nobody listens, if no answer is asked for.
 const REFUSAL: Duration = Duration::from_millis(200);

@@ -1,5 +1,6 @@
 //! Snapshots for people: aligned tables, states in words and, on a terminal, in colour.
 
+mod doctor;
 mod services;
 mod trace;
 
@@ -7,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+pub use doctor::findings;
 pub use services::services;
 pub use trace::trace;
 
