@@ -238,7 +238,7 @@ fn overflow() -> Result<()> {
     let mut world = World::new(PairConfig {
         interval: Duration::from_secs(1),
         // The agent is silent for a while, and stays active.
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         ..PairConfig::default()
     })?;
     let holders = arp::holders(&world.pair.client, "front", CLIENT, SHARED_FRONT)?;
