@@ -403,6 +403,10 @@ fn multicast_blocked() -> Result<()> {
         (before, term),
         "nothing moved"
     );
+    // Replication takes a while to see that its group is not heard either.
+    for node in &pair.nodes {
+        until("a ready standby", || Ok(node.status()?.replication.ready))?;
+    }
     // The role can be handed over as ever, with nothing but unicast.
     hand_over(&pair, |node| node.failover().map(|_| ()))?;
 

@@ -167,7 +167,7 @@ fn mtu(socket: &UdpSocket, device: &str) -> io::Result<usize> {
 /// asks for them, pass nothing.
 ///
 /// The partner's requests come to this node's own address in any case. If they come, and acknowledge
-/// nothing of what was sent to the group, the group does not reach it. Once that was seen it is assumed until
+/// nothing of what was sent to the group, or say that the partner is not ready, the group does not reach it. Once that was seen it is assumed until
 /// the role changes or the interface is another one: to try again would cost a gap in the stream.
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
@@ -188,7 +188,8 @@ impl Hearing {
             return;
         }
         let acknowledged = sync.counters.sent_packets.saturating_sub(sync.outstanding);
-        let waits = sync.partner_heard && sync.outstanding > 0;
+        // Without changes nothing is outstanding: one that hears no heartbeat says that it is not ready.
+        let waits = sync.partner_heard && (sync.outstanding > 0 || !sync.ready);
         match self.acknowledged {
             Some((before, since)) if waits && before == acknowledged => {
                 if !self.deaf && now.since(since) >= DEAF_AFTER {
@@ -219,6 +220,7 @@ mod tests {
         SyncSnapshot {
             role: SyncRole::Active,
             partner_heard: true,
+            ready: true,
             ..sync.snapshot()
         }
     }
@@ -249,6 +251,8 @@ mod tests {
         assert!(wait(&mut hearing, &sync), "it hears the other way now");
         sync.role = SyncRole::Standby;
         assert!(!wait(&mut hearing, &sync));
+        (sync.role, sync.ready) = (SyncRole::Active, false);
+        assert!(wait(&mut hearing, &sync), "it hears no heartbeat");
     }
 
     #[test]
