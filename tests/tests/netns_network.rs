@@ -17,7 +17,9 @@ use ha_common::proto;
 use ha_tests::clock::now_ns;
 use ha_tests::demo::SERVICE;
 use ha_tests::rig::config::{self, CLIENT6, PairConfig, SHARED_BACK};
+use ha_tests::rig::conns::{Conns, differing};
 use ha_tests::rig::pair::{Node, Pair};
+use ha_tests::traffic::conversation::Conversation;
 use ha_tests::traffic::load::Load;
 use nix::sys::signal::Signal;
 
@@ -34,6 +36,9 @@ fn main() -> ExitCode {
                 detached,
             ),
             ("an_interface_made_anew_is_taken_into_use", remade),
+            ("replication_outlives_its_interface", replication_link),
+            ("replication_follows_the_mtu", replication_mtu),
+            ("replication_does_without_its_group", replication_unicast),
             ("blocked_multicast_is_healed_by_unicast", multicast_blocked),
             ("unicast_needs_no_multicast", unicast),
             ("unicast_needs_no_multicast_in_ipv6_either", unicast6),
@@ -240,13 +245,137 @@ fn remade() -> Result<()> {
     until("the address", || node.has_address(SHARED_BACK))
 }
 
-/// The switch drops what goes to the CARP groups, everywhere.
+/// Waits until both nodes have the same connections.
+fn until_equal(pair: &Pair) -> Result<()> {
+    let [one, other] = pair.nodes.each_ref().map(Conns::open);
+    let (one, other) = (one?, other?);
+    until("equal tables", || Ok(differing(&one, &other)?.is_empty()))
+}
+
+/// Connections that end one after the other; what is left of them is replicated.
+fn connect(pair: &Pair, count: usize) -> Result<Vec<Conversation>> {
+    let open = |_| Conversation::open(&pair.client, SERVICE.into());
+    (0..count).map(open).collect()
+}
+
+/// The standby's and then the active node's replication interface is down for a while, and made anew.
+fn replication_link() -> Result<()> {
+    let mut pair = whole(config())?;
+    let mut kept = connect(&pair, 20)?;
+    let standby = 1 - pair.active()?;
+    let node = pair.nodes.get(standby).context("no such node")?;
+    node.netns.ip("link set back down")?;
+    until("the standby's doubt", || {
+        Ok(!node.status()?.replication.ready)
+    })?;
+    kept.extend(connect(&pair, 20)?);
+    node.netns.ip("link set back up")?;
+    pair.wait_whole()?;
+    until_equal(&pair)?;
+
+    let node = pair.nodes.get(standby).context("no such node")?;
+    node.netns.ip("link del back")?;
+    until("the alarm", || has_alarm(node, "interface_gone"))?;
+    kept.extend(connect(&pair, 20)?);
+    pair.remake_back(standby)?;
+    pair.wait_whole()?;
+    until_equal(&pair)?;
+
+    let active = pair.active()?;
+    assert_eq!(active, 1 - standby, "the standby was worse off");
+    let node = pair.nodes.get(active).context("no such node")?;
+    node.netns.ip("link set back down")?;
+    let other = pair.nodes.get(standby).context("no such node")?;
+    other.wait_role(Role::Active, Duration::from_secs(20))?;
+    kept.extend(connect(&pair, 20)?);
+    node.netns.ip("link set back up")?;
+    pair.wait_whole()?;
+    until_equal(&pair)?;
+    for talk in &mut kept {
+        talk.talk(1000)?;
+    }
+    Ok(())
+}
+
+/// Packets become shorter and longer with the interface, and are never cut into pieces.
+fn replication_mtu() -> Result<()> {
+    let mut pair = whole(config())?;
+    let active = pair.active()?;
+    let _kept = connect(&pair, 200)?;
+    for (mtu, long) in [(1500, true), (1400, false), (2000, true)] {
+        let [one, other] = &mut pair.nodes;
+        let (node, standby) = if active == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        node.netns.ip(&format!("link set back mtu {mtu}"))?;
+        standby.netns.nft(
+            "table inet lengths
+            delete table inet lengths
+            table inet lengths {
+                counter long { }
+                counter pieces { }
+                chain in {
+                    type filter hook prerouting priority -450
+                    udp dport 6974 meta length > 1400 counter name long
+                    ip daddr 239.255.69.73 ip frag-off & 0x3fff != 0 counter name pieces
+                }
+            }",
+        )?;
+        // A standby that begins is sent the whole table, in packets that are full.
+        standby.kill()?;
+        standby.start()?;
+        pair.wait_whole()?;
+        until_equal(&pair)?;
+        let node = pair.nodes.get(1 - active).context("no such node")?;
+        let counted = |name: &str| -> Result<bool> {
+            let text = nft(node, &["list", "counter", "inet", "lengths", name])?;
+            Ok(!text.contains("packets 0 "))
+        };
+        assert_eq!(counted("long")?, long, "MTU {mtu}");
+        ensure!(
+            !counted("pieces")?,
+            "MTU {mtu}: a packet was cut into pieces"
+        );
+    }
+    Ok(())
+}
+
+/// A switch that passes nothing to the replication group: it looks for members of groups, and no router asks
+/// them.
+fn replication_unicast() -> Result<()> {
+    let mut pair = Pair::build(config())?;
+    pair.switch.netns().nft(
+        "table bridge rig {
+            chain forward {
+                type filter hook forward priority 0
+                ether daddr 01:00:5e:7f:45:49 counter drop
+            }
+        }",
+    )?;
+    pair.start()?;
+    let mut kept = connect(&pair, 50)?;
+    until_equal(&pair)?;
+    let old = pair.active()?;
+    let node = pair.nodes.get(old).context("no such node")?;
+    ensure!(node.log().contains("does not hear the replication group"));
+    node.failover()?;
+    let other = pair.nodes.get(1 - old).context("no such node")?;
+    other.wait_role(Role::Active, Duration::from_secs(10))?;
+    for talk in &mut kept {
+        talk.talk(1000)?;
+    }
+    pair.wait_whole()
+}
+
+/// The switch drops what goes to the CARP groups, everywhere, and what goes to those of the replication.
 fn block_multicast(pair: &Pair) -> Result<()> {
     pair.switch.netns().nft(
         "table bridge rig {
             chain forward {
                 type filter hook forward priority 0
-                ether daddr { 01:00:5e:00:00:12, 33:33:00:00:00:12 } counter drop
+                ether daddr { 01:00:5e:00:00:12, 33:33:00:00:00:12, 01:00:5e:7f:45:49, 33:33:00:00:45:49 } counter drop
             }
         }",
     )
@@ -274,6 +403,10 @@ fn multicast_blocked() -> Result<()> {
         (before, term),
         "nothing moved"
     );
+    // Replication takes a while to see that its group is not heard either.
+    for node in &pair.nodes {
+        until("a ready standby", || Ok(node.status()?.replication.ready))?;
+    }
     // The role can be handed over as ever, with nothing but unicast.
     hand_over(&pair, |node| node.failover().map(|_| ()))?;
 

@@ -55,6 +55,10 @@ fn document() -> String {
             &[&tally.index().to_string(), tally.as_str(), tally.meaning()],
         );
     }
+    text.push_str(
+        "\nWhat replication counts, and what its sweeps repair, stands in `ha-agent status --json`; \
+         [protocol.md](protocol.md) says what it means.\n",
+    );
     text
 }
 

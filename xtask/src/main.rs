@@ -66,6 +66,11 @@ enum Bench {
     /// Options are those of the benchmark itself: `cargo xtask bench datapath --help`.
     #[command(disable_help_flag = true)]
     Datapath(Passthrough),
+    /// How soon the standby has the active node's connections, and at what price, beside conntrackd.
+    ///
+    /// Options are those of the benchmark itself: `cargo xtask bench replication --help`.
+    #[command(disable_help_flag = true)]
+    Replication(Passthrough),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +90,9 @@ fn main() -> ExitCode {
         }
         Verb::Bench(Bench::Datapath(Passthrough { args })) => {
             return exit(build::rig("ha-gauge", &args));
+        }
+        Verb::Bench(Bench::Replication(Passthrough { args })) => {
+            return exit(build::rig("ha-replica", &args));
         }
         Verb::Test(args) => testing::test(&args),
         Verb::Tidy(args) => testing::tidy(&args),

@@ -16,6 +16,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("ucarp", "ucarp"),
     // Its service does not start without a configuration.
     ("keepalived", "keepalived"),
+    // Its service, as it is installed, keeps statistics and talks to nobody.
+    ("conntrackd", "conntrackd"),
     ("cc", "gcc"),
 ];
 

@@ -39,7 +39,7 @@ use crate::datapath::{Datapath, DatapathError};
 use crate::proto::time::Instant;
 use entry::{Entry, Server};
 use ids::{Id, Ids};
-pub use pair::Halves;
+pub use pair::{Halves, entries as halves};
 use plan::Applied;
 pub use status::{RealStatus, ServiceStatus};
 

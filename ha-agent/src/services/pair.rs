@@ -9,9 +9,6 @@ use super::Target;
 use crate::datapath::family::{FlowEntry, FlowKey, delta, entry_to};
 use crate::proto::sync::Record;
 
-/// Flags that hold on whichever node the connection is.
-const LASTING: u8 = flags::RECONSTRUCTED | flags::BY_HASH | flags::BOTH_ENDS | flags::ONE_WAY;
-
 /// The entries of a connection: none in reverse if answers do not come back this way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Halves {
@@ -19,6 +16,42 @@ pub struct Halves {
     pub forward: (FlowKey, FlowEntry),
     /// Real server to client.
     pub reverse: Option<(FlowKey, FlowEntry)>,
+}
+
+impl Halves {
+    /// Whether the entry at this key is one of them, as far as it does not follow from the packets that this
+    /// node has seen: those decide the way to the client and the times.
+    pub fn has(&self, key: &FlowKey, entry: &FlowEntry) -> bool {
+        if !entry.is_reverse() {
+            let (wanted_key, wanted) = &self.forward;
+            return key == wanted_key
+                && (entry.state, entry.version) == (wanted.state, wanted.version)
+                && alike(entry, wanted, Record::LASTING);
+        }
+        // State and version stand in the forward entry alone, and so does who chose the real server.
+        self.reverse.as_ref().is_some_and(|(wanted_key, wanted)| {
+            key == wanted_key && alike(entry, wanted, Record::LASTING & !flags::BY_HASH)
+        })
+    }
+}
+
+fn alike(one: &FlowEntry, other: &FlowEntry, of_flags: u8) -> bool {
+    let ends = |entry: &FlowEntry| {
+        let both_ends = entry.flags & flags::BOTH_ENDS != 0;
+        let from = both_ends.then_some((entry.from_addr, entry.from_port));
+        ((entry.to_addr, entry.to_port), from)
+    };
+    let ids = |entry: &FlowEntry| (entry.service, entry.real, entry.real_generation);
+    ends(one) == ends(other)
+        && ids(one) == ids(other)
+        && one.flags & of_flags == other.flags & of_flags
+        && same_sum(one.l3_delta, other.l3_delta)
+        && same_sum(one.l4_delta, other.l4_delta)
+}
+
+/// Zero has two forms in one's complement.
+const fn same_sum(one: u16, other: u16) -> bool {
+    one == other || one == !other && (one == 0 || other == 0)
 }
 
 /// An end of a connection: address, and port in network order.
@@ -32,7 +65,7 @@ type End = (IpAddr, u16);
 /// addresses to that of the IPv4 header, addresses and ports to that of TCP or UDP, whose pseudo-header
 /// contains the addresses. The way to the client is this node's own business and is learned from the
 /// client's next packet.
-pub(super) fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
+pub fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
     let key = record.key;
     let has = |flag| record.flags & flag != 0;
     let (client, shared) = ((key.src, key.sport), (key.dst, key.dport));
@@ -44,7 +77,7 @@ pub(super) fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
             to_port: to[1].1,
             real: target.real.id,
             real_generation: target.real.generation,
-            flags: flags::REPLICATED | direction | record.flags & LASTING,
+            flags: flags::REPLICATED | direction | record.flags & Record::LASTING,
             state: record.state,
             service: target.service,
             version: record.version,

@@ -50,6 +50,12 @@ impl ServiceTable {
         found.copied()
     }
 
+    /// Where the entries of a connection point to on this node, if its real server has a number; nothing
+    /// changes.
+    pub fn target(&self, record: &Record) -> Option<Target> {
+        self.find(record)
+    }
+
     /// The real server of a connection, if it is known. One that drains in a service that has given its
     /// port to another is found under the other service only if that one has it as well.
     fn find(&self, record: &Record) -> Option<Target> {

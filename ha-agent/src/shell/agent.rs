@@ -188,8 +188,9 @@ impl Shared {
             lag_us_p99: sync.lag_us_p99,
             sent: counters.sent_records,
             applied: counters.applied,
-            repaired: counters.repaired + counters.repeated_packets,
+            repaired: sync.repaired,
             dropped: counters.table_full + counters.local_table_full + published.apply_errors,
+            sweep: sync.sweep,
         }
     }
 

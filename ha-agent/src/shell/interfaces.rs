@@ -99,6 +99,9 @@ impl Interfaces {
         if let Err(error) = self.shared.tell_addresses(&all) {
             warn!(%error, "new MTU not stored; trying again");
         }
+        if let Some(replication) = &self.shared.replication {
+            replication.resized();
+        }
     }
 
     /// The interface is another one under the same name.
@@ -163,7 +166,7 @@ impl Interfaces {
         if let (Some(handle), Some(channel)) = (&shared.replication, replication) {
             match channel.open() {
                 Ok(socket) => {
-                    handle.rebound(socket);
+                    handle.rebound(channel, socket);
                 }
                 Err(error) => warn!(%error, "replication socket not opened anew"),
             }

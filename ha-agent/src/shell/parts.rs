@@ -315,6 +315,7 @@ pub(super) fn channel(config: &Config, bound: &[Bound]) -> Option<replication::C
         own: bound.interface.own(v6)?.address,
         partner: bound.interface.partner(v6)?,
         group: config.ha.multicast_group,
+        transport: config.ha.transport,
         port: config.ha.multicast_port,
         ifindex: bound.link.ifindex,
         device: bound.link.device.clone(),

@@ -1,8 +1,9 @@
 //! The replication thread: runs [`Sync`] between the data plane's event ring, the replication socket
 //! and the standby's live map.
 
+use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -12,16 +13,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use ha_common::event::EventKind;
-use socket2::{Domain, Protocol, Socket, Type};
 
+pub use super::channel::Channel;
+use super::channel::Hearing;
 use super::clock;
 use super::election::{RoleTerm, offer};
+use super::sweep::{self, Sweeper};
 use super::wake::{self, Wake};
+use crate::config::model::Transport;
 use crate::datapath::family::{self, FlowKey};
 use crate::datapath::{Datapath, remove_connections};
 use crate::keys::PairKeys;
-use crate::proto::sync::{Action, Change, Destination, Input, Record, Salt, Sync, SyncSnapshot};
+use crate::proto::sync::{Action, Change, Input, Record, Salt, Sync, SyncSnapshot};
 use crate::proto::time::Instant;
+use crate::services::expiry::Watcher;
 use crate::services::{Halves, ServiceTable};
 
 /// Commands that may wait.
@@ -30,78 +35,8 @@ const QUEUE: usize = 64;
 const BURST: usize = 4096;
 /// How often the published snapshot is renewed.
 const PUBLISH: Duration = Duration::from_millis(100);
-/// Socket buffers asked for: a full transfer at full rate for a tenth of a second, or a thousand
-/// packets repeated at once.
-const BUFFER: usize = 8 << 20;
 /// Entries written to the live map at once.
 const BATCH: usize = 256;
-
-/// Addresses of the replication channel.
-#[derive(Clone, Debug)]
-pub struct Channel {
-    /// Own address on the replication interface.
-    pub own: IpAddr,
-    /// Partner's address there, of the same family.
-    pub partner: IpAddr,
-    /// Group, of the same family.
-    pub group: IpAddr,
-    /// UDP port, ours and the partner's.
-    pub port: u16,
-    /// Kernel index of the interface.
-    pub ifindex: u32,
-    /// Kernel name of the interface.
-    pub device: String,
-}
-
-impl Channel {
-    /// Opens the socket: multicast without loop and beyond no router, bound to the interface.
-    pub fn open(&self) -> io::Result<UdpSocket> {
-        let domain = if self.group.is_ipv4() {
-            Domain::IPV4
-        } else {
-            Domain::IPV6
-        };
-        let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind_device(Some(self.device.as_bytes()))?;
-        match (self.group, self.own) {
-            (IpAddr::V4(group), IpAddr::V4(own)) => {
-                socket.bind(&self.to(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).into())?;
-                let on = socket2::InterfaceIndexOrAddress::Index(self.ifindex);
-                socket.join_multicast_v4_n(&group, &on)?;
-                socket.set_multicast_if_v4(&own)?;
-                socket.set_multicast_loop_v4(false)?;
-                socket.set_multicast_ttl_v4(1)?;
-            }
-            (IpAddr::V6(group), IpAddr::V6(_)) => {
-                socket.set_only_v6(true)?;
-                socket.bind(&self.to(IpAddr::V6(Ipv6Addr::UNSPECIFIED)).into())?;
-                socket.join_multicast_v6(&group, self.ifindex)?;
-                socket.set_multicast_if_v6(self.ifindex)?;
-                socket.set_multicast_loop_v6(false)?;
-                socket.set_multicast_hops_v6(1)?;
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
-                return Err(io::ErrorKind::AddrNotAvailable.into());
-            }
-        }
-        // More than the system's limit needs a privilege; less only means more repairs under load.
-        if socket.set_recv_buffer_size(BUFFER).is_err()
-            || socket.set_send_buffer_size(BUFFER).is_err()
-        {
-            tracing::debug!("buffers of the replication socket stay at their defaults");
-        }
-        Ok(socket.into())
-    }
-
-    /// An address on the channel's link: a link-local one means nothing without its interface.
-    fn to(&self, address: IpAddr) -> SocketAddr {
-        match address {
-            IpAddr::V4(_) => SocketAddr::new(address, self.port),
-            IpAddr::V6(v6) => SocketAddrV6::new(v6, self.port, 0, self.ifindex).into(),
-        }
-    }
-}
 
 /// What the rest of the agent tells the replication.
 #[derive(Debug)]
@@ -109,7 +44,8 @@ enum Command {
     Role(RoleTerm),
     Generation(u64),
     Keys(PairKeys),
-    Rebound(UdpSocket),
+    Rebound(Channel, UdpSocket),
+    Resized,
     Stop,
 }
 
@@ -122,6 +58,8 @@ pub struct Published {
     pub apply_errors: u64,
     /// Packets that could not be sent.
     pub send_errors: u64,
+    /// Those of them that were too long for the interface.
+    pub too_long: u64,
     /// Events that could not be understood.
     pub bad_events: u64,
 }
@@ -145,9 +83,14 @@ impl Handle {
         self.send(Command::Generation(generation))
     }
 
-    /// The interface was made anew: from now on this socket is to be used.
-    pub fn rebound(&self, socket: UdpSocket) -> bool {
-        self.send(Command::Rebound(socket))
+    /// The interface was made anew: from now on this channel and its socket are to be used.
+    pub fn rebound(&self, channel: Channel, socket: UdpSocket) -> bool {
+        self.send(Command::Rebound(channel, socket))
+    }
+
+    /// Longer or shorter packets than before fit through the interface.
+    pub fn resized(&self) -> bool {
+        self.send(Command::Resized)
     }
 
     /// Changes the pair's keys.
@@ -191,14 +134,16 @@ pub struct Parts {
     pub ready: Box<dyn Fn(bool) -> bool + Send>,
 }
 
-/// Starts the thread.
-pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
+/// Starts the thread; the watcher is for the walk through the map that the thread is to compare with its
+/// table.
+pub fn spawn(parts: Parts) -> io::Result<(Handle, Watcher, JoinHandle<()>)> {
     let (commands, queue) = sync_channel(QUEUE);
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
         sync: parts.sync.snapshot(),
         apply_errors: 0,
         send_errors: 0,
+        too_long: 0,
         bad_events: 0,
     }));
     let handle = Handle {
@@ -206,16 +151,21 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         wake: wake.clone(),
         published: Arc::clone(&published),
     };
+    let (sweeper, pieces) = Sweeper::new(Arc::clone(&parts.datapath), Arc::clone(&parts.services));
+    let watcher = sweep::watcher(pieces, wake.clone());
     let worker = Worker {
         parts,
+        sweeper,
         queue,
         wake,
         published,
         next_publish: Instant::default(),
         apply_errors: 0,
         send_errors: 0,
+        too_long: 0,
         bad_events: 0,
-        pending: Vec::with_capacity(BATCH),
+        pending: Pending::default(),
+        hearing: Hearing::default(),
         untold: None,
         pacified: false,
         stopped: false,
@@ -223,19 +173,52 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
     let thread = thread::Builder::new()
         .name("replication".to_owned())
         .spawn(move || worker.run())?;
-    Ok((handle, thread))
+    Ok((handle, watcher, thread))
+}
+
+/// Changes of the live map that wait to be made with few system calls. Each is of another connection, so
+/// their order does not matter.
+#[derive(Default)]
+struct Pending {
+    put: Vec<Record>,
+    gone: Vec<FlowKey>,
+    keys: HashSet<FlowKey>,
+}
+
+impl Pending {
+    /// Whether a change can wait with the others.
+    fn takes(&self, change: &Change) -> bool {
+        self.keys.len() < BATCH && !self.keys.contains(&change.key())
+    }
+
+    fn push(&mut self, change: Change) {
+        self.keys.insert(change.key());
+        match change {
+            Change::Put(record) => self.put.push(record),
+            Change::Delete(key) => self.gone.push(key),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.put.clear();
+        self.gone.clear();
+        self.keys.clear();
+    }
 }
 
 struct Worker {
     parts: Parts,
+    sweeper: Sweeper,
     queue: Receiver<Command>,
     wake: Wake,
     published: Arc<ArcSwap<Published>>,
     next_publish: Instant,
     apply_errors: u64,
     send_errors: u64,
+    too_long: u64,
     bad_events: u64,
-    pending: Vec<Record>,
+    pending: Pending,
+    hearing: Hearing,
     /// Readiness that the election could not take yet.
     untold: Option<bool>,
     /// Neither sends nor takes anything.
@@ -246,10 +229,11 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         let mut actions = Vec::new();
+        self.fit();
         while !self.stopped {
             self.sleep();
             // Before a demotion: the last changes leave under the session they belong to.
-            self.receive_events(&mut actions);
+            let drained = self.receive_events(&mut actions);
             self.receive_commands(&mut actions);
             self.receive_packets(&mut actions);
             let now = clock::now();
@@ -257,6 +241,7 @@ impl Worker {
                 self.parts.sync.handle_timeout(now, &mut actions);
             }
             self.perform(&mut actions);
+            self.sweep(drained, &mut actions);
             self.untold = self
                 .untold
                 .take()
@@ -267,10 +252,14 @@ impl Worker {
 
     fn sleep(&self) {
         let now = clock::now();
-        let deadline = [self.parts.sync.poll_timeout(), Some(self.next_publish)]
-            .into_iter()
-            .flatten()
-            .min();
+        let deadline = [
+            self.parts.sync.poll_timeout(),
+            self.sweeper.due(&self.parts.sync),
+            Some(self.next_publish),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let fds = [
             self.wake.as_fd(),
             self.parts.ring.as_fd(),
@@ -303,8 +292,15 @@ impl Worker {
                     self.parts.sync.set_keys(clock::now(), keys, salt, actions);
                     continue;
                 }
-                Command::Rebound(socket) => {
+                Command::Rebound(channel, socket) => {
+                    self.parts.channel = channel;
                     self.parts.socket = socket;
+                    self.hearing = Hearing::default();
+                    self.fit();
+                    continue;
+                }
+                Command::Resized => {
+                    self.fit();
                     continue;
                 }
                 Command::Stop => {
@@ -313,6 +309,14 @@ impl Worker {
                 }
             };
             self.parts.sync.handle_input(clock::now(), input, actions);
+        }
+    }
+
+    /// Sends packets as long as the interface takes.
+    fn fit(&mut self) {
+        match self.parts.channel.payload(&self.parts.socket) {
+            Ok(payload) => self.parts.sync.set_mtu_payload(payload),
+            Err(error) => tracing::debug!(%error, "MTU of the replication interface not known"),
         }
     }
 
@@ -328,10 +332,12 @@ impl Worker {
         Some(salt)
     }
 
-    fn receive_events(&mut self, actions: &mut Vec<Action>) {
-        let mut any = false;
+    /// Takes what the data plane has announced; whether that was all.
+    fn receive_events(&mut self, actions: &mut Vec<Action>) -> bool {
+        let (mut any, mut drained) = (false, false);
         for _ in 0..BURST {
             let Some(item) = self.parts.ring.next() else {
+                drained = true;
                 break;
             };
             any = true;
@@ -346,6 +352,18 @@ impl Worker {
                 .handle_input(clock::now(), Input::Local { change, at }, actions);
         }
         if any {
+            self.parts
+                .sync
+                .handle_input(clock::now(), Input::Flush, actions);
+            self.perform(actions);
+        }
+        drained
+    }
+
+    /// After all else is performed: the live map of a standby is then what its table says.
+    fn sweep(&mut self, drained: bool, actions: &mut Vec<Action>) {
+        self.sweeper.work(&mut self.parts.sync, drained, actions);
+        if !actions.is_empty() {
             self.parts
                 .sync
                 .handle_input(clock::now(), Input::Flush, actions);
@@ -373,26 +391,23 @@ impl Worker {
     }
 
     fn perform(&mut self, actions: &mut Vec<Action>) {
+        let mut refused = Vec::new();
         for action in actions.drain(..) {
             match action {
                 Action::Send { .. } if self.pacified => {}
                 Action::Send { to, bytes } => {
-                    let address = match to {
-                        Destination::Group => self.parts.channel.group,
-                        Destination::Partner => self.parts.channel.partner,
-                    };
-                    let to = self.parts.channel.to(address);
-                    self.send_errors += u64::from(self.parts.socket.send_to(&bytes, to).is_err());
-                }
-                Action::Apply(Change::Put(record)) => {
-                    self.pending.push(record);
-                    if self.pending.len() >= BATCH {
-                        self.store();
+                    for address in self.parts.channel.destinations(to, self.hearing.is_deaf()) {
+                        let sent = self.parts.socket.send_to(&bytes, address);
+                        if let Err(error) = sent {
+                            refused.push(error);
+                        }
                     }
                 }
-                Action::Apply(Change::Delete(key)) => {
-                    self.store();
-                    self.remove(&key);
+                Action::Apply(change) => {
+                    if !self.pending.takes(&change) {
+                        self.store();
+                    }
+                    self.pending.push(change);
                 }
                 Action::Ready(ready) => {
                     self.store();
@@ -401,21 +416,37 @@ impl Worker {
             }
         }
         self.store();
+        self.send_errors += refused.len() as u64;
+        let too_long = |error: &&io::Error| error.raw_os_error() == Some(libc::EMSGSIZE);
+        let too_long = refused.iter().filter(too_long).count();
+        if too_long > 0 {
+            // They would be repeated in vain; shorter ones will do.
+            self.too_long += too_long as u64;
+            self.fit();
+        }
     }
 
-    /// Writes the pending records into the live map, both directions of each.
+    /// Brings the pending changes into the live map, both directions of each.
     fn store(&mut self) {
-        if self.pending.is_empty() {
-            return;
+        if let Err(error) = remove_connections(&*self.parts.datapath, &self.pending.gone) {
+            self.apply_errors += 1;
+            tracing::debug!(%error, "replicated deletions not applied");
         }
+        if !self.pending.put.is_empty() {
+            self.put();
+        }
+        self.pending.clear();
+    }
+
+    fn put(&mut self) {
         let now = clock::now().as_nanos();
-        let mut entries = Vec::with_capacity(2 * self.pending.len());
+        let mut entries = Vec::with_capacity(2 * self.pending.put.len());
         {
             let Ok(mut services) = self.parts.services.lock() else {
                 return;
             };
-            for record in self.pending.drain(..) {
-                if let Some(Halves { forward, reverse }) = services.entries(&record, now) {
+            for record in &self.pending.put {
+                if let Some(Halves { forward, reverse }) = services.entries(record, now) {
                     // As the data plane does it: reverse first, so that no packet finds half a pair.
                     entries.extend(reverse);
                     entries.push(forward);
@@ -435,23 +466,21 @@ impl Worker {
         }
     }
 
-    fn remove(&mut self, key: &FlowKey) {
-        if let Err(error) = remove_connections(&*self.parts.datapath, &[*key]) {
-            self.apply_errors += 1;
-            tracing::debug!(%error, "replicated deletion not applied");
-        }
-    }
-
     fn publish(&mut self) {
         let now = clock::now();
         if now < self.next_publish {
             return;
         }
         self.next_publish = now + PUBLISH;
+        let sync = self.parts.sync.snapshot();
+        if self.parts.channel.transport == Transport::Auto {
+            self.hearing.judge(now, &sync);
+        }
         self.published.store(Arc::new(Published {
-            sync: self.parts.sync.snapshot(),
-            apply_errors: self.apply_errors,
+            sync,
+            apply_errors: self.apply_errors + self.sweeper.errors,
             send_errors: self.send_errors,
+            too_long: self.too_long,
             bad_events: self.bad_events,
         }));
     }

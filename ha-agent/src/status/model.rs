@@ -13,6 +13,7 @@ pub use super::services::{
 };
 
 use crate::datapath::family::{FlowEntry, FlowKey};
+use crate::proto::sync::Sweeps;
 
 /// Version of all snapshots here.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -229,10 +230,13 @@ pub struct Replication {
     pub sent: u64,
     /// Changes applied.
     pub applied: u64,
-    /// Changes that were lost on the way and sent again.
+    /// Changes that were lost on the way and sent again, and what sweeps have repaired.
     pub repaired: u64,
     /// Changes given up.
     pub dropped: u64,
+    /// What sweeps have found and repaired, by kind.
+    #[serde(default)]
+    pub sweep: Sweeps,
 }
 
 /// `connections` of [`Status`].

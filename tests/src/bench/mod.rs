@@ -25,7 +25,7 @@ pub(crate) use report::AGENT;
 pub use report::Report;
 
 use crate::clock::now_ns;
-use stalls::CoreStalls;
+pub(crate) use stalls::CoreStalls;
 
 /// One run of the benchmark.
 pub(crate) struct Bench<'a> {

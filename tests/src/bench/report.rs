@@ -183,7 +183,7 @@ impl Report {
 fn cells(figure: &Figure, summary: &Summary) -> Vec<Cell> {
     let row = &figure.row;
     let number = |value: f64| {
-        Cell::new(if matches!(row.unit, "ms" | "times") {
+        Cell::new(if matches!(row.unit, "ms" | "times" | "s" | "frames") {
             format!("{value:.2}")
         } else {
             format!("{value:.0}")

@@ -13,7 +13,7 @@
 
 mod cases;
 mod instrument;
-mod million;
+pub(crate) mod million;
 mod reference;
 mod scene;
 mod veth;

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod capture;
 pub mod checksum;
 pub mod config;
+pub mod conns;
 pub mod generator;
 pub mod link;
 pub mod locate;

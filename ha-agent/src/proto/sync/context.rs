@@ -55,7 +55,7 @@ struct Session {
 
 impl Context {
     pub(super) fn new(mut config: SyncConfig, keys: PairKeys, mut rng: Rng, now: Instant) -> Self {
-        config.mtu_payload = config.mtu_payload.clamp(SHORTEST_PAYLOAD, MAX_PACKET);
+        config.mtu_payload = payload_within(config.mtu_payload);
         Self {
             shadow: Shadow::new(config.max_entries, &mut rng),
             keyring: Keyring::new(keys, config.cluster),
@@ -73,6 +73,10 @@ impl Context {
             session: None,
             strangers: TokenBucket::new(STRANGERS_PER_SECOND, STRANGERS_BURST, now),
         }
+    }
+
+    pub(super) fn set_mtu_payload(&mut self, payload: usize) {
+        self.config.mtu_payload = payload_within(payload);
     }
 
     /// Takes other pair keys; whether this node signs with another one from now on. Sessions under way
@@ -189,4 +193,8 @@ impl Context {
     pub(super) fn hello_period(&self) -> Duration {
         self.config.peer_timeout / 10
     }
+}
+
+fn payload_within(payload: usize) -> usize {
+    payload.clamp(SHORTEST_PAYLOAD, MAX_PACKET)
 }

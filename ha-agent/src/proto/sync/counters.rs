@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::sweep::Sweeps;
 use crate::proto::time::Instant;
 
 /// Counters since the agent started, both roles together.
@@ -163,10 +164,12 @@ pub struct SyncSnapshot {
     pub sent: u64,
     /// Changes of the live map on the partner's word.
     pub applied: u64,
-    /// Packets lost on the way and repaired by repetition, in both roles.
+    /// Packets lost on the way and repaired by repetition, and what sweeps have repaired, in both roles.
     pub repaired: u64,
     /// Changes of the data plane that replication could not hold.
     pub dropped: u64,
+    /// What sweeps have found.
+    pub sweep: Sweeps,
     /// Everything that is counted.
     pub counters: Counters,
 }

@@ -6,6 +6,7 @@ use super::receiver::Receiver;
 use super::record::{Change, Record};
 use super::seal::{Incoming, SessionKey};
 use super::sender::Sender;
+use super::sweep::Sweep;
 use super::wire::{Header, HeaderError, Kind};
 use super::{Action, Input, Salt, SyncConfig};
 use crate::keys::PairKeys;
@@ -18,8 +19,9 @@ use crate::proto::time::Instant;
 /// [`Self::poll_timeout`] is reached (earlier or later does no harm), and perform the actions each of
 /// them appends.
 pub struct Sync {
-    context: Context,
+    pub(super) context: Context,
     role: Role,
+    pub(super) sweep: Sweep,
     /// Plain text of the packet at hand; kept so that packets cost no allocation.
     scratch: Vec<u8>,
 }
@@ -48,6 +50,7 @@ impl Sync {
         Self {
             context,
             role: Role::Standby(receiver),
+            sweep: Sweep::default(),
             scratch: Vec::new(),
         }
     }
@@ -76,6 +79,11 @@ impl Sync {
         if self.context.set_keys(keys) {
             self.renew(now, salt, out);
         }
+    }
+
+    /// Packets made from now on are at most this long; see [`SyncConfig::mtu_payload`].
+    pub fn set_mtu_payload(&mut self, payload: usize) {
+        self.context.set_mtu_payload(payload);
     }
 
     /// Begins a session in the same role.
@@ -133,8 +141,9 @@ impl Sync {
             transfer: None,
             sent: counters.sent_records,
             applied: counters.applied,
-            repaired: counters.repeated_packets + counters.repaired,
+            repaired: counters.repeated_packets + counters.repaired + self.sweep.counts.repaired(),
             dropped: counters.local_table_full + counters.table_full,
+            sweep: self.sweep.counts,
             counters,
         };
         match &self.role {
@@ -156,6 +165,10 @@ impl Sync {
                 ..base
             },
         }
+    }
+
+    pub(super) const fn is_active(&self) -> bool {
+        matches!(self.role, Role::Active(_))
     }
 
     #[cfg(test)]

@@ -32,6 +32,7 @@ mod seal;
 mod sender;
 mod shadow;
 mod stream;
+mod sweep;
 mod wire;
 
 #[cfg(test)]
@@ -44,6 +45,7 @@ use crate::proto::time::Instant;
 pub use counters::{Counters, SyncRole, SyncSnapshot, TransferProgress};
 pub use machine::Sync;
 pub use record::{Change, Record};
+pub use sweep::{Found, Half, Remedy, Suspect, Sweeps};
 
 /// What never changes while the agent runs.
 #[derive(Clone, Debug)]

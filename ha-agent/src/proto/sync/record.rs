@@ -31,7 +31,7 @@ use std::net::IpAddr;
 use ha_common::conn::flags;
 
 use super::wire::Reader;
-use crate::datapath::family::{FlowEvent, FlowKey, none_like};
+use crate::datapath::family::{FlowEntry, FlowEvent, FlowKey, none_like};
 
 const PUT4: u8 = 0x01;
 const DELETE4: u8 = 0x02;
@@ -85,6 +85,37 @@ pub struct Record {
 }
 
 impl Record {
+    /// Those [`flags`] that hold on whichever node the connection is.
+    pub const LASTING: u8 =
+        flags::RECONSTRUCTED | flags::BY_HASH | flags::BOTH_ENDS | flags::ONE_WAY;
+
+    /// The connection that has this forward entry.
+    pub fn from_entry(key: &FlowKey, entry: &FlowEntry) -> Self {
+        let mut record = Self {
+            key: *key,
+            real_addr: entry.to_addr,
+            from_addr: none_like(key.dst),
+            real_port: entry.to_port,
+            from_port: 0,
+            state: entry.state,
+            flags: entry.flags,
+            version: entry.version,
+        };
+        if record.has_stand_in() {
+            (record.from_addr, record.from_port) = (entry.from_addr, entry.from_port);
+        }
+        record
+    }
+
+    /// Whether both are the same state of the same connection, wherever each was read.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let lasting = |record: &Self| Self {
+            flags: record.flags & Self::LASTING,
+            ..*record
+        };
+        lasting(self) == lasting(other)
+    }
+
     /// The connection that an event tells of.
     pub fn from_event(event: &FlowEvent) -> Self {
         let mut record = Self {
@@ -106,6 +137,11 @@ impl Record {
     /// Whether something stands in for the client.
     pub(super) const fn has_stand_in(&self) -> bool {
         self.flags & flags::BOTH_ENDS != 0
+    }
+
+    /// Whether answers do not come back this way: there is no other half.
+    pub(super) const fn is_one_way(&self) -> bool {
+        self.flags & flags::ONE_WAY != 0
     }
 
     /// The part of the table it is in.
@@ -151,7 +187,7 @@ impl Change {
     }
 
     /// The connection.
-    pub(super) const fn key(&self) -> FlowKey {
+    pub const fn key(&self) -> FlowKey {
         match self {
             Self::Put(record) => record.key,
             Self::Delete(key) => *key,

@@ -9,8 +9,13 @@
 //! What a pass finds of each real server corrects the number that the data plane keeps, for schedulers that
 //! compare loads and for limits: entries that replication stores or removes are counted by nobody else.
 //!
-//! The walk takes a small share of one CPU whatever the size of the table; it hurries when the table
-//! is nearly full.
+//! Whoever wants to compare the tables with something else is shown each piece that was read ([`Piece`]), so
+//! that one walk serves both.
+//!
+//! The walk takes a small share of one CPU ([`pace`]), as much more as it needs to be through in time; it
+//! hurries when the table is nearly full, and begins anew and hurries when the data plane has lost an event.
+
+mod pace;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +28,7 @@ use ha_common::maps;
 use ha_common::reason::Tally;
 use ha_common::service::{Load, Timeouts};
 
+use self::pace::{Losses, PASS_MIN, Pace};
 use super::ServiceTable;
 use crate::datapath::family::{FlowEntry, FlowKey};
 use crate::datapath::load::Connections;
@@ -33,18 +39,30 @@ use crate::shell::clock;
 /// Entries read at a time: half a millisecond of work. (A nearly empty table is one piece, in which all
 /// buckets are looked at: 4 ms for two million, in many short system calls.)
 const PIECE: usize = 1024;
-/// Part of the time that a walk works rather than sleeps: 1 / this.
-const SHARE: u32 = 40;
-/// The same while the table is nearly full.
-const SHARE_FULL: u32 = 4;
-/// Shortest time from the start of one pass to the start of the next.
-const PASS_MIN: Duration = Duration::from_secs(1);
+/// How long a watcher that is busy is waited for until it misses a piece.
+const WATCHER_MAX: Duration = Duration::from_secs(1);
+/// Pause before it is asked again.
+const WATCHER_PAUSE: Duration = Duration::from_millis(2);
 /// Longest sleep between two pieces, so that the end of the thread is not delayed.
 const SLEEP_MAX: Duration = Duration::from_millis(200);
 /// From this share of its entries on the table counts as nearly full, in percent.
 const FULL_PERCENT: u64 = 90;
 /// Below this share it does not any more.
 const RELAXED_PERCENT: u64 = 85;
+
+/// Some entries, as a walk has read them.
+#[derive(Debug)]
+pub struct Piece {
+    /// Entries of both directions.
+    pub entries: Vec<(FlowKey, FlowEntry)>,
+    /// With the first piece of a pass, when it began to read.
+    pub began: Option<Instant>,
+    /// It is the last of the pass.
+    pub last: bool,
+}
+
+/// Is shown what a walk reads; gives back what it cannot take now.
+pub type Watcher = Box<dyn Fn(Piece) -> Result<(), Piece> + Send>;
 
 /// What a pass over the whole table has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +93,7 @@ pub struct Walk {
     /// Loads by real-server id, as they were when the pass began.
     loads: Vec<Load>,
     idle: Vec<FlowKey>,
+    piece: Vec<(FlowKey, FlowEntry)>,
 }
 
 impl Walk {
@@ -87,7 +106,7 @@ impl Walk {
         active_since: Option<Instant>,
         datapath: &dyn Datapath,
     ) -> Result<Option<Census>, DatapathError> {
-        if self.cursor == Cursor::default() {
+        if self.is_at_start() {
             self.timeouts = datapath.timeouts()?;
             self.loads = datapath.loads()?;
             self.census = Census {
@@ -113,11 +132,27 @@ impl Walk {
             self.census.expired_ipv6 += expired;
         }
         self.cursor = scan.next.unwrap_or_default();
+        self.piece = scan.entries;
         if scan.next.is_some() {
             return Ok(None);
         }
         self.correct_loads(datapath)?;
         Ok(Some(std::mem::take(&mut self.census)))
+    }
+
+    /// Whether the next step begins a pass.
+    pub fn is_at_start(&self) -> bool {
+        self.cursor == Cursor::default()
+    }
+
+    /// The entries that the last step has read.
+    pub fn take_piece(&mut self) -> Vec<(FlowKey, FlowEntry)> {
+        std::mem::take(&mut self.piece)
+    }
+
+    /// Begins anew with the next step.
+    pub fn restart(&mut self) {
+        self.cursor = Cursor::default();
     }
 
     fn count(&mut self, key: &FlowKey, conn: &FlowEntry) {
@@ -222,6 +257,7 @@ impl Keeper {
         settings: Arc<Settings>,
         services: Arc<Mutex<ServiceTable>>,
         connections: Connections,
+        watcher: Option<Watcher>,
     ) -> std::io::Result<Self> {
         let fullness = connections
             .entries()
@@ -238,7 +274,9 @@ impl Keeper {
             walk: Walk::default(),
             fullness,
             made: 0,
-            pass_started: Instant::default(),
+            pace: Pace::default(),
+            losses: Losses::default(),
+            watcher,
         };
         let thread = thread::Builder::new()
             .name("connections".to_owned())
@@ -276,7 +314,9 @@ struct Worker {
     fullness: [Fullness; 2],
     /// Connections made when this pass began: those of the pass itself count twice rather than not.
     made: u64,
-    pass_started: Instant,
+    pace: Pace,
+    losses: Losses,
+    watcher: Option<Watcher>,
 }
 
 impl Worker {
@@ -307,11 +347,18 @@ impl Worker {
             0 => None,
             nanos => Some(Instant::from_nanos(nanos)),
         };
-        let made = Fullness::made(&self.settings.datapath().counters()?);
+        let counters = self.settings.datapath().counters()?;
+        let made = Fullness::made(&counters);
+        if self.losses.note(&counters) {
+            tracing::warn!("the data plane has lost events of connections: comparing all of them");
+            self.walk.restart();
+        }
+        let began = self.walk.is_at_start().then_some(now);
         let census = self
             .walk
             .step(now, active_since, self.settings.datapath())?;
         let complete = census.is_some();
+        self.show(began, complete);
         if let Some(mut census) = census {
             let young = now - Duration::from_nanos(Embryo4::LIFETIME_NS);
             census.half_open = self.settings.datapath().half_open(young)?;
@@ -347,17 +394,33 @@ impl Worker {
         self.shared.census.store(Arc::new(census));
     }
 
+    /// Shows what was read to whoever watches.
+    fn show(&mut self, began: Option<Instant>, last: bool) {
+        let Some(watcher) = &self.watcher else {
+            return;
+        };
+        let mut piece = Piece {
+            entries: self.walk.take_piece(),
+            began,
+            last,
+        };
+        let until = clock::now() + WATCHER_MAX;
+        while let Err(back) = watcher(piece) {
+            if clock::now() >= until || self.shared.stop.load(Ordering::Relaxed) {
+                tracing::debug!(entries = back.entries.len(), "a piece was not looked at");
+                return;
+            }
+            piece = back;
+            thread::sleep(WATCHER_PAUSE);
+        }
+    }
+
     fn pause(&mut self, started: Instant, complete: bool) -> Duration {
         let now = clock::now();
-        let share = if self.fullness.iter().any(|fullness| fullness.full) {
-            SHARE_FULL
-        } else {
-            SHARE
-        };
-        let mut pause = now.since(started) * (share - 1);
+        let hurry = self.losses.hurry || self.fullness.iter().any(|fullness| fullness.full);
+        let pause = self.pace.pause(started, now, complete, hurry);
         if complete {
-            pause = pause.max((self.pass_started + PASS_MIN).since(now));
-            self.pass_started = now + pause;
+            self.losses.pass_ended();
         }
         pause
     }

@@ -1,5 +1,6 @@
 //! Walks over tables in memory.
 
+use super::pace::PASS_MAX;
 use super::*;
 use crate::datapath::fake::Fake;
 use crate::datapath::family::entry_to;
@@ -205,7 +206,7 @@ fn the_thread_takes_its_census_and_ends() {
     }
     let services = Arc::new(Mutex::new(ServiceTable::new(7)));
     let connections = Connections { v4: 50, v6: 1000 };
-    let keeper = Keeper::spawn(Arc::new(settings), services, connections).unwrap();
+    let keeper = Keeper::spawn(Arc::new(settings), services, connections, None).unwrap();
     keeper.set_active(Some(clock::now()));
     for _ in 0..1000 {
         if keeper.census().entries == 92 && fake.state().config.table_full == 1 {
@@ -217,4 +218,78 @@ fn the_thread_takes_its_census_and_ends() {
     let config = fake.state().config;
     assert_eq!((config.table_full, config.table_full6), (1, 0));
     keeper.stop();
+}
+
+#[test]
+fn a_loss_begins_a_pass_and_one_more_if_it_goes_on() {
+    let counters = |lost: u64| {
+        let mut counters = vec![0; Tally::EventLost.index() as usize + 1];
+        *counters.last_mut().unwrap() = lost;
+        counters
+    };
+    let mut losses = Losses::default();
+    // What was lost before this agent began is none of its business: it has read the whole map.
+    assert!(!losses.note(&counters(5)) && !losses.hurry);
+    assert!(losses.note(&counters(6)) && losses.hurry);
+    assert!(!losses.note(&counters(6)));
+    losses.pass_ended();
+    assert!(!losses.hurry);
+
+    assert!(losses.note(&counters(7)));
+    // Not anew at every step: a pass has to come to its end.
+    assert!(!losses.note(&counters(8)));
+    losses.pass_ended();
+    assert!(losses.hurry);
+    assert!(!losses.note(&counters(8)));
+    losses.pass_ended();
+    assert!(!losses.hurry);
+}
+
+#[test]
+fn a_pass_over_a_large_table_takes_what_it_needs() {
+    let mut pace = Pace::default();
+    let mut now = Instant::from_nanos(1);
+    let mut run = |pieces: u32, work: Duration, hurry| {
+        let from = now;
+        for piece in 1..=pieces {
+            let started = now;
+            now = now + work;
+            now = now + pace.pause(started, now, piece == pieces, hurry);
+        }
+        now.since(from)
+    };
+    let millis = Duration::from_millis;
+    // A small one: once a second, and little of that.
+    run(10, millis(1), false);
+    assert_eq!(run(10, millis(1), false), PASS_MIN);
+    // A large one: a share of a core, or as much as it takes.
+    run(1000, millis(1), false);
+    let took = run(1000, millis(1), false);
+    assert!(took > PASS_MAX * 9 / 10 && took <= PASS_MAX, "{took:?}");
+    let hurried = run(1000, millis(1), true);
+    assert!(hurried < millis(4100), "{hurried:?}");
+}
+
+#[test]
+fn what_a_step_has_read_can_be_looked_at() {
+    let fake = plane(1 << 20);
+    let entries: Vec<_> = (0..2000)
+        .flat_map(|n| connection(n, ConnState::Established, SECOND))
+        .collect();
+    fake.put_conns(&entries).unwrap();
+    let mut walk = Walk::default();
+    let mut shown = Vec::new();
+    loop {
+        let done = walk.step(Instant::from_nanos(SECOND), None, &fake).unwrap();
+        shown.extend(walk.take_piece());
+        if done.is_some() {
+            break;
+        }
+        assert!(!walk.is_at_start());
+    }
+    assert!(walk.is_at_start());
+    shown.sort_unstable_by_key(|(key, _)| *key);
+    let mut wanted = entries;
+    wanted.sort_unstable_by_key(|(key, _)| *key);
+    assert_eq!(shown, wanted);
 }

@@ -15,7 +15,6 @@ use tracing::{info, warn};
 use crate::config::model::{Config, Mode, Pacify};
 use crate::config::{Loaded, Secrets};
 use crate::control::Heirloom;
-use crate::datapath::family::{FlowEntry, FlowKey};
 use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::health::{self, HealthChecks, Report};
@@ -297,18 +296,12 @@ async fn bring_up(
     services.apply(&*map)?;
     let services = Arc::new(Mutex::new(services));
 
-    let keeper = Keeper::spawn(
-        Arc::clone(&settings),
-        Arc::clone(&services),
-        parts::connections(&config),
-    )
-    .map_err(StartError::Election)?;
     let mut threads = Vec::new();
 
     // The replication thread needs the election's handle to report readiness, and the election needs
     // the replication's to report roles: the cell is filled once both are there.
     let ready_cell: Arc<std::sync::OnceLock<election::Handle>> = Arc::default();
-    let replication = if replicated {
+    let (replication, watcher) = if replicated {
         let channel = parts::channel(&config, &bound);
         let failed = |source| StartError::Replication {
             interface: config.ha.multicast_interface.clone(),
@@ -325,7 +318,7 @@ async fn bring_up(
         let mut actions = Vec::new();
         sync.handle_input(clock::now(), Input::Load(leftovers(&*map)?), &mut actions);
         let cell = Arc::clone(&ready_cell);
-        let (handle, thread) = replication::spawn(replication::Parts {
+        let (handle, watcher, thread) = replication::spawn(replication::Parts {
             sync,
             socket: channel.open().map_err(failed)?,
             channel,
@@ -339,10 +332,17 @@ async fn bring_up(
         })
         .map_err(failed)?;
         threads.push(thread);
-        Some(handle)
+        (Some(handle), Some(watcher))
     } else {
-        None
+        (None, None)
     };
+    let keeper = Keeper::spawn(
+        Arc::clone(&settings),
+        Arc::clone(&services),
+        parts::connections(&config),
+        watcher,
+    )
+    .map_err(StartError::Election)?;
 
     let (reports_out, reports) = mpsc::channel(EVENTS);
     let (events_out, events) = mpsc::channel(EVENTS);
@@ -497,11 +497,8 @@ fn leftovers(datapath: &dyn Datapath) -> Result<Vec<Record>, DatapathError> {
     let mut cursor = Some(Cursor::default());
     while let Some(from) = cursor {
         let scan = datapath.scan_conns(from, PIECE)?;
-        records.extend(
-            scan.entries
-                .iter()
-                .filter_map(|(key, conn)| record(key, conn)),
-        );
+        let forward = scan.entries.iter().filter(|(_, conn)| !conn.is_reverse());
+        records.extend(forward.map(|(key, conn)| Record::from_entry(key, conn)));
         cursor = scan.next;
     }
     if !records.is_empty() {
@@ -511,19 +508,6 @@ fn leftovers(datapath: &dyn Datapath) -> Result<Vec<Record>, DatapathError> {
         );
     }
     Ok(records)
-}
-
-fn record(key: &FlowKey, conn: &FlowEntry) -> Option<Record> {
-    (!conn.is_reverse()).then_some(Record {
-        key: *key,
-        real_addr: conn.to_addr,
-        from_addr: conn.from_addr,
-        real_port: conn.to_port,
-        from_port: conn.from_port,
-        state: conn.state,
-        flags: conn.flags,
-        version: conn.version,
-    })
 }
 
 fn rng() -> Result<Rng, StartError> {

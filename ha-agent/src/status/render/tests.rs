@@ -81,7 +81,11 @@ fn json_has_the_documented_shape() {
             "gateway_reachable": true
         }],
         "replication": {
-            "ready": true, "lag_us_p99": 240, "sent": 0, "applied": 0, "repaired": 0, "dropped": 0
+            "ready": true, "lag_us_p99": 240, "sent": 0, "applied": 0, "repaired": 0, "dropped": 0,
+            "sweep": {
+                "passes": 0, "told": 0, "told_gone": 0, "mended": 0, "restored": 0, "replaced": 0,
+                "removed": 0, "in_flight": 0, "put_off": 0
+            }
         },
         "connections": { "established": 5, "embryonic": 1, "max": 1_048_576 },
         "alarms": []

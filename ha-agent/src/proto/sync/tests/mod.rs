@@ -3,16 +3,19 @@
 mod packets;
 mod scenarios;
 mod sim;
+mod suspects;
+mod sweep;
 mod vectors;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ha_common::conn::flags;
 
-use super::Record;
+use super::{Record, Sync, SyncConfig};
 use crate::datapath::family::{FlowKey, none_like};
 use crate::keys::{PairKey, PairKeys};
 use crate::proto::rng::Rng;
+use crate::proto::time::Instant;
 
 /// Parts of the protocol switched off.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +40,15 @@ fn salt(rng: &mut Rng) -> [u8; 16] {
     salt[..8].copy_from_slice(&rng.next_u64().to_be_bytes());
     salt[8..].copy_from_slice(&rng.next_u64().to_be_bytes());
     salt
+}
+
+/// A machine by itself: a standby with an empty table.
+fn machine(now: Instant) -> Sync {
+    let config = SyncConfig {
+        max_entries: 1 << 10,
+        ..SyncConfig::new(1, 110)
+    };
+    Sync::new(config, pair_keys(), [1; 16], Rng::new(1), now)
 }
 
 /// The connection of client number `client`: IPv4, one end translated.

@@ -201,7 +201,7 @@ impl World {
         self.perform(node, out);
     }
 
-    fn perform(&mut self, node: usize, actions: Vec<Action>) {
+    pub(super) fn perform(&mut self, node: usize, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Send { to: _, bytes } => self.send(node, &bytes),

@@ -1,0 +1,88 @@
+//! How fast a walk goes, and when it must not wait.
+
+use std::time::Duration;
+
+use ha_common::reason::Tally;
+
+use crate::proto::time::Instant;
+
+/// Part of the time that a walk works rather than sleeps: 1 / this.
+const SHARE: u32 = 40;
+/// The same while the table is nearly full.
+const SHARE_FULL: u32 = 4;
+/// Shortest time from the start of one pass to the start of the next.
+pub(super) const PASS_MIN: Duration = Duration::from_secs(1);
+/// A pass takes about this long at most, however large the table is: what replication repairs on its own is
+/// repaired within 31 s.
+pub(super) const PASS_MAX: Duration = Duration::from_secs(25);
+
+/// How fast a walk goes.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    pass_started: Instant,
+    /// Work of this pass so far, and of the last one.
+    worked: Duration,
+    last_pass: Duration,
+}
+
+impl Pace {
+    /// How long to rest after a step.
+    pub(super) fn pause(
+        &mut self,
+        started: Instant,
+        now: Instant,
+        complete: bool,
+        hurry: bool,
+    ) -> Duration {
+        let work = now.since(started);
+        self.worked += work;
+        let needed = PASS_MAX.as_nanos() / self.worked.max(self.last_pass).as_nanos().max(1);
+        let share = if hurry {
+            SHARE_FULL
+        } else {
+            u32::try_from(needed)
+                .unwrap_or(SHARE)
+                .clamp(SHARE_FULL, SHARE)
+        };
+        let mut pause = work * (share - 1);
+        if complete {
+            self.last_pass = std::mem::take(&mut self.worked);
+            pause = pause.max((self.pass_started + PASS_MIN).since(now));
+            self.pass_started = now + pause;
+        }
+        pause
+    }
+}
+
+/// Whether the data plane has lost events: then the whole table is compared as soon as possible, once more
+/// for those that it loses meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// Events lost before; `None` until they were first read.
+    known: Option<u64>,
+    /// A pass is under way that began after a loss.
+    pub(super) hurry: bool,
+    /// There was another one since.
+    again: bool,
+}
+
+impl Losses {
+    /// Takes note of the counters; whether a pass has to begin now.
+    pub(super) fn note(&mut self, counters: &[u64]) -> bool {
+        let lost = counters.get(Tally::EventLost.index() as usize).copied();
+        let lost = lost.unwrap_or_default();
+        let news = self.known.replace(lost).is_some_and(|known| known != lost);
+        if self.hurry {
+            self.again |= news;
+            return false;
+        }
+        self.hurry = news;
+        news
+    }
+
+    /// A pass has ended; the next one begins at once.
+    pub(super) const fn pass_ended(&mut self) {
+        self.hurry = self.again;
+        self.again = false;
+    }
+}
