@@ -181,16 +181,7 @@ impl Shared {
             return Replication::default();
         };
         let published = replication.published();
-        let sync = &published.sync;
-        let counters = &sync.counters;
-        Replication {
-            ready: sync.ready,
-            lag_us_p99: sync.lag_us_p99,
-            sent: counters.sent_records,
-            applied: counters.applied,
-            repaired: counters.repaired + counters.repeated_packets,
-            dropped: counters.table_full + counters.local_table_full + published.apply_errors,
-        }
+        Replication::of(&published.sync, published.apply_errors)
     }
 
     fn table_size(&self, config: &Config) -> TableSize {

@@ -8,6 +8,7 @@ use ha_common::conn::{ConnState, flags};
 use ha_common::reason::{REASONS, Reason, Tally, Verdict};
 use serde::{Deserialize, Serialize};
 
+pub use super::replication::{Progress, Replication, ReplicationClass};
 pub use super::services::{
     PersistenceStatus, RealServerState, RealServerStatus, ServiceStatus, Services, TrafficStatus,
 };
@@ -215,24 +216,6 @@ impl XdpMode {
             Self::None => "none",
         }
     }
-}
-
-/// `replication` of [`Status`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replication {
-    /// Whether the standby's table is complete.
-    pub ready: bool,
-    /// Time from change to application at the standby, 99th percentile, microseconds; null if not
-    /// measured.
-    pub lag_us_p99: Option<u64>,
-    /// Changes sent.
-    pub sent: u64,
-    /// Changes applied.
-    pub applied: u64,
-    /// Changes that were lost on the way and sent again.
-    pub repaired: u64,
-    /// Changes given up.
-    pub dropped: u64,
 }
 
 /// `connections` of [`Status`].

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::buckets::Bucket;
 use super::counters::{Counters, Lag};
 use super::limits::TokenBucket;
+use super::outbox::LANE;
 use super::seal::{Incoming, Keyring, SessionKey};
-use super::shadow::Shadow;
+use super::shadow::{Entry, Shadow};
 use super::wire::{Header, Kind, MAX_PACKET};
 use super::{Action, Destination, Salt, SyncConfig};
 use crate::keys::PairKeys;
@@ -57,7 +59,7 @@ impl Context {
     pub(super) fn new(mut config: SyncConfig, keys: PairKeys, mut rng: Rng, now: Instant) -> Self {
         config.mtu_payload = config.mtu_payload.clamp(SHORTEST_PAYLOAD, MAX_PACKET);
         Self {
-            shadow: Shadow::new(config.max_entries, &mut rng),
+            shadow: Shadow::new(config.max_entries, 2 * LANE, &mut rng),
             keyring: Keyring::new(keys, config.cluster),
             config,
             rng,
@@ -109,9 +111,43 @@ impl Context {
         self.session.as_ref().map_or(0, |own| own.stream_seq)
     }
 
-    /// A record's share in the digest of the own stream.
-    pub(super) fn sum(&self, record: &super::Record) -> u64 {
-        self.session.as_ref().map_or(0, |own| own.key.sum(record))
+    /// The own stream says an entry of the table.
+    pub(super) fn say(&mut self, slot: u32) {
+        if let Some(own) = &self.session {
+            self.shadow.say(slot, &own.key);
+        }
+    }
+
+    /// Whether this node knows how buckets are repaired: the version before did not.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests switch it off"))]
+    pub(super) const fn mends(&self) -> bool {
+        #[cfg(test)]
+        if self.sabotage.first_version || self.sabotage.second_version {
+            return false;
+        }
+        true
+    }
+
+    /// Whether this node audits its own table.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests switch it off"))]
+    pub(super) const fn audits(&self) -> bool {
+        #[cfg(test)]
+        if self.sabotage.no_audit {
+            return false;
+        }
+        true
+    }
+
+    /// Makes the digests of the own stream those of what a bucket holds; whether they were not.
+    pub(super) fn audit(&mut self, bucket: Bucket) -> bool {
+        let own = self.session.as_ref();
+        own.is_some_and(|own| self.shadow.audit(bucket, &own.key))
+    }
+
+    /// Whether an entry is not what the own stream said.
+    pub(super) fn is_unsaid(&self, entry: &Entry) -> bool {
+        let own = self.session.as_ref();
+        own.is_some_and(|own| !self.shadow.is_true(entry, &own.key))
     }
 
     /// Seals the next packet of the stream.

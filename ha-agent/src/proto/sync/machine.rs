@@ -1,7 +1,7 @@
 //! The machine: takes inputs, keeps the role, drops what must not be believed.
 
 use super::context::Context;
-use super::counters::{SyncRole, SyncSnapshot};
+use super::counters::{ByClass, SyncRole, SyncSnapshot};
 use super::receiver::Receiver;
 use super::record::{Change, Record};
 use super::seal::{Incoming, SessionKey};
@@ -83,7 +83,7 @@ impl Sync {
         let context = &mut self.context;
         let active = match &mut self.role {
             Role::Active(sender) => {
-                sender.send_outbox(context, now, out);
+                sender.finish(context, now, out);
                 true
             }
             Role::Standby(_) => false,
@@ -131,28 +131,40 @@ impl Sync {
             lag_us_p99: None,
             outstanding: 0,
             transfer: None,
+            repair_buckets: None,
+            waiting: ByClass::default(),
+            oldest_waiting_us: None,
             sent: counters.sent_records,
             applied: counters.applied,
-            repaired: counters.repeated_packets + counters.repaired,
-            dropped: counters.local_table_full + counters.table_full,
+            repaired: counters.all_repaired(),
+            dropped: counters.local_table_full.total() + counters.table_full.total(),
             counters,
         };
         match &self.role {
-            Role::Active(sender) => SyncSnapshot {
-                role: SyncRole::Active,
-                ready: sender.partner_ready(),
-                partner_heard: sender.is_current(),
-                lag_us_p50: context.lag.percentile(50),
-                lag_us_p99: context.lag.percentile(99),
-                outstanding: sender.outstanding(context),
-                transfer: sender.progress(context),
-                ..base
-            },
+            Role::Active(sender) => {
+                let (waiting, oldest) = sender.outbox.waiting();
+                let waited = oldest.map(|oldest| context.now.since(oldest).as_micros());
+                SyncSnapshot {
+                    role: SyncRole::Active,
+                    ready: sender.partner_ready(),
+                    partner_heard: sender.is_current(),
+                    lag_us_p50: context.lag.percentile(50),
+                    lag_us_p99: context.lag.percentile(99),
+                    outstanding: sender.outstanding(context),
+                    transfer: sender.progress(context),
+                    repair_buckets: sender.bulk.buckets(),
+                    waiting,
+                    oldest_waiting_us: waited
+                        .map(|micros| u64::try_from(micros).unwrap_or(u64::MAX)),
+                    ..base
+                }
+            }
             Role::Standby(receiver) => SyncSnapshot {
                 ready: receiver.is_ready(),
                 partner_heard: receiver.is_heard(context, context.now),
                 outstanding: receiver.outstanding(),
                 transfer: receiver.progress(context),
+                repair_buckets: receiver.repair(),
                 ..base
             },
         }
@@ -184,7 +196,8 @@ impl Sync {
                 Role::Standby(_) => {
                     let shadow = &mut self.context.shadow;
                     if shadow.find(&record.key).is_none() && shadow.insert(*record, at).is_none() {
-                        self.context.counters.table_full += 1;
+                        let full = &mut self.context.counters.table_full;
+                        full.add(record.class(), 1);
                     }
                 }
             }
@@ -209,7 +222,7 @@ impl Sync {
                     return;
                 }
                 // The last changes still leave under the old term's session.
-                sender.send_outbox(context, now, out);
+                sender.finish(context, now, out);
             }
             Role::Standby(receiver) => {
                 if !active {
@@ -289,7 +302,7 @@ impl Sync {
             counters.reflected += 1;
             return None;
         }
-        let for_active = matches!(header.kind, Kind::Hello | Kind::Nack);
+        let for_active = matches!(header.kind, Kind::Hello | Kind::Nack | Kind::Ask);
         if for_active != matches!(self.role, Role::Active(_)) {
             counters.other_role += 1;
             return None;
@@ -318,6 +331,9 @@ impl Sync {
             (Role::Active(sender), Kind::Nack) if followed => {
                 sender.nack(context, now, header, body, out);
             }
+            (Role::Active(sender), Kind::Ask) if followed => {
+                sender.ask(context, now, header, body, out);
+            }
             (Role::Active(_), _) => context.counters.unconfirmed_session += 1,
             (Role::Standby(_), _) if header.term < context.term => {
                 context.counters.stale_term += 1;
@@ -331,7 +347,9 @@ impl Sync {
             (Role::Standby(receiver), Kind::Welcome) => {
                 receiver.welcome(context, now, header, body, stranger, out);
             }
-            (Role::Standby(_), Kind::Hello | Kind::Nack) => context.counters.other_role += 1,
+            (Role::Standby(_), Kind::Hello | Kind::Nack | Kind::Ask) => {
+                context.counters.other_role += 1;
+            }
         }
     }
 }

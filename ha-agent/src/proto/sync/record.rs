@@ -14,6 +14,9 @@
 //! 0x82 Put6      the same with addresses of 16
 //! 0x83 Delete6   source 16, destination 16, ports 2+2, protocol 1
 //! 0x84 Extended  connections 8, digest 8: of the extended part, before End
+//! 0x87 Sums      group 1 (64: the groups themselves), first 1, then the sums of 16 buckets (or groups) from there 8 each
+//! 0x88 Bucket    bucket 2: what follows is all that it holds
+//! 0x89 Complete  bucket 2, sum 8
 //! ```
 //!
 //! Addresses and ports stand as in the connection's own packets, other numbers big-endian. Records name
@@ -30,6 +33,7 @@ use std::net::IpAddr;
 
 use ha_common::conn::flags;
 
+use super::buckets::Bucket;
 use super::wire::Reader;
 use crate::datapath::family::{FlowEvent, FlowKey, none_like};
 
@@ -43,9 +47,16 @@ const PUT4_EXTENDED: u8 = 0x81;
 const PUT6: u8 = 0x82;
 const DELETE6: u8 = 0x83;
 const EXTENDED: u8 = 0x84;
+const SUMS: u8 = 0x87;
+const BUCKET: u8 = 0x88;
+const COMPLETE: u8 = 0x89;
 
-/// Length of the longest record: a packet with this much room takes any.
+/// Length of the longest record but [`Item::Sums`]: a packet with this much room takes any.
 pub(super) const LONGEST: usize = 79;
+/// Sums in one [`Item::Sums`].
+pub(super) const SUMS_AT_ONCE: usize = 16;
+/// Length of an [`Item::Sums`].
+pub(super) const SUMS_LEN: usize = 4 + 8 * SUMS_AT_ONCE;
 
 /// A part of the table that is compared by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +65,15 @@ pub(super) enum Part {
     Basic = 0,
     /// The rest.
     Extended = 1,
+}
+
+/// Whether the partner could do without the record of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Only this node knows where it goes.
+    Unique = 0,
+    /// The partner would forward it to the same real server by hash.
+    Recomputable = 1,
 }
 
 /// Connections of a part that were said, and the keyed sum over them.
@@ -106,6 +126,15 @@ impl Record {
     /// Whether something stands in for the client.
     pub(super) const fn has_stand_in(&self) -> bool {
         self.flags & flags::BOTH_ENDS != 0
+    }
+
+    /// Full NAT is always unique: the port that stands in for the client is of this node's half.
+    pub(super) const fn class(&self) -> Class {
+        if self.flags & (flags::BY_HASH | flags::BOTH_ENDS) == flags::BY_HASH {
+            Class::Recomputable
+        } else {
+            Class::Unique
+        }
     }
 
     /// The part of the table it is in.
@@ -174,6 +203,32 @@ pub(super) enum Item {
         id: u64,
         said: Said,
     },
+    /// The sums of some buckets, or of some groups of them, at this place of the stream.
+    Sums(Sums),
+    /// The repair of a bucket starts: what it does not confirm is stale.
+    Bucket(Bucket),
+    /// It is complete; the sum over what the bucket holds now.
+    Complete {
+        bucket: Bucket,
+        sum: u64,
+    },
+}
+
+/// Consecutive sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sums {
+    /// The group whose buckets they are of; [`GROUPS`](super::buckets::GROUPS) if they are of groups.
+    pub(super) group: u8,
+    /// The first one's place in the group.
+    pub(super) first: u8,
+    pub(super) values: [u64; SUMS_AT_ONCE],
+}
+
+impl Sums {
+    /// The buckets, or the groups, of these sums: number and sum.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u8, u64)> {
+        (self.first..64).zip(self.values)
+    }
 }
 
 /// Why the rest of a packet is unreadable.
@@ -314,6 +369,17 @@ impl Item {
                 out.extend_from_slice(&id.to_be_bytes());
                 push_said(*said, out);
             }
+            Self::Sums(sums) => push_skippable(SUMS, out, |out| {
+                out.extend_from_slice(&[sums.group, sums.first]);
+                out.extend(sums.values.iter().flat_map(|sum| sum.to_be_bytes()));
+            }),
+            Self::Bucket(bucket) => push_skippable(BUCKET, out, |out| {
+                out.extend_from_slice(&bucket.number().to_be_bytes());
+            }),
+            Self::Complete { bucket, sum } => push_skippable(COMPLETE, out, |out| {
+                out.extend_from_slice(&bucket.number().to_be_bytes());
+                out.extend_from_slice(&sum.to_be_bytes());
+            }),
         }
     }
 
@@ -362,6 +428,9 @@ impl Item {
             PUT6 => read_put_extended(reader, read_v6).map(put),
             DELETE6 => read_key(reader, read_v6).map(|key| Self::Change(Change::Delete(key))),
             EXTENDED => read_said(reader).map(Self::Extended),
+            SUMS => read_sums(reader).map(Self::Sums),
+            BUCKET => read_bucket(reader).map(Self::Bucket),
+            COMPLETE => read_complete(reader),
             _ => return Err(ItemError::Unknown),
         }
         .ok_or(ItemError::Truncated)
@@ -372,5 +441,25 @@ fn read_end(reader: &mut Reader<'_>) -> Option<Item> {
     Some(Item::End {
         id: reader.u64()?,
         said: read_said(reader)?,
+    })
+}
+
+fn read_sums(reader: &mut Reader<'_>) -> Option<Sums> {
+    let (group, first) = (reader.u8()?, reader.u8()?);
+    Some(Sums {
+        group,
+        first,
+        values: reader.words()?,
+    })
+}
+
+fn read_bucket(reader: &mut Reader<'_>) -> Option<Bucket> {
+    Bucket::new(u16::from_be_bytes(reader.take()?))
+}
+
+fn read_complete(reader: &mut Reader<'_>) -> Option<Item> {
+    Some(Item::Complete {
+        bucket: read_bucket(reader)?,
+        sum: reader.u64()?,
     })
 }

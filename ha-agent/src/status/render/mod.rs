@@ -13,7 +13,8 @@ pub use trace::trace;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
 use super::model::{
-    ConnectionPage, Counters, InterfaceStatus, Mode, Partner, Role, Square, Status, XdpMode,
+    ConnectionPage, Counters, InterfaceStatus, Mode, Partner, Replication, Role, Square, Status,
+    XdpMode,
 };
 
 /// How to write.
@@ -141,8 +142,12 @@ pub fn status(status: &Status, style: Style) -> String {
         line(
             "Replication",
             format!(
-                "{ready}{lag}, {} sent, {} applied, {} repaired, {} dropped",
-                replication.sent, replication.applied, replication.repaired, replication.dropped
+                "{ready}{lag}, {} sent, {} applied, {} repaired, {} dropped{}",
+                replication.sent,
+                replication.applied,
+                replication.repaired,
+                replication.dropped,
+                under_way(replication)
             ),
         );
     }
@@ -163,6 +168,20 @@ pub fn status(status: &Status, style: Style) -> String {
         line("", clean(&alarm.remedy));
     }
     out
+}
+
+/// What replication still has to do.
+fn under_way(replication: &Replication) -> String {
+    let waiting = replication.unique.waiting + replication.recomputable.waiting;
+    let transfer = replication.transfer.map(|transfer| {
+        let (done, total) = (transfer.done, transfer.total);
+        format!(", {done} of {total} transferred")
+    });
+    let repair = replication
+        .repair_buckets
+        .map(|buckets| format!(", {buckets} buckets to repair"));
+    let waiting = (waiting > 0).then(|| format!(", {waiting} waiting"));
+    [transfer, repair, waiting].into_iter().flatten().collect()
 }
 
 /// One node of the pair.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ha_common::conn::{ConnState, flags};
 
 use super::super::model::{
-    Alarm, Connection, ConnectionQuery, NodeIdentity, Replication, SCHEMA_VERSION, TableSize,
+    Alarm, Connection, ConnectionQuery, NodeIdentity, Progress, SCHEMA_VERSION, TableSize,
 };
 use super::*;
 use crate::datapath::family::{FlowEntry, FlowKey, entry_to};
@@ -81,7 +81,17 @@ fn json_has_the_documented_shape() {
             "gateway_reachable": true
         }],
         "replication": {
-            "ready": true, "lag_us_p99": 240, "sent": 0, "applied": 0, "repaired": 0, "dropped": 0
+            "ready": true, "lag_us_p99": 240, "sent": 0, "applied": 0, "repaired": 0, "dropped": 0,
+            "oldest_waiting_us": null, "transfer": null, "repair_buckets": null,
+            "comparisons": 0, "differences": 0,
+            "unique": {
+                "waiting": 0, "deferred": 0, "overflowed": 0, "coalesced": 0, "dropped": 0,
+                "repaired": 0
+            },
+            "recomputable": {
+                "waiting": 0, "deferred": 0, "overflowed": 0, "coalesced": 0, "dropped": 0,
+                "repaired": 0
+            }
         },
         "connections": { "established": 5, "embryonic": 1, "max": 1_048_576 },
         "alarms": []
@@ -149,6 +159,20 @@ fn a_node_alone_shows_no_partner() {
     let text = status(&alone, Style::PLAIN);
     assert!(
         !text.contains("Replication") && !text.contains("lb2"),
+        "{text}"
+    );
+}
+
+#[test]
+fn replication_says_what_it_still_has_to_do() {
+    let mut busy = sample();
+    busy.replication.transfer = Some(Progress { done: 3, total: 9 });
+    busy.replication.repair_buckets = Some(2);
+    busy.replication.unique.waiting = 1;
+    busy.replication.recomputable.waiting = 4;
+    let text = status(&busy, Style::PLAIN);
+    assert!(
+        text.contains(" dropped, 3 of 9 transferred, 2 buckets to repair, 5 waiting\n"),
         "{text}"
     );
 }

@@ -1,6 +1,8 @@
 //! Tests of the whole machine.
 
+mod cells;
 mod packets;
+mod repair;
 mod scenarios;
 mod sim;
 mod vectors;
@@ -10,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ha_common::conn::flags;
 
 use super::Record;
+use super::record::Item;
 use crate::datapath::family::{FlowKey, none_like};
 use crate::keys::{PairKey, PairKeys};
 use crate::proto::rng::Rng;
@@ -24,8 +27,26 @@ pub(super) struct Sabotage {
     pub(super) no_deletes: bool,
     pub(super) no_nacks: bool,
     pub(super) no_digests: bool,
+    /// Asks for a lost packet again without waiting longer and longer.
+    pub(super) no_backoff: bool,
+    pub(super) no_audit: bool,
+    /// Changes reach the table and are never said.
+    pub(super) mute: bool,
     /// Knows no record that carries its own length, and no extended part.
     pub(super) first_version: bool,
+    /// Knows the extended part, but not how buckets are repaired.
+    pub(super) second_version: bool,
+}
+
+impl Sabotage {
+    /// Whether this version does not know the record.
+    pub(super) fn skips(self, item: &Item) -> bool {
+        let repairs = matches!(
+            item,
+            Item::Sums(_) | Item::Bucket(_) | Item::Complete { .. }
+        );
+        self.first_version && item.is_skippable() || self.second_version && repairs
+    }
 }
 
 fn pair_keys() -> PairKeys {
