@@ -3,10 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config::read_duration;
 use crate::telemetry::LogFormat;
 
 /// Where the configuration is unless `-f` says otherwise.
@@ -102,11 +104,62 @@ pub enum Verb {
     Capture(Capture),
     /// Tell what the data plane would do with a packet, and why; nothing is sent or changed
     TracePacket(TracePacket),
+    /// Read or write records that the pair keeps for an application-level proxy
+    Records {
+        /// What to do
+        #[command(subcommand)]
+        action: Records,
+    },
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
         /// What `record`, a simulator or a conformance case wrote
         log: PathBuf,
     },
+}
+
+/// What to do with records.
+#[derive(Debug, Subcommand)]
+pub enum Records {
+    /// Print the value of a record
+    Get {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+    },
+    /// Write a record: only on the active node
+    Put {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+        /// Value
+        value: String,
+        /// How long it lives, for example 30s [default: until it is deleted]
+        #[arg(long, value_name = "DURATION", value_parser = ttl)]
+        ttl: Option<Duration>,
+    },
+    /// Delete a record: only on the active node
+    Delete {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+    },
+    /// Show the records of a namespace, in the order of their keys
+    List {
+        /// Namespace
+        namespace: String,
+    },
+    /// Show changes of a namespace as they happen, until interrupted
+    Watch {
+        /// Namespace
+        namespace: String,
+    },
+}
+
+fn ttl(text: &str) -> Result<Duration, &'static str> {
+    read_duration(text).ok_or("a whole number and a unit: ms, s, m or h, for example 30s")
 }
 
 /// Which connections to show.

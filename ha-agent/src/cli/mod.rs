@@ -4,6 +4,7 @@ pub mod args;
 mod capture;
 mod local;
 mod pcapng;
+mod records;
 mod remote;
 mod replace;
 mod run;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         | Verb::Reload
         | Verb::Resume
         | Verb::Record { .. }
+        | Verb::Records { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
         | Verb::Reexec => remote::command(&args),
@@ -95,6 +97,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Reload
         | Verb::Resume
         | Verb::Record { .. }
+        | Verb::Records { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
         | Verb::Reexec => None,

@@ -27,6 +27,7 @@ mod operator;
 pub mod packet_socket;
 pub mod parts;
 pub mod realtime;
+pub mod records;
 pub mod reexec;
 pub mod replication;
 mod serve;
@@ -34,6 +35,7 @@ pub mod start;
 pub mod sysctl;
 pub mod terms;
 mod trace;
+mod verdicts;
 mod virtual_mac;
 pub mod wake;
 

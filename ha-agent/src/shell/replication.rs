@@ -16,11 +16,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock;
 use super::election::{RoleTerm, offer};
+use super::records::clients::Standing;
+use super::records::{self, Desk, DeskParts, DeskSnapshot};
 use super::wake::{self, Wake};
 use crate::datapath::family::{self, FlowKey};
 use crate::datapath::{Datapath, remove_connections};
 use crate::keys::PairKeys;
-use crate::proto::sync::{Action, Change, Destination, Input, Record, Salt, Sync, SyncSnapshot};
+use crate::proto::sync::{
+    Action, Change, Destination, Input, Record, Salt, Sync, SyncRole, SyncSnapshot,
+};
 use crate::proto::time::Instant;
 use crate::services::{Halves, ServiceTable};
 
@@ -124,6 +128,10 @@ pub struct Published {
     pub send_errors: u64,
     /// Events that could not be understood.
     pub bad_events: u64,
+    /// What became of the partner's word about clients.
+    pub desk: DeskSnapshot,
+    /// The thread has ended.
+    pub stopped: bool,
 }
 
 /// The way to the replication thread.
@@ -132,9 +140,28 @@ pub struct Handle {
     commands: SyncSender<Command>,
     wake: Wake,
     published: Arc<ArcSwap<Published>>,
+    records: records::Handle,
 }
 
 impl Handle {
+    /// The way to records that are no connections.
+    pub const fn records(&self) -> &records::Handle {
+        &self.records
+    }
+
+    /// What this node is to the replication, at any time.
+    pub fn standing(&self) -> Box<dyn Fn() -> Standing + Send> {
+        let published = Arc::clone(&self.published);
+        Box::new(move || {
+            let published = published.load();
+            match published.sync.role {
+                _ if published.stopped => Standing::Ended,
+                SyncRole::Active => Standing::Active(published.sync.term),
+                SyncRole::Standby => Standing::Standby,
+            }
+        })
+    }
+
     /// Tells the role. Never blocks: called from the election thread.
     pub fn role(&self, role: RoleTerm) -> bool {
         self.send(Command::Role(role))
@@ -191,8 +218,8 @@ pub struct Parts {
     pub ready: Box<dyn Fn(bool) -> bool + Send>,
 }
 
-/// Starts the thread.
-pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
+/// Starts the thread; `desk` is what it does with records that are no connections.
+pub fn spawn(parts: Parts, desk: DeskParts) -> io::Result<(Handle, JoinHandle<()>)> {
     let (commands, queue) = sync_channel(QUEUE);
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
@@ -200,14 +227,19 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
         apply_errors: 0,
         send_errors: 0,
         bad_events: 0,
+        desk: DeskSnapshot::default(),
+        stopped: false,
     }));
+    let (records, desk) = records::open(desk, wake.clone());
     let handle = Handle {
         commands,
         wake: wake.clone(),
         published: Arc::clone(&published),
+        records,
     };
     let worker = Worker {
         parts,
+        desk,
         queue,
         wake,
         published,
@@ -228,6 +260,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
 
 struct Worker {
     parts: Parts,
+    desk: Desk,
     queue: Receiver<Command>,
     wake: Wake,
     published: Arc<ArcSwap<Published>>,
@@ -252,6 +285,8 @@ impl Worker {
             self.receive_events(&mut actions);
             self.receive_commands(&mut actions);
             self.receive_packets(&mut actions);
+            self.desk
+                .serve(clock::now(), &mut self.parts.sync, &mut actions);
             let now = clock::now();
             if self.parts.sync.poll_timeout().is_some_and(|due| due <= now) {
                 self.parts.sync.handle_timeout(now, &mut actions);
@@ -394,6 +429,7 @@ impl Worker {
                     self.store();
                     self.remove(&key);
                 }
+                Action::Record(event) => self.desk.event(event),
                 Action::Ready(ready) => {
                     self.store();
                     self.untold = Some(ready);
@@ -401,6 +437,7 @@ impl Worker {
             }
         }
         self.store();
+        self.desk.flush(clock::now());
     }
 
     /// Writes the pending records into the live map, both directions of each.
@@ -444,7 +481,7 @@ impl Worker {
 
     fn publish(&mut self) {
         let now = clock::now();
-        if now < self.next_publish {
+        if now < self.next_publish && !self.stopped {
             return;
         }
         self.next_publish = now + PUBLISH;
@@ -453,6 +490,8 @@ impl Worker {
             apply_errors: self.apply_errors,
             send_errors: self.send_errors,
             bad_events: self.bad_events,
+            desk: self.desk.snapshot(),
+            stopped: self.stopped,
         }));
     }
 }

@@ -13,6 +13,8 @@ pub use super::services::{
 };
 
 use crate::datapath::family::{FlowEntry, FlowKey};
+use crate::proto::records;
+use crate::shell::records::DeskSnapshot;
 
 /// Version of all snapshots here.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -48,6 +50,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// Replication of connections.
     pub replication: Replication,
+    /// Records that are no connections; absent if nothing is replicated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Records>,
     /// Size of the connection table.
     pub connections: TableSize,
     /// What is wrong now.
@@ -233,6 +238,17 @@ pub struct Replication {
     pub repaired: u64,
     /// Changes given up.
     pub dropped: u64,
+}
+
+/// `records` of [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// The table.
+    #[serde(flatten)]
+    pub table: records::Snapshot,
+    /// What became of the partner's word about persistent clients.
+    #[serde(flatten)]
+    pub clients: DeskSnapshot,
 }
 
 /// `connections` of [`Status`].

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::proto::records;
 use crate::proto::time::Instant;
 
 /// Counters since the agent started, both roles together.
@@ -167,6 +168,8 @@ pub struct SyncSnapshot {
     pub repaired: u64,
     /// Changes of the data plane that replication could not hold.
     pub dropped: u64,
+    /// Records that are no connections.
+    pub records: records::Snapshot,
     /// Everything that is counted.
     pub counters: Counters,
 }

@@ -9,6 +9,7 @@ use super::sender::Sender;
 use super::wire::{Header, HeaderError, Kind};
 use super::{Action, Input, Salt, SyncConfig};
 use crate::keys::PairKeys;
+use crate::proto::records::{Put, Quota, Refusal, Stamp, Table};
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
 
@@ -135,6 +136,7 @@ impl Sync {
             applied: counters.applied,
             repaired: counters.repeated_packets + counters.repaired,
             dropped: counters.local_table_full + counters.table_full,
+            records: context.records.snapshot(),
             counters,
         };
         match &self.role {
@@ -155,6 +157,58 @@ impl Sync {
                 transfer: receiver.progress(context),
                 ..base
             },
+        }
+    }
+
+    /// Tells how much writers on this node may put into which namespace.
+    pub fn set_quotas(&mut self, quotas: impl IntoIterator<Item = (String, Quota)>) {
+        self.context.records.set_quotas(quotas);
+    }
+
+    /// A record that an agent before this one held: its time and quota were looked at then.
+    pub fn load_record(&mut self, now: Instant, put: Put, stamp: Stamp) {
+        self.context.records.load(now, put, stamp);
+    }
+
+    /// The records that are no connections.
+    pub const fn records(&self) -> &Table {
+        &self.context.records
+    }
+
+    /// Writes a record: only on the active node.
+    pub fn put_record(
+        &mut self,
+        now: Instant,
+        put: Put,
+        out: &mut Vec<Action>,
+    ) -> Result<Stamp, Refusal> {
+        self.check_active()?;
+        let context = &mut self.context;
+        let (stamp, event) = context.records.put(now, context.term, put)?;
+        out.extend(event.map(Action::Record));
+        Ok(stamp)
+    }
+
+    /// Deletes a record, only on the active node; whether it was there.
+    pub fn delete_record(
+        &mut self,
+        now: Instant,
+        namespace: &str,
+        key: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Result<bool, Refusal> {
+        self.check_active()?;
+        let context = &mut self.context;
+        let event = (context.records).delete(now, context.term, namespace, key)?;
+        let found = event.is_some();
+        out.extend(event.map(Action::Record));
+        Ok(found)
+    }
+
+    const fn check_active(&mut self) -> Result<(), Refusal> {
+        match self.role {
+            Role::Active(_) => Ok(()),
+            Role::Standby(_) => Err(self.context.records.not_active()),
         }
     }
 

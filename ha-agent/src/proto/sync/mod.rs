@@ -39,10 +39,12 @@ mod tests;
 
 use std::time::Duration;
 
+use crate::proto::records;
 use crate::proto::time::Instant;
 
 pub use counters::{Counters, SyncRole, SyncSnapshot, TransferProgress};
 pub use machine::Sync;
+pub(in crate::proto) use record::Said;
 pub use record::{Change, Record};
 
 /// What never changes while the agent runs.
@@ -157,6 +159,8 @@ pub enum Action {
     },
     /// Change the standby's live map.
     Apply(Change),
+    /// Tell whom it concerns that a record which is no connection has changed.
+    Record(records::Event),
     /// Whether this node holds the whole table: an active node always; a standby once a full
     /// transfer is applied and swept, the partner is heard and nothing has been missing for long. An
     /// active node's death makes its standby unready after [`SyncConfig::peer_timeout`]; that must

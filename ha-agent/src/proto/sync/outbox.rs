@@ -51,7 +51,7 @@ impl Batch {
         }
     }
 
-    pub(super) fn push(&mut self, item: &Item) {
+    pub(super) fn push(&mut self, item: &Item<'_>) {
         item.encode(&mut self.body);
         self.records += 1;
     }

@@ -14,6 +14,7 @@
 //! 0x82 Put6      the same with addresses of 16
 //! 0x83 Delete6   source 16, destination 16, ports 2+2, protocol 1
 //! 0x84 Extended  connections 8, digest 8: of the extended part, before End
+//! 0x85, 0x86     records that are no connections: crate::proto::records
 //! ```
 //!
 //! Addresses and ports stand as in the connection's own packets, other numbers big-endian. Records name
@@ -32,6 +33,7 @@ use ha_common::conn::flags;
 
 use super::wire::Reader;
 use crate::datapath::family::{FlowEvent, FlowKey, none_like};
+use crate::proto::records::{self, Told};
 
 const PUT4: u8 = 0x01;
 const DELETE4: u8 = 0x02;
@@ -56,11 +58,11 @@ pub(super) enum Part {
     Extended = 1,
 }
 
-/// Connections of a part that were said, and the keyed sum over them.
+/// Entries of a part that were said, and the keyed sum over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) count: u64,
-    pub(super) digest: u64,
+pub(in crate::proto) struct Said {
+    pub(in crate::proto) count: u64,
+    pub(in crate::proto) digest: u64,
 }
 
 /// A connection as both nodes see it.
@@ -161,8 +163,10 @@ impl Change {
 
 /// What a packet of the stream says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Item {
+pub(super) enum Item<'a> {
     Change(Change),
+    /// Of a record that is no connection.
+    Told(Told<'a>),
     /// A full transfer starts: what it does not confirm is stale.
     Begin {
         id: u64,
@@ -281,7 +285,7 @@ fn read_said(reader: &mut Reader<'_>) -> Option<Said> {
     })
 }
 
-impl Item {
+impl<'a> Item<'a> {
     /// Appends the record.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -309,6 +313,12 @@ impl Item {
                 out.extend_from_slice(&id.to_be_bytes());
             }
             Self::Extended(said) => push_skippable(EXTENDED, out, |out| push_said(*said, out)),
+            Self::Told(told @ Told::Put(_)) => {
+                push_skippable(records::PUT, out, |out| told.encode(out));
+            }
+            Self::Told(told @ Told::Delete(_)) => {
+                push_skippable(records::DELETE, out, |out| told.encode(out));
+            }
             Self::End { id, said } => {
                 out.push(END);
                 out.extend_from_slice(&id.to_be_bytes());
@@ -318,7 +328,7 @@ impl Item {
     }
 
     /// Reads the next record this version knows; `None` at the end.
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Result<Self, ItemError>> {
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Option<Result<Self, ItemError>> {
         loop {
             let kind = reader.u8()?;
             if kind < SKIPPABLE {
@@ -328,7 +338,7 @@ impl Item {
             let Some(body) = body else {
                 return Some(Err(ItemError::Truncated));
             };
-            match Self::decode_skippable(kind, &mut Reader::new(body)) {
+            match Self::decode_skippable(kind, body) {
                 Err(ItemError::Unknown) => {}
                 decoded => return Some(decoded),
             }
@@ -355,20 +365,23 @@ impl Item {
     }
 
     /// [`ItemError::Unknown`] for a kind of a later version, which is skipped.
-    fn decode_skippable(kind: u8, reader: &mut Reader<'_>) -> Result<Self, ItemError> {
+    fn decode_skippable(kind: u8, body: &'a [u8]) -> Result<Self, ItemError> {
+        let reader = &mut Reader::new(body);
         let put = |record| Self::Change(Change::Put(record));
         match kind {
             PUT4_EXTENDED => read_put_extended(reader, read_v4).map(put),
             PUT6 => read_put_extended(reader, read_v6).map(put),
             DELETE6 => read_key(reader, read_v6).map(|key| Self::Change(Change::Delete(key))),
             EXTENDED => read_said(reader).map(Self::Extended),
+            records::PUT => Told::decode_put(body).map(Self::Told),
+            records::DELETE => Told::decode_delete(body).map(Self::Told),
             _ => return Err(ItemError::Unknown),
         }
         .ok_or(ItemError::Truncated)
     }
 }
 
-fn read_end(reader: &mut Reader<'_>) -> Option<Item> {
+fn read_end(reader: &mut Reader<'_>) -> Option<Item<'static>> {
     Some(Item::End {
         id: reader.u64()?,
         said: read_said(reader)?,

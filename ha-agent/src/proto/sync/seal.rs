@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ha_common::siphash::SipHash128;
+use ha_common::siphash::{self, SipHash128};
 
 use super::Salt;
 use super::record::{Part, Record};
@@ -126,6 +126,11 @@ impl SessionKey {
             hash.word(pair(u32::from(from_port.to_be()), key.proto));
         }
         first_half(hash.finish(&[state, flags]))
+    }
+
+    /// The share of bytes in a digest of records that are no connections.
+    pub(super) fn sum_bytes(&self, bytes: &[u8]) -> u64 {
+        first_half(siphash::tag(&self.digest, bytes))
     }
 }
 

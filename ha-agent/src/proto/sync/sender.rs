@@ -17,6 +17,7 @@ use super::retention::{Retained, Retention};
 use super::seal::{SessionKey, data_room, proof};
 use super::wire::{self, Header, Hello, Kind, Position, Welcome, decode_nack};
 use super::{Action, Destination};
+use crate::proto::records::Walk;
 use crate::proto::time::Instant;
 
 /// First heartbeat after traffic: a lost last packet is noticed within this time.
@@ -35,6 +36,10 @@ const TRANSFER_PORTION: u64 = 64;
 const TRANSFER_SLOTS: u32 = 1 << 14;
 /// Packets repeated for one request at most: the receiver's window.
 const REPEAT_AT_ONCE: usize = 1024;
+/// Packets a second with records that are no connections, and how many at once: what waits longer is said
+/// as it is then.
+const RECORD_PACKETS: u32 = 5000;
+const RECORD_BURST: u64 = 16;
 /// Answers that anyone could provoke with recorded packets.
 const ANSWERS_PER_SECOND: u32 = 1000;
 const ANSWERS_BURST: u64 = 10;
@@ -48,6 +53,9 @@ pub(super) struct Sender {
     /// Where the last full transfer began; 0 none yet.
     begin: u64,
     transfer: Option<Transfer>,
+    record_bucket: TokenBucket,
+    /// Records that are no connections wait for the bucket until then.
+    records_due: Instant,
     listener: Option<Listener>,
     /// Makes tokens for listeners; redrawn when a listener is accepted, which voids all other tokens.
     token_secret: [u8; 16],
@@ -61,6 +69,8 @@ struct Transfer {
     id: u64,
     /// Next slot to visit.
     cursor: u32,
+    /// How far it is with the records that are no connections, which come last.
+    records: Walk,
     due: Instant,
 }
 
@@ -108,6 +118,8 @@ impl Sender {
             current: false,
             begin: 0,
             transfer: None,
+            record_bucket: TokenBucket::new(RECORD_PACKETS, RECORD_BURST, now),
+            records_due: now,
             listener: None,
             token_secret: draw_secret(context),
             heartbeat: Heartbeat {
@@ -152,6 +164,15 @@ impl Sender {
     fn send_due(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
         if self.outbox.due().is_some_and(|due| due <= now) {
             self.send_outbox(context, now, out);
+        }
+        while context.records.due().is_some_and(|due| due <= now) {
+            if !self.record_bucket.take(now) {
+                self.records_due = now + TRANSFER_PAUSE;
+                return;
+            }
+            if let Some(batch) = context.tell_records(now) {
+                self.send_data(context, now, &batch, out);
+            }
         }
     }
 
@@ -202,6 +223,9 @@ impl Sender {
         let extended = Some(extended);
         #[cfg(test)]
         let extended = extended.filter(|_| !context.sabotage.first_version);
+        let records = Some(context.records.said());
+        #[cfg(test)]
+        let records = records.filter(|_| !context.sabotage.knows_connections_only());
         let hello = self.listener.as_ref().map(|listener| listener.hello);
         Position {
             current: self.current,
@@ -210,6 +234,7 @@ impl Sender {
             begin: self.begin,
             basic,
             extended,
+            records,
             transferring: self.transfer.is_some(),
             total: context.shadow.len() as u64,
             hello: hello.map_or(0, |(seq, _at)| seq),
@@ -372,6 +397,7 @@ impl Sender {
         self.current = true;
         self.begin = context.head() + 1;
         context.shadow.begin_generation();
+        context.records.begin_telling();
         context.counters.transfers_begun += 1;
         let mut batch = Batch::empty();
         batch.push(&Item::Begin { id: self.begin });
@@ -379,6 +405,7 @@ impl Sender {
         self.transfer = Some(Transfer {
             id: self.begin,
             cursor: 0,
+            records: Walk::default(),
             due: now,
         });
     }
@@ -387,7 +414,12 @@ impl Sender {
         let Some(transfer) = self.transfer.take_if(|transfer| transfer.due <= now) else {
             return;
         };
-        let Transfer { id, mut cursor, .. } = transfer;
+        let Transfer {
+            id,
+            mut cursor,
+            mut records,
+            ..
+        } = transfer;
         let room = data_room(context.config.mtu_payload);
         let slots = context.shadow.slots();
         let stop = cursor.saturating_add(TRANSFER_SLOTS).min(slots);
@@ -399,7 +431,11 @@ impl Sender {
                 }
                 cursor += 1;
             }
-            if cursor >= slots && batch.body.len() + LONGEST <= room {
+            if cursor >= slots && batch.records == 0 && !records.is_complete() {
+                let told = context.tell_all_records(now, &mut records);
+                batch = told.unwrap_or(batch);
+            }
+            if cursor >= slots && records.is_complete() && batch.body.len() + LONGEST <= room {
                 // Changes that wait go first, so that the sum covers the whole table.
                 self.send_outbox(context, now, out);
                 let [said, extended] = context.shadow.said();
@@ -420,6 +456,7 @@ impl Sender {
         self.transfer = Some(Transfer {
             id,
             cursor,
+            records,
             due: now + TRANSFER_PAUSE,
         });
     }
@@ -437,6 +474,7 @@ impl Sender {
         self.transfer = None;
         self.retention.clear();
         self.outbox.defer(context);
+        context.records.stop_telling();
     }
 
     pub(super) fn handle_timeout(
@@ -448,6 +486,7 @@ impl Sender {
         if self.current && !self.is_heard(context, now) {
             self.suspend(context);
         }
+        context.expire_records(now, out);
         self.send_due(context, now, out);
         self.transfer_portion(context, now, out);
         if self.heartbeat.due <= now {
@@ -467,9 +506,12 @@ impl Sender {
             .as_ref()
             .filter(|_transfer| self.transfer_may_send(context))
             .map(|transfer| transfer.due);
+        let records = context.records.due().map(|due| due.max(self.records_due));
         [
             Some(self.heartbeat.due),
             self.outbox.due(),
+            records,
+            context.records.expiry_due(),
             silence,
             transfer,
         ]

@@ -266,6 +266,8 @@ pub(super) struct Position {
     pub(super) basic: Said,
     /// The same of the extended part: at the end of a heartbeat, unless an older version sent it.
     pub(super) extended: Option<Said>,
+    /// The same of records that are no connections, behind that.
+    pub(super) records: Option<Said>,
     /// The full transfer is not complete.
     pub(super) transferring: bool,
     /// Connections the sender holds.
@@ -300,7 +302,8 @@ impl Position {
         ] {
             out.extend_from_slice(&word.to_be_bytes());
         }
-        if let Some(Said { count, digest }) = self.extended {
+        let records = self.extended.and(self.records);
+        for Said { count, digest } in self.extended.into_iter().chain(records) {
             out.extend_from_slice(&count.to_be_bytes());
             out.extend_from_slice(&digest.to_be_bytes());
         }
@@ -310,6 +313,8 @@ impl Position {
         let mut reader = Reader::new(body);
         let flags = reader.u8()?;
         let [head, tail, begin, count, digest, total, hello, hello_age] = reader.words()?;
+        let mut said = || reader.words().map(|[count, digest]| Said { count, digest });
+        let (extended, records) = (said(), said());
         Some(Self {
             current: flags & POSITION_CURRENT != 0,
             transferring: flags & POSITION_TRANSFERRING != 0,
@@ -317,7 +322,8 @@ impl Position {
             tail,
             begin,
             basic: Said { count, digest },
-            extended: reader.words().map(|[count, digest]| Said { count, digest }),
+            extended,
+            records,
             total,
             hello,
             hello_age,
@@ -348,6 +354,7 @@ impl Welcome {
         }
         let position = Position {
             extended: None,
+            records: None,
             ..self.position
         };
         position.encode(out);

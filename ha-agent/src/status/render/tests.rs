@@ -47,6 +47,7 @@ pub(crate) fn sample() -> Status {
             lag_us_p99: Some(240),
             ..Replication::default()
         },
+        records: None,
         connections: TableSize {
             established: 5,
             embryonic: 1,

@@ -1,6 +1,7 @@
 //! Tests of the whole machine.
 
 mod packets;
+mod records;
 mod scenarios;
 mod sim;
 mod vectors;
@@ -26,6 +27,14 @@ pub(super) struct Sabotage {
     pub(super) no_digests: bool,
     /// Knows no record that carries its own length, and no extended part.
     pub(super) first_version: bool,
+    /// Knows connections only.
+    pub(super) no_records: bool,
+}
+
+impl Sabotage {
+    pub(super) const fn knows_connections_only(self) -> bool {
+        self.no_records || self.first_version
+    }
 }
 
 fn pair_keys() -> PairKeys {

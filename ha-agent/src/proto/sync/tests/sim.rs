@@ -9,12 +9,16 @@ use ha_common::conn::flags;
 use super::{Sabotage, any_record, pair_keys, salt};
 use crate::datapath::family::FlowKey;
 use crate::keys::{PairKey, PairKeys};
+use crate::proto::records::{Event, EventKind, Put, Quota, Refusal, Stamp};
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Action, Change, Input, Record, Sync, SyncConfig, SyncSnapshot};
 use crate::proto::time::Instant;
 
 pub(super) const MILLIS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// Namespaces that both nodes have, and how many records fit.
+pub(super) const QUOTAS: [(&str, u32); 2] = [("sessions", 500), ("few", 100)];
 
 /// What the network does to packets.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,8 @@ pub(super) struct Node {
     pub(super) map: BTreeMap<FlowKey, Record>,
     pub(super) ready: bool,
     pub(super) applied: u64,
+    /// What somebody holds who was told of every change of a record that is no connection.
+    pub(super) told: BTreeMap<(String, Vec<u8>), Vec<u8>>,
 }
 
 /// A packet under way: arrival, number, receiver, bytes.
@@ -80,6 +86,7 @@ impl World {
             map: BTreeMap::new(),
             ready: false,
             applied: 0,
+            told: BTreeMap::new(),
         };
         let mut world = Self {
             now: Instant::from_nanos(1_000_000_000),
@@ -118,6 +125,11 @@ impl World {
         let salt = salt(&mut self.rng);
         let mut sync = Sync::new(config, pair_keys(), salt, seed, self.now);
         sync.context_mut().sabotage = self.sabotage;
+        sync.set_quotas(QUOTAS.map(|(name, records)| {
+            let bytes = 1 << 20;
+            (name.to_owned(), Quota { records, bytes })
+        }));
+        self.nodes[node].told.clear();
         self.nodes[node].sync = Some(sync);
         self.nodes[node].ready = false;
         let found = self.nodes[node].map.values().copied().collect();
@@ -206,6 +218,7 @@ impl World {
             match action {
                 Action::Send { to: _, bytes } => self.send(node, &bytes),
                 Action::Ready(ready) => self.nodes[node].ready = ready,
+                Action::Record(event) => self.note(node, &event),
                 Action::Apply(change) => {
                     let target = &mut self.nodes[node];
                     target.applied += 1;
@@ -308,6 +321,9 @@ impl World {
 
     /// A connection comes, changes or goes.
     fn change(&mut self) {
+        if self.rng.below(4) == 0 {
+            self.change_record();
+        }
         let map = &self.nodes[self.active].map;
         let dice = self.rng.below(100);
         if map.is_empty() || dice < 40 {
@@ -335,6 +351,104 @@ impl World {
         }
     }
 
+    /// Writes a record that is no connection.
+    pub(super) fn write(
+        &mut self,
+        namespace: &str,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<Stamp, Refusal> {
+        self.write_on(self.active, namespace, key, value, ttl)
+    }
+
+    pub(super) fn write_on(
+        &mut self,
+        node: usize,
+        namespace: &str,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<Stamp, Refusal> {
+        let put = Put {
+            namespace: namespace.to_owned(),
+            key: key.into(),
+            value: value.into(),
+            ttl,
+            age: Duration::ZERO,
+        };
+        let mut out = Vec::new();
+        let sync = self.nodes[node].sync.as_mut().unwrap();
+        let result = sync.put_record(self.now, put, &mut out);
+        self.perform(node, out);
+        result
+    }
+
+    pub(super) fn erase(&mut self, namespace: &str, key: &str) {
+        let mut out = Vec::new();
+        let sync = self.nodes[self.active].sync.as_mut().unwrap();
+        sync.delete_record(self.now, namespace, key.as_bytes(), &mut out)
+            .unwrap();
+        self.perform(self.active, out);
+    }
+
+    pub(super) fn read(&self, node: usize, namespace: &str, key: &str) -> Option<String> {
+        let sync = self.nodes[node].sync.as_ref().unwrap();
+        let view = sync.records().get(self.now, namespace, key.as_bytes())?;
+        Some(String::from_utf8(view.value.to_vec()).unwrap())
+    }
+
+    /// A record that is no connection comes, changes, lives longer or goes.
+    fn change_record(&mut self) {
+        if self.nodes[self.active].sync.is_none() {
+            return;
+        }
+        let (namespace, _) = QUOTAS[self.rng.below(2) as usize];
+        let key = format!("key {}", self.rng.below(300));
+        if self.rng.below(4) == 0 {
+            self.erase(namespace, &key);
+            return;
+        }
+        let value = format!("value {}", self.rng.below(3));
+        let ttl = (self.rng.below(2) == 0).then(|| MILLIS * (1 + self.rng.below(2000) as u32));
+        // The smaller quota refuses some.
+        if let Err(refusal) = self.write(namespace, &key, &value, ttl) {
+            assert!(matches!(refusal, Refusal::Records { .. }), "{refusal}");
+        }
+    }
+
+    /// Somebody who follows the changes.
+    fn note(&mut self, node: usize, event: &Event) {
+        let id = (event.namespace.to_string(), event.key.to_vec());
+        let told = &mut self.nodes[node].told;
+        match &event.kind {
+            EventKind::Put { value, .. } => {
+                told.insert(id, value.to_vec());
+            }
+            EventKind::Deleted | EventKind::Expired => {
+                assert!(told.remove(&id).is_some(), "{event:?} of nothing");
+            }
+        }
+    }
+
+    /// Whether the nodes hold the same records, and whoever followed the changes does.
+    pub(super) fn same_records(&self) -> bool {
+        let [first, second] = [0, 1].map(|node| {
+            let sync = self.nodes[node].sync.as_ref().unwrap();
+            let all = sync.records().dump();
+            let values = all
+                .iter()
+                .cloned()
+                .map(|(name, key, value, _)| ((name, key), value));
+            assert!(
+                values.eq(self.nodes[node].told.clone()),
+                "followers of {node}"
+            );
+            all
+        });
+        first == second
+    }
+
     pub(super) fn snapshot(&self, node: usize) -> SyncSnapshot {
         self.nodes[node].sync.as_ref().unwrap().snapshot()
     }
@@ -347,6 +461,16 @@ impl World {
     pub(super) fn converge(&mut self, within: Duration) {
         assert!(self.settle(within), "not ready: {:#?}", self.diagnosis());
         assert!(self.same_tables(), "tables differ: {:#?}", self.diagnosis());
+        // Those whose time ends now follow.
+        let end = self.now + SECOND * 5;
+        while !self.same_records() && self.now < end {
+            self.run(MILLIS * 10);
+        }
+        assert!(
+            self.same_records(),
+            "records differ: {:#?}",
+            self.diagnosis()
+        );
         for node in 0..2 {
             let entries = self.snapshot(node).entries;
             assert_eq!(

@@ -1,12 +1,15 @@
 //! Golden packets of version 1: whatever changes, these must still be made and understood.
 //! Those of what came later are at the end.
 
+use std::time::Duration;
+
 use super::{any_record, pair_keys, record};
+use crate::proto::records::{Gone, Stamp, Telling, Told};
 use crate::proto::sync::Change;
 use crate::proto::sync::record::{Item, Said};
 use crate::proto::sync::seal::{Incoming, Keyring, SessionKey};
 use crate::proto::sync::wire::{
-    Header, Hello, Kind, Position, Range, Welcome, decode_nack, encode_nack,
+    Header, Hello, Kind, Position, Range, Reader, Welcome, decode_nack, encode_nack,
 };
 
 const SALT: [u8; 16] = *b"sixteen bytes ok";
@@ -67,6 +70,7 @@ fn position() -> Position {
             digest: 5,
         },
         extended: None,
+        records: None,
         total: 6,
         hello: 7,
         hello_age: 8,
@@ -243,4 +247,67 @@ fn extended_heartbeat() {
     assert_eq!(hex(extended), "0000000000000009000000000000000a");
     // What an older version reads.
     assert_eq!(Position::decode(basic), Some(self::position()));
+}
+
+/// Records that are no connections, which an older version skips.
+#[test]
+fn records() {
+    let stamp = Stamp {
+        term: 3,
+        version: 4,
+    };
+    let put = Told::Put(Telling {
+        namespace: "web",
+        key: b"k",
+        value: b"value",
+        stamp,
+        ttl: Some(Duration::from_secs(1)),
+        age: Duration::from_millis(2),
+    });
+    let delete = Told::Delete(Gone {
+        namespace: "web",
+        key: b"k",
+        stamp,
+    });
+    let mut body = Vec::new();
+    for told in [put, delete] {
+        Item::Told(told).encode(&mut body);
+    }
+    assert_eq!(
+        hex(&body),
+        "852400000002000000000000000300000000000000040000\
+         03e80301057765626b76616c756586160000000000000003000000000000000403017765626b"
+    );
+    let mut reader = Reader::new(&body);
+    for told in [put, delete] {
+        assert_eq!(Item::decode(&mut reader), Some(Ok(Item::Told(told))));
+    }
+    assert_eq!(Item::decode(&mut reader), None);
+    assert_eq!(key().sum_bytes(b"any"), 0x4f4a9b6fe961e0d0);
+}
+
+#[test]
+fn heartbeat_with_records() {
+    let said = |count| {
+        Some(Said {
+            count,
+            digest: count + 1,
+        })
+    };
+    let position = Position {
+        extended: said(9),
+        records: said(11),
+        ..position()
+    };
+    let mut body = Vec::new();
+    position.encode(&mut body);
+    assert_eq!(Position::decode(&body), Some(position));
+    let (known, records) = body.split_at(body.len() - 16);
+    assert_eq!(hex(records), "000000000000000b000000000000000c");
+    // What an older version reads.
+    let without = Position {
+        records: None,
+        ..position
+    };
+    assert_eq!(Position::decode(known), Some(without));
 }

@@ -1,0 +1,194 @@
+//! The replication thread's end: carries out requests, and brings the partner's word where it counts.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ha_common::conn::Persist;
+use serde::{Deserialize, Serialize};
+
+use super::{Log, Request, Write};
+use crate::datapath::family::ClientKey;
+use crate::datapath::{Datapath, DatapathError};
+use crate::health::verdicts::Verdicts;
+use crate::proto::records::{Event, EventKind, HEALTH, PERSISTENCE};
+use crate::proto::sync::{Action, Sync};
+use crate::proto::time::Instant;
+use crate::services::ServiceTable;
+
+/// Requests carried out before packets get their turn.
+const BURST: usize = 256;
+
+/// What a desk works with.
+pub struct DeskParts {
+    /// The live maps.
+    pub datapath: Arc<dyn Datapath>,
+    /// Turns words about clients into what this node's data plane remembers.
+    pub services: Arc<Mutex<ServiceTable>>,
+    /// What is held of real servers.
+    pub verdicts: Arc<Verdicts>,
+    /// Whether persistent clients are taken over.
+    pub persistence: bool,
+}
+
+/// What became of the partner's word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeskSnapshot {
+    /// Clients taken over from the partner.
+    pub clients_stored: u64,
+    /// Clients of services or real servers that this node does not have.
+    pub clients_unknown: u64,
+    /// Clients that the data plane did not take.
+    pub clients_failed: u64,
+}
+
+/// The thread's end.
+pub struct Desk {
+    requests: Receiver<Request>,
+    log: Arc<Log>,
+    parts: DeskParts,
+    /// Words about clients, in their order.
+    clients: Vec<Event>,
+    counted: DeskSnapshot,
+    logged: bool,
+}
+
+impl Desk {
+    pub(super) const fn new(requests: Receiver<Request>, log: Arc<Log>, parts: DeskParts) -> Self {
+        Self {
+            requests,
+            log,
+            parts,
+            clients: Vec::new(),
+            counted: DeskSnapshot {
+                clients_stored: 0,
+                clients_unknown: 0,
+                clients_failed: 0,
+            },
+            logged: false,
+        }
+    }
+
+    /// Carries out what was asked for. Who does not wait any more misses nothing.
+    pub fn serve(&mut self, now: Instant, sync: &mut Sync, out: &mut Vec<Action>) {
+        for _ in 0..BURST {
+            let Ok(request) = self.requests.try_recv() else {
+                return;
+            };
+            let _nobody_waits = match request {
+                Request::Get(namespace, key, answer) => answer
+                    .send(sync.records().get(now, &namespace, &key))
+                    .is_err(),
+                Request::Put(put, answer) => answer.send(sync.put_record(now, put, out)).is_err(),
+                Request::Delete(namespace, key, answer) => answer
+                    .send(sync.delete_record(now, &namespace, &key, out))
+                    .is_err(),
+                Request::List(wanted, answer) => {
+                    let after = wanted.after.as_deref();
+                    let records = sync.records();
+                    let page = records.list(now, &wanted.namespace, after, wanted.limit);
+                    answer.send(page).is_err()
+                }
+                Request::Write(writes) => {
+                    for write in writes {
+                        self.write(now, write, sync, out);
+                    }
+                    false
+                }
+            };
+        }
+    }
+
+    fn write(&self, now: Instant, write: Write, sync: &mut Sync, out: &mut Vec<Action>) {
+        let refused = match write {
+            Write::Put(put) => sync.put_record(now, put, out).err(),
+            Write::Delete { namespace, key } => sync.delete_record(now, namespace, &key, out).err(),
+        };
+        if let Some(refusal) = refused {
+            tracing::debug!(%refusal, "a record of the agent itself was not written");
+        }
+    }
+
+    /// A record has changed.
+    pub fn event(&mut self, event: Event) {
+        self.log.push(&event);
+        self.logged = true;
+        if !event.from_partner {
+            return;
+        }
+        match &*event.namespace {
+            PERSISTENCE if self.parts.persistence => self.clients.push(event),
+            HEALTH => self.parts.verdicts.heard(&event),
+            _ => {}
+        }
+    }
+
+    /// Brings what was heard to the live maps, and wakes those who watch.
+    pub fn flush(&mut self, now: Instant) {
+        if std::mem::take(&mut self.logged) {
+            self.log.tell();
+        }
+        if self.clients.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store(now) {
+            self.counted.clients_failed += 1;
+            tracing::debug!(%error, "clients told by the partner not stored");
+        }
+    }
+
+    fn store(&mut self, now: Instant) -> Result<(), DatapathError> {
+        let events = std::mem::take(&mut self.clients);
+        let mut stored: Vec<(ClientKey, Persist)> = Vec::new();
+        let mut gone: Vec<ClientKey> = Vec::new();
+        let Ok(services) = self.parts.services.lock() else {
+            return Ok(());
+        };
+        for event in &events {
+            let Ok(client) = std::str::from_utf8(&event.key) else {
+                self.counted.clients_unknown += 1;
+                continue;
+            };
+            match &event.kind {
+                EventKind::Put { value, ttl, until } => {
+                    let real = std::str::from_utf8(value).unwrap_or_default();
+                    let seen = last_seen(now, *ttl, *until);
+                    match services.client_entry(client, real, seen) {
+                        Some(entry) => stored.push(entry),
+                        None => self.counted.clients_unknown += 1,
+                    }
+                }
+                EventKind::Deleted | EventKind::Expired => {
+                    if let Some(key) = services.client(client) {
+                        stored.retain(|(stored, _)| *stored != key);
+                        gone.push(key);
+                    }
+                }
+            }
+        }
+        drop(services);
+        // Of what was told twice the later word counts, and of a deletion and a put the put, if it came later:
+        // otherwise it was taken out above.
+        if !gone.is_empty() {
+            self.parts.datapath.remove_clients(&gone)?;
+        }
+        self.counted.clients_stored += stored.len() as u64;
+        if !stored.is_empty() {
+            self.parts.datapath.put_clients(&stored)?;
+        }
+        Ok(())
+    }
+
+    /// What became of the partner's word.
+    pub const fn snapshot(&self) -> DeskSnapshot {
+        self.counted
+    }
+}
+
+/// When a client whose record ends then began its last connection, in nanoseconds of the monotonic clock.
+fn last_seen(now: Instant, ttl: Option<Duration>, until: Option<Instant>) -> u64 {
+    match (ttl, until) {
+        (Some(ttl), Some(until)) => (until - ttl).min(now).as_nanos(),
+        (Some(_) | None, None) | (None, Some(_)) => now.as_nanos(),
+    }
+}
