@@ -370,9 +370,10 @@ impl Datapath for Fake {
     }
 
     fn put_clients(&self, clients: &[(ClientKey, Persist)]) -> Result<(), DatapathError> {
-        let keys: Vec<ClientKey> = clients.iter().map(|(key, _)| *key).collect();
-        self.remove_clients(&keys)?;
-        self.state().clients.extend_from_slice(clients);
+        for (key, held) in clients {
+            self.remove_clients(&[*key])?;
+            self.state().clients.push((*key, *held));
+        }
         Ok(())
     }
 

@@ -299,7 +299,7 @@ fn records() {
     refuses(
         "shared_addresses",
         &format!("{alone}shared_addresses"),
-        "{ namespaces",
+        "records:",
         "nothing is replicated",
     );
     refuses(

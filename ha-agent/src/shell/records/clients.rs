@@ -103,9 +103,12 @@ fn walk(parts: &Parts, known: &mut Known) {
             return;
         }
     };
-    let mut writes = known.compare(clock::now(), &words, found);
-    while !writes.is_empty() {
-        let portion = writes.drain(..PORTION.min(writes.len())).collect();
+    let mut writes = known.compare(clock::now(), &words, found).into_iter();
+    loop {
+        let portion: Vec<Write> = writes.by_ref().take(PORTION).collect();
+        if portion.is_empty() {
+            return;
+        }
         // The thread that takes them is at work; it has room soon.
         let mut portion = Some(portion);
         while let Some(writes) = portion.take() {

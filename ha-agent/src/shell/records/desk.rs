@@ -192,3 +192,97 @@ fn last_seen(now: Instant, ttl: Option<Duration>, until: Option<Instant>) -> u64
         (Some(_) | None, None) | (None, Some(_)) => now.as_nanos(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::config::model::Persistence;
+    use crate::datapath::fake::Fake;
+    use crate::proto::records::Stamp;
+    use crate::services::tests::service;
+
+    const NOW: Instant = Instant::from_nanos(100_000_000_000);
+    const CLIENT: &str = "tcp 10.0.0.100:80 192.0.2.7/32";
+
+    fn desk(persistence: bool) -> (Desk, Arc<Fake>) {
+        let mut service = service(80, &[(21, 1), (22, 1)]);
+        service.persistence = Some(Persistence {
+            timeout: Duration::from_mins(5),
+            prefix: 32,
+        });
+        let fake = Arc::new(Fake::new(100));
+        let mut services = ServiceTable::new(1);
+        services.configure(&[service]).unwrap();
+        services.apply(&*fake).unwrap();
+        let (_, requests) = sync_channel(1);
+        let parts = DeskParts {
+            datapath: Arc::<Fake>::clone(&fake),
+            services: Arc::new(Mutex::new(services)),
+            verdicts: Arc::default(),
+            persistence,
+        };
+        (Desk::new(requests, Arc::default(), parts), fake)
+    }
+
+    fn event(key: &str, value: Option<&str>, from_partner: bool) -> Event {
+        let life = Duration::from_mins(5);
+        Event {
+            namespace: PERSISTENCE.into(),
+            key: key.as_bytes().into(),
+            stamp: Stamp::default(),
+            from_partner,
+            kind: value.map_or(EventKind::Deleted, |value| EventKind::Put {
+                value: value.as_bytes().into(),
+                ttl: Some(life),
+                until: Some(NOW + life - Duration::from_secs(7)),
+            }),
+        }
+    }
+
+    #[test]
+    fn what_the_partner_says_of_clients_reaches_the_data_plane() {
+        let (mut desk, fake) = desk(true);
+        desk.event(event(CLIENT, Some("10.1.0.21:8080"), true));
+        desk.event(event(CLIENT, Some("10.1.0.22:8080"), true));
+        desk.event(event(CLIENT, Some("10.1.0.99:8080"), true));
+        desk.event(event("nonsense", Some("10.1.0.21:8080"), true));
+        desk.flush(NOW);
+        {
+            let state = fake.state();
+            let [(key, held)] = &state.clients[..] else {
+                panic!("{:?}", state.clients);
+            };
+            let second = state.reals[usize::from(held.real)].addr;
+            assert_eq!(
+                second,
+                crate::datapath::family::wide("10.1.0.22".parse().unwrap())
+            );
+            assert_eq!(key.client, "192.0.2.7".parse::<std::net::IpAddr>().unwrap());
+            assert_eq!(held.last_seen_ns, 93_000_000_000);
+        }
+        desk.event(event(CLIENT, Some("10.1.0.21:8080"), true));
+        desk.event(event(CLIENT, None, true));
+        desk.flush(NOW);
+        assert_eq!(fake.state().clients, []);
+        desk.event(event(CLIENT, None, true));
+        desk.event(event(CLIENT, Some("10.1.0.21:8080"), true));
+        desk.flush(NOW);
+        assert_eq!(fake.state().clients.len(), 1);
+        let counted = desk.snapshot();
+        assert_eq!((counted.clients_stored, counted.clients_unknown), (3, 2));
+    }
+
+    #[test]
+    fn what_is_said_here_or_not_wanted_stays_where_it_is() {
+        let (mut desk, fake) = desk(true);
+        desk.event(event(CLIENT, Some("10.1.0.21:8080"), false));
+        desk.flush(NOW);
+        assert_eq!(fake.state().clients, []);
+        let (mut desk, fake) = super::tests::desk(false);
+        desk.event(event(CLIENT, Some("10.1.0.21:8080"), true));
+        desk.flush(NOW);
+        assert_eq!(fake.state().clients, []);
+    }
+}

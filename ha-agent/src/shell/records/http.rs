@@ -402,3 +402,53 @@ fn json(value: &impl Serialize) -> Response<Body> {
 fn whole(bytes: Vec<u8>) -> Body {
     Full::new(Bytes::from(bytes)).boxed_unsync()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places() {
+        let read = |path| {
+            place(path)
+                .ok()
+                .map(|(name, key)| (name, key.map(|key| key.0)))
+        };
+        let web = |key: Option<&[u8]>| Some(("web".to_owned(), key.map(<[u8]>::to_vec)));
+        assert_eq!(read("/records/web"), web(None));
+        assert_eq!(read("/records/web/"), web(None));
+        assert_eq!(read("/records/web/a"), web(Some(b"a")));
+        assert_eq!(
+            read("/records/web/a/b%2Fc%00%ff"),
+            web(Some(b"a/b/c\x00\xff"))
+        );
+        for bad in [
+            "/",
+            "/records",
+            "/other/web/a",
+            "/records/web/%",
+            "/records/web/%g0",
+            "/records/web/%0",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn queries() {
+        let read = |text| {
+            let query = Query::read(text).ok()?;
+            Some((query.watch, query.after, query.limit, query.ttl_ms))
+        };
+        assert_eq!(read(""), Some((false, None, None, None)));
+        assert_eq!(read("ttl=30s"), Some((false, None, None, Some(30_000))));
+        let all = read("watch&after=a%20b&limit=7");
+        assert_eq!(
+            all,
+            Some((true, Some(Blob(b"a b".to_vec())), Some(7), None))
+        );
+        for bad in ["ttl=30", "ttl=", "limit=x", "limit=-1", "other", "after=%"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

@@ -9,6 +9,8 @@ use super::super::model::{
 };
 use super::*;
 use crate::datapath::family::{FlowEntry, FlowKey, entry_to};
+use crate::proto::records::{self, NamespaceSnapshot, Quota, Snapshot};
+use crate::shell::records::DeskSnapshot;
 
 /// The status of the manual's example.
 pub(crate) fn sample() -> Status {
@@ -54,6 +56,53 @@ pub(crate) fn sample() -> Status {
             max: 1_048_576,
         },
         alarms: Vec::new(),
+    }
+}
+
+#[test]
+fn records_are_shown_by_namespace() {
+    let space = |name: &str, records, quota: Option<u32>| NamespaceSnapshot {
+        name: name.to_owned(),
+        records,
+        bytes: 0,
+        quota: quota.map(|records| Quota { records, bytes: 9 }),
+        refused: 0,
+    };
+    let mut records = Records {
+        table: Snapshot {
+            namespaces: vec![
+                space("health", 0, Some(4096)),
+                space("old", 1, None),
+                space("sessions", 0, Some(1000)),
+            ],
+            ..Snapshot::default()
+        },
+        clients: DeskSnapshot::default(),
+    };
+    records.table.counters.refused_quota = 2;
+    let mut status = sample();
+    status.records = Some(records.clone());
+    let text = super::status(&status, Style::PLAIN);
+    assert!(
+        text.contains("\nRecords      old 1, sessions 0 of 1000, 2 refused\n"),
+        "{text}"
+    );
+    records.table.namespaces.truncate(1);
+    records.table.counters.refused_quota = 0;
+    status.records = Some(records);
+    assert!(!super::status(&status, Style::PLAIN).contains("Records"));
+}
+
+/// Every counter of the records has its line in the manual.
+#[test]
+fn the_manual_has_all_counters() {
+    let page = include_str!("../../../../docs/records.md");
+    let counters = serde_json::to_value(records::Counters::default()).unwrap();
+    let clients = serde_json::to_value(DeskSnapshot::default()).unwrap();
+    for names in [counters, clients] {
+        for name in names.as_object().unwrap().keys() {
+            assert!(page.contains(&format!("| `{name}` |")), "{name}");
+        }
     }
 }
 
