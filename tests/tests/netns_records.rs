@@ -308,6 +308,7 @@ fn say(node: &Node, request: &str, body: &str) -> Result<(String, String)> {
 fn http() -> Result<()> {
     let mut pair = keeping()?;
     let (active, standby) = pair.active_and_standby()?;
+    let (active, standby) = (&*active, &*standby);
     let code = |node: &Node, request: &str, body: &str| -> Result<String> {
         let (head, body) = say(node, request, body)?;
         let code = head.split(' ').nth(1).context("no status")?;
