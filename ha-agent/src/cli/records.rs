@@ -52,7 +52,11 @@ pub(super) fn records(
         RecordsReply::Record(record) if json => print_json(record),
         RecordsReply::Record(record) => print(&format!("{}\n", record.value.shown())),
         reply if json => print_json(reply),
-        _ => Exit::Ok,
+        RecordsReply::Written { .. }
+        | RecordsReply::Deleted
+        | RecordsReply::Absent
+        | RecordsReply::Page { .. }
+        | RecordsReply::Changes(_) => Exit::Ok,
     })
 }
 

@@ -61,7 +61,7 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// All judgements of this node and of its partner.
+/// All judgements: this node's, and the active node's.
 #[derive(Debug, Default)]
 pub struct Verdicts {
     held: Mutex<Held>,
@@ -73,8 +73,8 @@ pub struct Verdicts {
 struct Held {
     active: bool,
     own: BTreeMap<RealKey, Verdict>,
-    /// By the words for the real server, which this node need not have.
-    partner: BTreeMap<String, Verdict>,
+    /// What the records say, by the words for the real server, which this node need not have.
+    told: BTreeMap<String, Verdict>,
 }
 
 /// What holds of a real server.
@@ -118,7 +118,7 @@ impl Verdicts {
         self.news.notify_one();
     }
 
-    /// The partner says something new.
+    /// A record says something new: the active node's word.
     pub fn heard(&self, event: &Event) {
         let Ok(server) = std::str::from_utf8(&event.key) else {
             return;
@@ -129,8 +129,8 @@ impl Verdicts {
         };
         let mut held = self.held();
         match verdict {
-            Some(verdict) => held.partner.insert(server.to_owned(), verdict),
-            None => held.partner.remove(server),
+            Some(verdict) => held.told.insert(server.to_owned(), verdict),
+            None => held.told.remove(server),
         };
         drop(held);
         self.news.notify_one();
@@ -160,11 +160,11 @@ impl Verdicts {
     pub fn judge(&self, key: &RealKey) -> Judged {
         let held = self.held();
         let own = held.own.get(key).cloned().unwrap_or_default();
-        let partner = held.partner.get(&key.words()).filter(|_| !held.active);
-        match partner {
-            Some(partner) => Judged {
-                counts: partner.clone(),
-                own: (partner.is_up() != own.is_up()).then_some(own),
+        let told = held.told.get(&key.words()).filter(|_| !held.active);
+        match told {
+            Some(told) => Judged {
+                counts: told.clone(),
+                own: (told.is_up() != own.is_up()).then_some(own),
             },
             None => Judged {
                 counts: own,

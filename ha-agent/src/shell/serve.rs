@@ -97,14 +97,14 @@ async fn serve(
         addresses,
         threads,
         pins,
-    } = start::start(Beginning {
+    } = Box::pin(start::start(Beginning {
         path: path.to_owned(),
         loaded,
         secrets,
         replaces,
         estate: inheritance.estate,
         control: listener.heirloom()?,
-    })
+    }))
     .await?;
     let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
     let conflicts = tokio::spawn(conflicts::watch(Arc::clone(&shared)));

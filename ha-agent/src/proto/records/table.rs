@@ -20,7 +20,8 @@ use crate::proto::time::Instant;
 pub const HELD_MAX: usize = 1 << 20;
 /// Namespaces held at most.
 pub const NAMESPACES_MAX: usize = 64;
-/// A life that is longer by less than this is the same life: clocks of the data plane are coarse.
+/// A life that began before it was told, and is longer by less than this, is the same life: it is known from
+/// the data plane, whose clock is coarse.
 const SAME_LIFE: Duration = Duration::from_millis(500);
 /// Records looked at for expiry at once, and the pause after.
 const EXPIRY_PIECE: usize = 4096;
@@ -219,12 +220,17 @@ impl Table {
         let Some((namespace, space)) = self.space(&namespace) else {
             return Err(Refusal::NoNamespace(namespace));
         };
+        let slack = if age.is_zero() {
+            Duration::ZERO
+        } else {
+            ttl.map_or(SAME_LIFE, |ttl| SAME_LIFE.min(ttl / 8))
+        };
         let known = space.records.get_key_value(key.as_slice());
         let same = |record: &Record| record.value.as_deref() == Some(&*value) && record.ttl == ttl;
         let refresh = known.is_some_and(|(_, record)| same(record));
         if let Some((_, record)) = known
             && refresh
-            && until <= record.until.map(|end| end + SAME_LIFE)
+            && until <= record.until.map(|end| end + slack)
             && !record.is_over(now)
         {
             let stamp = record.stamp;

@@ -79,6 +79,31 @@ fn quotas_count_what_is_there() {
     assert_eq!((space.records, space.bytes, space.refused), (3, 20, 2));
 }
 
+#[test]
+fn what_is_written_again_lives_again() {
+    let mut table = table(10, 1000);
+    let life = Some(Duration::from_millis(300));
+    for step in 0..10 {
+        let now = NOW + Duration::from_millis(200) * step;
+        let alive = table.get(now, "web", b"k").is_some();
+        assert_eq!(alive, step > 0, "{step}");
+        table.put(now, 1, put(b"k", b"v", life)).unwrap();
+    }
+    // One that began earlier is not news, and neither is the same beginning on a coarse clock.
+    let written = table.snapshot().counters.written;
+    let long = Some(Duration::from_mins(1));
+    let began = |age| Put {
+        age: Duration::from_millis(age),
+        ..put(b"long", b"v", long)
+    };
+    for age in [5000, 4996, 9000] {
+        table.put(NOW, 1, began(age)).unwrap();
+    }
+    assert_eq!(table.snapshot().counters.written, written + 1);
+    table.put(NOW, 1, began(4000)).unwrap();
+    assert_eq!(table.snapshot().counters.written, written + 2);
+}
+
 /// Also between being deleted and being said to be.
 #[test]
 fn what_waits_to_be_forgotten_counts_no_more() {

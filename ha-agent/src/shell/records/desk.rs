@@ -91,7 +91,7 @@ impl Desk {
                 }
                 Request::Write(writes) => {
                     for write in writes {
-                        self.write(now, write, sync, out);
+                        carry_out(now, write, sync, out);
                     }
                     false
                 }
@@ -99,26 +99,15 @@ impl Desk {
         }
     }
 
-    fn write(&self, now: Instant, write: Write, sync: &mut Sync, out: &mut Vec<Action>) {
-        let refused = match write {
-            Write::Put(put) => sync.put_record(now, put, out).err(),
-            Write::Delete { namespace, key } => sync.delete_record(now, namespace, &key, out).err(),
-        };
-        if let Some(refusal) = refused {
-            tracing::debug!(%refusal, "a record of the agent itself was not written");
-        }
-    }
-
     /// A record has changed.
     pub fn event(&mut self, event: Event) {
         self.log.push(&event);
         self.logged = true;
-        if !event.from_partner {
-            return;
-        }
         match &*event.namespace {
-            PERSISTENCE if self.parts.persistence => self.clients.push(event),
+            // Whoever wrote it: a node that was active and is no more goes on with what it told.
             HEALTH => self.parts.verdicts.heard(&event),
+            // What is said here comes from the map.
+            PERSISTENCE if self.parts.persistence && event.from_partner => self.clients.push(event),
             _ => {}
         }
     }
@@ -185,6 +174,17 @@ impl Desk {
     }
 }
 
+/// A write of the agent itself, which nobody waits for.
+fn carry_out(now: Instant, write: Write, sync: &mut Sync, out: &mut Vec<Action>) {
+    let refused = match write {
+        Write::Put(put) => sync.put_record(now, put, out).err(),
+        Write::Delete { namespace, key } => sync.delete_record(now, namespace, &key, out).err(),
+    };
+    if let Some(refusal) = refused {
+        tracing::debug!(%refusal, "a record of the agent itself was not written");
+    }
+}
+
 /// When a client whose record ends then began its last connection, in nanoseconds of the monotonic clock.
 fn last_seen(now: Instant, ttl: Option<Duration>, until: Option<Instant>) -> u64 {
     match (ttl, until) {
@@ -206,7 +206,7 @@ mod tests {
     const NOW: Instant = Instant::from_nanos(100_000_000_000);
     const CLIENT: &str = "tcp 10.0.0.100:80 192.0.2.7/32";
 
-    fn desk(persistence: bool) -> (Desk, Arc<Fake>) {
+    fn desk_that(persistence: bool) -> (Desk, Arc<Fake>) {
         let mut service = service(80, &[(21, 1), (22, 1)]);
         service.persistence = Some(Persistence {
             timeout: Duration::from_mins(5),
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_the_partner_says_of_clients_reaches_the_data_plane() {
-        let (mut desk, fake) = desk(true);
+        let (mut desk, fake) = desk_that(true);
         desk.event(event(CLIENT, Some("10.1.0.21:8080"), true));
         desk.event(event(CLIENT, Some("10.1.0.22:8080"), true));
         desk.event(event(CLIENT, Some("10.1.0.99:8080"), true));
@@ -276,13 +276,28 @@ mod tests {
 
     #[test]
     fn what_is_said_here_or_not_wanted_stays_where_it_is() {
-        let (mut desk, fake) = desk(true);
+        let (mut desk, fake) = desk_that(true);
         desk.event(event(CLIENT, Some("10.1.0.21:8080"), false));
         desk.flush(NOW);
         assert_eq!(fake.state().clients, []);
-        let (mut desk, fake) = super::tests::desk(false);
-        desk.event(event(CLIENT, Some("10.1.0.21:8080"), true));
-        desk.flush(NOW);
+        let (mut other, fake) = desk_that(false);
+        other.event(event(CLIENT, Some("10.1.0.21:8080"), true));
+        other.flush(NOW);
         assert_eq!(fake.state().clients, []);
+    }
+
+    #[test]
+    fn the_records_of_health_count_whoever_wrote_them() {
+        let (mut desk, _) = desk_that(true);
+        let service = service(80, &[(21, 1)]);
+        let key = crate::services::RealKey::new(&service, &service.real_servers[0]);
+        for from_partner in [false, true] {
+            for (words, up) in [("down: refused", false), ("up", true)] {
+                let mut told = event(&key.words(), Some(words), from_partner);
+                told.namespace = HEALTH.into();
+                desk.event(told);
+                assert_eq!(desk.parts.verdicts.judge(&key).counts.is_up(), up);
+            }
+        }
     }
 }

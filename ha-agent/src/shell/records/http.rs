@@ -308,22 +308,21 @@ fn bad(word: &str) -> Failed {
 fn unescape(text: &str) -> Result<Vec<u8>, Failed> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
     while let Some(byte) = rest.next() {
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        bytes.push(match byte {
-            b'%' => match (digit(rest.next()), digit(rest.next())) {
-                (Some(high), Some(low)) => (high * 16 + low) as u8,
-                _ => {
-                    let what = "a `%` without two hexadecimal digits".to_owned();
-                    return Err(Failed::Bad(
-                        StatusCode::BAD_REQUEST,
-                        what,
-                        "write it as %25",
-                    ));
-                }
-            },
-            byte => byte,
-        });
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
+            let what = "a `%` without two hexadecimal digits".to_owned();
+            return Err(Failed::Bad(
+                StatusCode::BAD_REQUEST,
+                what,
+                "write it as %25",
+            ));
+        };
+        bytes.push((high * 16 + low) as u8);
     }
     Ok(bytes)
 }

@@ -1,7 +1,7 @@
 //! The newest changes of each namespace, for those who watch.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -44,7 +44,10 @@ impl Log {
         {
             kept.namespaces.pop_first();
         }
-        let ring = kept.namespaces.entry(event.namespace.clone()).or_default();
+        let ring = kept
+            .namespaces
+            .entry(Arc::clone(&event.namespace))
+            .or_default();
         if ring.changes.len() >= KEPT
             && let Some((oldest, _)) = ring.changes.pop_front()
         {
@@ -163,9 +166,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_woken() {
-        let log = std::sync::Arc::new(Log::default());
-        let waiter = std::sync::Arc::clone(&log);
-        let patience = Duration::from_secs(60);
+        let log = Arc::new(Log::default());
+        let waiter = Arc::clone(&log);
+        let patience = Duration::from_mins(1);
         let waits = tokio::spawn(async move { waiter.watch("web", None, patience).await });
         tokio::time::sleep(Duration::from_millis(50)).await;
         log.push(&event("web", 9));

@@ -393,9 +393,9 @@ impl World {
     }
 
     pub(super) fn read(&self, node: usize, namespace: &str, key: &str) -> Option<String> {
-        let sync = self.nodes[node].sync.as_ref().unwrap();
+        let sync = self.nodes[node].sync.as_ref()?;
         let view = sync.records().get(self.now, namespace, key.as_bytes())?;
-        Some(String::from_utf8(view.value.to_vec()).unwrap())
+        Some(String::from_utf8_lossy(&view.value).into_owned())
     }
 
     /// A record that is no connection comes, changes, lives longer or goes.

@@ -283,7 +283,7 @@ fn records() {
         assert_eq!(Item::decode(&mut reader), Some(Ok(Item::Told(told))));
     }
     assert_eq!(Item::decode(&mut reader), None);
-    assert_eq!(key().sum_bytes(b"any"), 0x4f4a9b6fe961e0d0);
+    assert_eq!(key().sum_bytes(b"any"), 0x4f4a_9b6f_e961_e0d0);
 }
 
 #[test]
