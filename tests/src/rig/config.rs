@@ -286,8 +286,7 @@ shared_addresses:
             .unwrap_or_default(),
         pair.ha
             .iter()
-            .map(|key| format!("  {key}\n"))
-            .collect::<String>(),
+            .fold(String::new(), |text, key| text + "  " + key + "\n"),
         pair.transport,
         pair.virtual_mac,
         pair.replication,
