@@ -12,6 +12,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ha_agent::control::RecordStatus;
 use ha_agent::status::model::{RealServerState, RealServerStatus, Records, Role};
 use ha_tests::clock::now_ns;
 use ha_tests::rig::config::{PairConfig, SERVICE_PORT, SHARED_FRONT, SHARED_FRONT6, Scheduler};
@@ -276,10 +277,10 @@ fn api() -> Result<()> {
     // It writes now, and what it writes is the later word.
     new.command(&["records", "put", "sessions", "alice", "rs1"])?;
     let shown = new.command(&["--json", "records", "get", "sessions", "alice"])?;
-    let record: serde_json::Value = serde_json::from_str(&shown)?;
+    let record: RecordStatus = serde_json::from_str(&shown)?;
     let term = new.status()?.term;
     ensure!(
-        record["term"] == term && record["value"] == "rs1",
+        record.term == term && record.value.shown() == "rs1",
         "{shown}"
     );
     let status = new.command(&["status"])?;
@@ -294,11 +295,12 @@ fn api() -> Result<()> {
 fn say(node: &Node, request: &str, body: &str) -> Result<(String, String)> {
     let mut stream = UnixStream::connect(node.dir().join("run/records.sock"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
+    // At once: an answer may come before all of a body is read.
+    let whole = format!(
         "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
-    )?;
+    );
+    stream.write_all(whole.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
@@ -430,8 +432,9 @@ fn replaced() -> Result<()> {
             ensure!(value == "v\n", "{key}: {value}");
         }
         let list = node.command(&["--json", "records", "list", "sessions"])?;
-        let list: serde_json::Value = serde_json::from_str(&list)?;
-        let left = list[0]["left_ms"].as_u64().context("no life")?;
+        let list: Vec<RecordStatus> = serde_json::from_str(&list)?;
+        let first = list.first().context("no record")?;
+        let left = first.left_ms.context("no life")?;
         if !(200_000..300_000).contains(&left) {
             bail!("{left} ms left");
         }
