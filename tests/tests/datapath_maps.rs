@@ -427,6 +427,20 @@ fn clients(host: &Host, loaded: &Loaded) -> Result<()> {
     assert_eq!(left.len(), 100);
     assert!(left.iter().all(|(_, held)| held.real == 6));
     assert_eq!(datapath.forget_clients(6)?, 100);
+
+    // What was read can be stored, and removed one by one.
+    datapath.put_clients(&left)?;
+    datapath.put_clients(&left)?;
+    let mut again = datapath.clients()?;
+    assert_eq!(again.len(), 100);
+    assert!(again.iter().all(|entry| left.contains(entry)));
+    let kept = again.split_off(60);
+    let gone: Vec<_> = again.iter().map(|(key, _)| *key).collect();
+    assert_eq!(datapath.remove_clients(&gone)?, 60);
+    assert_eq!(datapath.remove_clients(&gone)?, 0);
+    let found = datapath.clients()?;
+    assert_eq!(found.len(), 40);
+    assert!(found.iter().all(|entry| kept.contains(entry)));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use ha_agent::shell::clock;
 use ha_tests::sim::{Sabotage, Summary, sweep, sweep_all};
 
 /// Seeds of every test run.
-const SEEDS: u64 = 256;
+const SEEDS: u64 = 512;
 /// Everything that goes wrong.
 const FAULTS: [&str; 32] = [
     "agent frozen",

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config::read_duration;
 use crate::telemetry::LogFormat;
 
 /// Where the configuration is unless `-f` says otherwise.
@@ -107,6 +109,12 @@ pub enum Verb {
     Doctor,
     /// Ask a host for ICMP echoes, from this node's own address on an interface
     Ping(Ping),
+    /// Read or write records that the pair keeps for an application-level proxy
+    Records {
+        /// What to do
+        #[command(subcommand)]
+        action: Records,
+    },
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
         /// What `record`, a simulator or a conformance case wrote
@@ -128,6 +136,51 @@ pub struct Ping {
     /// Length of the ICMP message; 28 bytes less than a packet of IPv4
     #[arg(short, long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=65507))]
     pub length: u16,
+}
+
+/// What to do with records.
+#[derive(Debug, Subcommand)]
+pub enum Records {
+    /// Print the value of a record
+    Get {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+    },
+    /// Write a record: only on the active node
+    Put {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+        /// Value
+        value: String,
+        /// How long it lives, for example 30s [default: until it is deleted]
+        #[arg(long, value_name = "DURATION", value_parser = ttl)]
+        ttl: Option<Duration>,
+    },
+    /// Delete a record: only on the active node
+    Delete {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+    },
+    /// Show the records of a namespace, in the order of their keys
+    List {
+        /// Namespace
+        namespace: String,
+    },
+    /// Show changes of a namespace as they happen, until interrupted
+    Watch {
+        /// Namespace
+        namespace: String,
+    },
+}
+
+fn ttl(text: &str) -> Result<Duration, &'static str> {
+    read_duration(text).ok_or("a whole number and a unit: ms, s, m or h, for example 30s")
 }
 
 /// Which connections to show.

@@ -5,6 +5,7 @@ mod capture;
 mod doctor;
 mod local;
 mod pcapng;
+mod records;
 mod remote;
 mod replace;
 mod run;
@@ -70,6 +71,7 @@ pub fn main() -> ExitCode {
         | Verb::Reload
         | Verb::Resume
         | Verb::Record { .. }
+        | Verb::Records { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
         | Verb::Reexec => remote::command(&args),
@@ -99,6 +101,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Reload
         | Verb::Resume
         | Verb::Record { .. }
+        | Verb::Records { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
         | Verb::Doctor

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::args::{Args, DEFAULT_CONFIG, Switch, Verb};
 use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
-use super::{capture, trace};
+use super::{capture, records, trace};
 use crate::config;
 use crate::control::{Client, ClientError, Done, Reloaded, Request};
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, PAGE_MAX, Services, Status};
@@ -42,6 +42,12 @@ pub(super) fn command(args: &Args) -> Exit {
         return match capture::capture(client, wanted, args.json) {
             Ok(exit) | Err(capture::Failed::Told(exit)) => exit,
             Err(capture::Failed::Client(error)) => explain(&error, args),
+        };
+    }
+    if let Verb::Records { action } = &args.verb {
+        return match records::records(&mut client, action, args.json) {
+            Ok(exit) => exit,
+            Err(error) => explain(&error, args),
         };
     }
     if let Some(packets) = traced {
@@ -108,6 +114,7 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::Ping(_)
         | Verb::Capture(_)
         | Verb::TracePacket(_)
+        | Verb::Records { .. }
         | Verb::Reexec => Exit::Failed,
     }
 }

@@ -29,6 +29,7 @@ use model::{Config, Mode, Node};
 pub use reload::{Change, diff};
 use sections::Draft;
 use tree::{Kind, Step, Tree};
+pub(crate) use values::read_duration;
 use walk::Walk;
 
 /// Largest file read. A thousand services of some real servers each are well below one megabyte.

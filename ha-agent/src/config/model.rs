@@ -10,6 +10,8 @@ use std::time::Duration;
 use ha_common::service::{Forwarding, Scheduler};
 use serde::{Deserialize, Serialize};
 
+use crate::proto::records::Quota;
+
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -23,6 +25,35 @@ pub struct Config {
     pub virtual_services: Vec<VirtualService>,
     /// Table sizes.
     pub limits: Limits,
+    /// What an application-level proxy may keep in the pair.
+    pub records: Records,
+}
+
+/// `records`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Where HTTP is spoken; none = nowhere.
+    pub listen: Option<RecordsListen>,
+    /// What may be written.
+    pub namespaces: Vec<RecordsNamespace>,
+}
+
+/// `records.listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordsListen {
+    /// A loopback address.
+    Address(SocketAddr),
+    /// A UNIX socket.
+    Path(PathBuf),
+}
+
+/// `records.namespaces[]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordsNamespace {
+    /// Its name.
+    pub name: String,
+    /// How much it may hold.
+    pub quota: Quota,
 }
 
 /// `node`.
@@ -156,6 +187,8 @@ pub struct Ha {
     pub multicast_port: u16,
     /// Whether connections are replicated; never if high availability is off.
     pub l4_connection_updates: bool,
+    /// Whether the standby is told where persistent clients go; never without connections.
+    pub persistence_updates: bool,
     /// When a node that keeps crashing is put aside.
     pub pacify: Pacify,
 }

@@ -139,6 +139,7 @@ pub fn diff(old: &Config, new: &Loaded) -> Result<Vec<Change>, Vec<Diagnostic>> 
         shared_addresses,
         virtual_services,
         limits,
+        records,
     } = &new.config;
     refused.node(&old.node, node);
     let mut changes = refused.ha(&old.ha, ha);
@@ -147,6 +148,7 @@ pub fn diff(old: &Config, new: &Loaded) -> Result<Vec<Change>, Vec<Diagnostic>> 
         &old.shared_addresses,
         shared_addresses,
     );
+    refused.unless_equal(&[Step::Key("records")], &old.records, records);
     changes.extend(refused.limits(&old.limits, limits));
     changes.extend(services(&old.virtual_services, virtual_services));
     if refused.problems.is_empty() {
@@ -257,6 +259,7 @@ impl Refused<'_> {
             multicast_group,
             multicast_port,
             l4_connection_updates,
+            persistence_updates,
             pacify,
         } = new;
         let at = |key| [Step::Key("ha"), Step::Key(key)];
@@ -281,6 +284,11 @@ impl Refused<'_> {
             &at("l4_connection_updates"),
             &old.l4_connection_updates,
             l4_connection_updates,
+        );
+        self.unless_equal(
+            &at("persistence_updates"),
+            &old.persistence_updates,
+            persistence_updates,
         );
         let durations = [
             (

@@ -133,19 +133,8 @@ where
 /// A duration with its unit, within bounds.
 pub(crate) fn duration(scalar: Scalar<'_>, low: Duration, high: Duration) -> Parsed<Duration> {
     let text = scalar.text;
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (digits, unit) = text.split_at(unit_at);
-    let value = digits.parse::<u64>().ok().and_then(|n| match unit {
-        "us" => Some(Duration::from_micros(n)),
-        "ms" => Some(Duration::from_millis(n)),
-        "s" => Some(Duration::from_secs(n)),
-        "m" => n.checked_mul(60).map(Duration::from_secs),
-        "h" => n.checked_mul(3600).map(Duration::from_secs),
-        _ => None,
-    });
-    let Some(value) = value else {
+    let Some(value) = read_duration(text) else {
+        let (digits, unit) = number_and_unit(text);
         let remedy = if unit.is_empty() && !digits.is_empty() && digits.len() < 6 {
             format!("add the unit: `{digits}s` or `{digits}ms`")
         } else {
@@ -163,6 +152,25 @@ pub(crate) fn duration(scalar: Scalar<'_>, low: Duration, high: Duration) -> Par
         ));
     }
     Ok(value)
+}
+
+/// A whole number with its unit.
+pub(crate) fn read_duration(text: &str) -> Option<Duration> {
+    let (digits, unit) = number_and_unit(text);
+    let number = digits.parse::<u64>().ok()?;
+    match unit {
+        "us" => Some(Duration::from_micros(number)),
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+fn number_and_unit(text: &str) -> (&str, &str) {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit());
+    text.split_at(unit_at.unwrap_or(text.len()))
 }
 
 /// A duration as one would write it in the file.

@@ -6,10 +6,14 @@
 
 pub mod client;
 pub mod protocol;
+pub mod records;
 pub mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{CaptureRequest, Done, Refusal, Reloaded, Reply, Request};
+pub use records::{
+    Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
+};
 pub use server::{BindError, Heirloom, Listener, serve};
 
 use std::path::PathBuf;
@@ -46,6 +50,8 @@ pub trait Handler: Send + Sync + 'static {
     fn capture(&self, request: CaptureRequest) -> impl Future<Output = Reply<Captured>> + Send;
     /// Tells what the data plane would do with a packet.
     fn trace(&self, request: TraceRequest) -> impl Future<Output = Reply<Trace>> + Send;
+    /// Reads or writes records.
+    fn records(&self, request: RecordsRequest) -> impl Future<Output = Reply<RecordsReply>> + Send;
     /// Replaces the running program. There is an answer only if that did not happen.
     fn reexec(&self) -> impl Future<Output = Reply<Done>> + Send;
 }

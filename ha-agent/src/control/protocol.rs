@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::records::RecordsRequest;
 use crate::config::Diagnostic;
 use crate::status::model::ConnectionQuery;
 use crate::trace::model::TraceRequest;
@@ -50,6 +51,8 @@ pub enum Request {
     Capture(CaptureRequest),
     /// What the data plane would do with a packet.
     TracePacket(TraceRequest),
+    /// Read or write records.
+    Records(RecordsRequest),
     /// Replace the running program; the connection ends when that happens.
     Reexec,
 }

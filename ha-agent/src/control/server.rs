@@ -284,6 +284,7 @@ async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<
         Request::Record { path, seconds } => encode(handler.record(path, seconds).await),
         Request::Capture(request) => encode(handler.capture(request).await),
         Request::TracePacket(request) => encode(handler.trace(request).await),
+        Request::Records(request) => encode(handler.records(request).await),
         Request::Reexec => encode(handler.reexec().await),
     }
 }

@@ -117,6 +117,26 @@ impl Handler for Memory {
         })
     }
 
+    async fn records(&self, request: RecordsRequest) -> Reply<RecordsReply> {
+        match request {
+            RecordsRequest::Put { value, ttl_ms, .. } => Ok(RecordsReply::Written {
+                term: value.0.len() as u64,
+                version: ttl_ms.unwrap_or(0),
+            }),
+            RecordsRequest::Get { key, .. } => Ok(RecordsReply::Record(RecordStatus {
+                key: key.clone(),
+                value: key,
+                term: 1,
+                version: 2,
+                ttl_ms: None,
+                left_ms: None,
+            })),
+            RecordsRequest::Delete { .. }
+            | RecordsRequest::List { .. }
+            | RecordsRequest::Watch { .. } => Ok(RecordsReply::Absent),
+        }
+    }
+
     async fn reexec(&self) -> Reply<Done> {
         Err(Refusal::new("cannot be replaced", "leave it"))
     }
@@ -369,4 +389,29 @@ fn nobody_there() {
         Client::connect(Path::new("/nonexistent/ctl.sock")),
         Err(ClientError::NotRunning { .. })
     ));
+}
+
+#[test]
+fn records_are_asked_for_in_words_or_digits() {
+    let running = Running::start();
+    let mut client = running.client();
+    for bytes in [&b"text"[..], b"\x00\xff"] {
+        let key = Blob::from(bytes);
+        let get = Request::Records(RecordsRequest::Get {
+            namespace: "web".to_owned(),
+            key: key.clone(),
+        });
+        let reply: RecordsReply = client.request(&get).unwrap();
+        let RecordsReply::Record(record) = reply else {
+            panic!("{reply:?}");
+        };
+        assert_eq!((&record.key, &record.value), (&key, &key));
+    }
+    assert_eq!(Blob::from(&b"\x00\xff"[..]).shown(), "0x00ff");
+    let line = br#"{"command":"records","op":"put","namespace":"web","key":"a","value":{"hex":"00ff"},"ttl_ms":7}"#;
+    let answer = running.raw(line);
+    assert_eq!(
+        answer.trim_end(),
+        r#"{"ok":{"written":{"term":2,"version":7}}}"#
+    );
 }

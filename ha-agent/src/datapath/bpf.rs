@@ -283,6 +283,15 @@ impl Datapath for Bpf {
         Ok(both(self.v4.clients()?, self.v6.clients()?))
     }
 
+    fn put_clients(&self, clients: &[(ClientKey, Persist)]) -> Result<(), DatapathError> {
+        self.v4.put_clients(clients)?;
+        self.v6.put_clients(clients)
+    }
+
+    fn remove_clients(&self, clients: &[ClientKey]) -> Result<usize, DatapathError> {
+        Ok(self.v4.remove_clients(clients)? + self.v6.remove_clients(clients)?)
+    }
+
     fn forget_clients(&self, real: u16) -> Result<usize, DatapathError> {
         Ok(self.v4.forget_clients(real)? + self.v6.forget_clients(real)?)
     }

@@ -94,6 +94,8 @@ delegate! {
     fn expire(&self, keys: &[FlowKey]) -> usize;
     fn half_open(&self, since: Instant) -> u64;
     fn clients(&self) -> Vec<(ClientKey, Persist)>;
+    fn put_clients(&self, clients: &[(ClientKey, Persist)]) -> ();
+    fn remove_clients(&self, clients: &[ClientKey]) -> usize;
     fn forget_clients(&self, real: u16) -> usize;
     fn counters(&self) -> Vec<u64>;
     fn settle(&self) -> ();

@@ -369,6 +369,21 @@ impl Datapath for Fake {
         Ok(self.state().clients.clone())
     }
 
+    fn put_clients(&self, clients: &[(ClientKey, Persist)]) -> Result<(), DatapathError> {
+        for (key, held) in clients {
+            self.remove_clients(&[*key])?;
+            self.state().clients.push((*key, *held));
+        }
+        Ok(())
+    }
+
+    fn remove_clients(&self, clients: &[ClientKey]) -> Result<usize, DatapathError> {
+        let mut state = self.state();
+        let before = state.clients.len();
+        state.clients.retain(|(key, _)| !clients.contains(key));
+        Ok(before - state.clients.len())
+    }
+
     fn forget_clients(&self, real: u16) -> Result<usize, DatapathError> {
         let mut state = self.state();
         let before = state.clients.len();

@@ -228,6 +228,10 @@ pub trait Datapath: Send + Sync {
     /// Clients of services with persistence, and their real servers. Old ones are among them: the data
     /// plane looks at their age when they come again.
     fn clients(&self) -> Result<Vec<(ClientKey, Persist)>, DatapathError>;
+    /// Stores where clients go.
+    fn put_clients(&self, clients: &[(ClientKey, Persist)]) -> Result<(), DatapathError>;
+    /// Forgets clients, and tells how many were known.
+    fn remove_clients(&self, clients: &[ClientKey]) -> Result<usize, DatapathError>;
     /// Forgets the clients of a real server, so that their next connections are free to go elsewhere, and
     /// tells how many there were.
     fn forget_clients(&self, real: u16) -> Result<usize, DatapathError>;

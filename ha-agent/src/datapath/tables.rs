@@ -190,6 +190,25 @@ where
             .collect())
     }
 
+    /// Stores those of the clients that are of this family.
+    pub(super) fn put_clients(
+        &self,
+        clients: &[(ClientKey, Persist)],
+    ) -> Result<(), DatapathError> {
+        let ours = clients.iter().filter(|(key, _)| A::is_family(key.client));
+        let (keys, values): (Vec<_>, Vec<_>) = ours
+            .map(|(key, value)| (map_client(key, A::from_ip), *value))
+            .unzip();
+        self.clients.put_all(&keys, &values)
+    }
+
+    /// Removes those of the clients that are of this family.
+    pub(super) fn remove_clients(&self, clients: &[ClientKey]) -> Result<usize, DatapathError> {
+        let ours = clients.iter().filter(|key| A::is_family(key.client));
+        let keys: Vec<_> = ours.map(|key| map_client(key, A::from_ip)).collect();
+        self.clients.remove_all(&keys)
+    }
+
     pub(super) fn forget_clients(&self, real: u16) -> Result<usize, DatapathError> {
         let mut theirs = Vec::new();
         self.clients.each_piece(|entries| {

@@ -44,6 +44,7 @@ fn healthy() -> Facts {
         last_resort: false,
         state: RealServerState::Up,
         reason: None,
+        own_check: None,
         connections: 0,
         connections_max: None,
         traffic: TrafficStatus::default(),

@@ -7,6 +7,7 @@
 
 mod check;
 pub mod machine;
+pub mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

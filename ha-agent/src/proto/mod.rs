@@ -8,6 +8,7 @@
 pub mod carp;
 pub mod hex;
 pub mod pacify;
+pub mod records;
 pub mod rng;
 pub mod sync;
 pub mod time;

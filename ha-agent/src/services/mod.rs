@@ -13,6 +13,7 @@
 //! holds for a real server that only the partner knows (its configuration is a reload ahead or
 //! behind): a replicated connection to it gets an entry of its own and drains too.
 
+mod clients;
 mod desired;
 mod entry;
 pub mod expiry;
@@ -27,7 +28,7 @@ pub(crate) mod tests;
 pub mod wrr;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ha_common::service::{Forwarding, LocalAddr, RealState};
@@ -37,6 +38,7 @@ use crate::config::model::{self, Ports};
 use crate::datapath::family::{ListenKey, narrow};
 use crate::datapath::{Datapath, DatapathError};
 use crate::proto::time::Instant;
+pub use clients::{ClientInWords, ClientWords};
 use entry::{Entry, Server};
 use ids::{Id, Ids};
 pub use pair::{Halves, entries as halves};
@@ -78,6 +80,14 @@ impl RealKey {
                 forwarding: service.forwarding,
             },
         }
+    }
+}
+
+impl RealKey {
+    /// The real server by addresses and ports, as both nodes know it: `tcp 10.0.0.100:80 10.1.0.21:8080`.
+    pub fn words(&self) -> String {
+        let at = SocketAddr::new(self.server.addr, u16::from_be(self.server.port));
+        format!("{} {at}", clients::listen(&self.service))
     }
 }
 

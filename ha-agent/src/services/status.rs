@@ -6,7 +6,7 @@ use ha_common::proto;
 use ha_common::service::{RealState, Traffic};
 
 use super::entry::{Entry, Server};
-use super::{ServerKey, ServiceTable};
+use super::{RealKey, ServerKey, ServiceTable};
 use crate::config::model::{Persistence, Ports};
 use crate::datapath::family::ListenKey;
 
@@ -34,6 +34,8 @@ pub struct ServiceStatus {
 /// A real server, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RealStatus {
+    /// Which one of which service.
+    pub key: RealKey,
     /// Address.
     pub address: IpAddr,
     /// Port; none = the one that packets were sent to.
@@ -104,21 +106,29 @@ impl ServiceTable {
             scheduler: entry.scheduler.as_str(),
             persistence: entry.persistence,
             real_servers: reals
-                .map(|(key, server)| self.real_status(key, server, traffic))
+                .map(|(server, held)| {
+                    let key = RealKey {
+                        service: key,
+                        server: *server,
+                    };
+                    self.real_status(key, held, traffic)
+                })
                 .collect(),
         }
     }
 
-    fn real_status(&self, key: &ServerKey, server: &Server, traffic: &[Traffic]) -> RealStatus {
+    fn real_status(&self, key: RealKey, server: &Server, traffic: &[Traffic]) -> RealStatus {
         let counted = traffic.get(usize::from(server.id.id));
+        let ServerKey { addr, port, .. } = key.server;
         RealStatus {
-            address: key.addr,
-            port: Some(u16::from_be(key.port)).filter(|port| *port != 0),
+            key,
+            address: addr,
+            port: Some(u16::from_be(port)).filter(|port| *port != 0),
             weight: server.weight,
             state: server.state(),
             last_resort: server.last_resort,
             leaving: server.leaving,
-            reachable: self.hops.contains_key(&key.addr),
+            reachable: self.hops.contains_key(&addr),
             connections: server.connections,
             connections_max: server.connections_max,
             traffic: counted.copied().unwrap_or_default(),

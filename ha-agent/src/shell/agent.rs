@@ -1,7 +1,5 @@
 //! What commands act on, and how they are carried out.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,20 +14,24 @@ use super::history::HistoryFile;
 use super::names::Names;
 use super::netlink::Netlink;
 use super::parts::{self, Bound};
+use super::records::api;
 use super::reexec::Program;
 use super::{alarms, clock, election, frame, replication};
 use crate::config::model::{Config, Mode};
 use crate::config::{self, Loaded};
-use crate::control::{CaptureRequest, Done, Handler, Heirloom, Refusal, Reloaded, Reply};
+use crate::control::{
+    CaptureRequest, Done, Handler, Heirloom, RecordsReply, RecordsRequest, Refusal, Reloaded, Reply,
+};
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::inspect::Inspect;
 use crate::datapath::pair::PairTables;
 use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
+use crate::health::verdicts::Verdicts;
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
 use crate::services::expiry::Keeper;
-use crate::services::{ApplyError, RealStatus, ServiceTable};
+use crate::services::{ApplyError, RealKey, ServiceTable};
 use crate::status::capture::Captured;
 use crate::status::model;
 use crate::status::model::{
@@ -78,8 +80,8 @@ pub struct Shared {
     pub replication: Option<replication::Handle>,
     /// Health checks.
     pub health: Mutex<HealthChecks>,
-    /// Why real servers are down, by address.
-    pub failures: Mutex<BTreeMap<SocketAddr, String>>,
+    /// Which real servers are up.
+    pub verdicts: Arc<Verdicts>,
     /// What is wrong.
     pub board: alarms::Board,
     /// Who else has the shared addresses.
@@ -137,6 +139,13 @@ impl Shared {
             partner,
             interfaces: self.interfaces(&config, snapshot),
             replication: self.replication_status(),
+            records: self.replication.as_ref().map(|replication| {
+                let published = replication.published();
+                model::Records {
+                    table: published.sync.records.clone(),
+                    clients: published.desk,
+                }
+            }),
             connections: self.table_size(&config),
             alarms,
         }
@@ -181,17 +190,7 @@ impl Shared {
             return Replication::default();
         };
         let published = replication.published();
-        let sync = &published.sync;
-        let counters = &sync.counters;
-        Replication {
-            ready: sync.ready,
-            lag_us_p99: sync.lag_us_p99,
-            sent: counters.sent_records,
-            applied: counters.applied,
-            repaired: sync.repaired,
-            dropped: counters.table_full + counters.local_table_full + published.apply_errors,
-            sweep: sync.sweep,
-        }
+        Replication::of(&published.sync, published.apply_errors)
     }
 
     fn table_size(&self, config: &Config) -> TableSize {
@@ -231,16 +230,12 @@ impl Shared {
             .into_iter()
             .map(|service| service.name)
             .collect();
-        let failures = lock(&self.failures).clone();
         let traffic = self.datapath.traffic()?;
-        let reason = |real: &RealStatus| {
-            let at = SocketAddr::new(real.address, real.port.unwrap_or(0));
-            failures.get(&at).cloned()
-        };
+        let judged = |key: &RealKey| self.verdicts.judge(key);
         let services = lock(&self.services).status(&traffic);
         let services = services.into_iter();
         let mut services: Vec<ServiceStatus> = services
-            .map(|service| ServiceStatus::new(service, reason))
+            .map(|service| ServiceStatus::new(service, judged))
             .collect();
         services.sort_by_key(|found| {
             order
@@ -414,6 +409,17 @@ impl Handler for Shared {
 
     async fn trace(&self, request: TraceRequest) -> Reply<Trace> {
         Self::trace(self, request).await
+    }
+
+    async fn records(&self, request: RecordsRequest) -> Reply<RecordsReply> {
+        let replication = self.replication.as_ref().ok_or_else(|| {
+            Refusal::new(
+                "this node replicates nothing, so it keeps no records",
+                "set `node.mode` to first or second and `ha.l4_connection_updates` to true",
+            )
+        })?;
+        let done = api::carry_out(replication.records(), request).await;
+        done.map_err(|denied| Refusal::new(denied.to_string(), denied.remedy()))
     }
 
     async fn reexec(&self) -> Reply<Done> {

@@ -29,6 +29,7 @@ mod operator;
 pub mod packet_socket;
 pub mod parts;
 pub mod realtime;
+pub mod records;
 pub mod reexec;
 pub mod replication;
 mod serve;
@@ -37,6 +38,7 @@ mod sweep;
 pub mod sysctl;
 pub mod terms;
 mod trace;
+mod verdicts;
 mod virtual_mac;
 pub mod wake;
 

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ha_common::control::Config as Steering;
+use ha_common::maps;
 use ha_common::pair::{auth, link_flags};
 use ha_common::service::{LocalAddr, addr_kind};
 use ha_common::siphash;
@@ -21,6 +22,7 @@ use crate::datapath::load::Connections;
 use crate::datapath::pair::{self, PairLink, PairTables};
 use crate::proto::carp::{ElectionConfig, ElectionKeys, LinkConfig, REEXEC_LEASE, Settings};
 use crate::proto::pacify::{History, Start};
+use crate::proto::records::{CONFIGURED_MAX, HEALTH, HELD_MAX, KEY_VALUE_MAX, PERSISTENCE, Quota};
 use crate::proto::sync::SyncConfig;
 
 /// The loopback device has this index in every network namespace (`LOOPBACK_IFINDEX` in Linux
@@ -286,7 +288,8 @@ pub fn generation(config: &Config) -> u64 {
         (
             &config.ha,
             &config.shared_addresses,
-            &config.virtual_services
+            &config.virtual_services,
+            &config.records.namespaces
         )
     );
     let tag = siphash::tag(&[0; 16], text.as_bytes());
@@ -304,6 +307,26 @@ pub(super) fn sync_config(config: &Config) -> SyncConfig {
     let Connections { v4, v6 } = connections(config);
     sync.max_entries = v4.saturating_add(v6) as usize;
     sync
+}
+
+const _: () = assert!(
+    (maps::PERSIST_ENTRIES + maps::REALS_ENTRIES + CONFIGURED_MAX) as usize <= HELD_MAX / 2
+);
+
+/// How much writers may put into which namespace.
+pub(super) fn quotas(config: &Config) -> impl Iterator<Item = (String, Quota)> {
+    /// The agent's own: as many clients as the data plane remembers, each a line, and all real servers.
+    const OWN: [(&str, u32); 2] = [
+        (PERSISTENCE, maps::PERSIST_ENTRIES),
+        (HEALTH, maps::REALS_ENTRIES),
+    ];
+    let own = OWN.map(|(name, records)| {
+        let bytes = u64::from(records) * KEY_VALUE_MAX as u64;
+        (name.to_owned(), Quota { records, bytes })
+    });
+    let others = config.records.namespaces.iter();
+    own.into_iter()
+        .chain(others.map(|namespace| (namespace.name.clone(), namespace.quota)))
 }
 
 pub(super) fn channel(config: &Config, bound: &[Bound]) -> Option<replication::Channel> {

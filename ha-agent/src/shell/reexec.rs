@@ -28,13 +28,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::agent::{Shared, lock};
+use super::agent::Shared;
+use super::records::api;
 use super::serve::{monotonic, notify};
 use super::{alarms, clock, election};
 use crate::config::model::Config;
 use crate::config::{self};
-use crate::control::{Heirloom, Refusal};
+use crate::control::{Heirloom, RecordStatus, Refusal};
 use crate::proto::carp::Parked;
+use crate::proto::records::RESERVED;
 use crate::proto::time::Instant;
 
 /// Names the descriptors that a replaced agent left to this one.
@@ -81,6 +83,9 @@ pub struct Estate {
     pub at: Instant,
     /// Why real servers are down.
     pub failures: BTreeMap<SocketAddr, String>,
+    /// Records by namespace, but for those that the agent itself writes and finds again.
+    #[serde(default)]
+    pub records: BTreeMap<String, Vec<RecordStatus>>,
 }
 
 /// An estate whose layout is not known yet.
@@ -184,6 +189,22 @@ impl Shared {
         refusal
     }
 
+    /// The records that the program after this one is left.
+    async fn records_to_leave(&self) -> BTreeMap<String, Vec<RecordStatus>> {
+        let mut left = BTreeMap::new();
+        let Some(replication) = &self.replication else {
+            return left;
+        };
+        let namespaces = replication.published().sync.records.namespaces.clone();
+        for space in namespaces {
+            if !RESERVED.contains(&&*space.name) {
+                let records = api::all(replication.records(), &space.name).await;
+                left.insert(space.name, records);
+            }
+        }
+        left
+    }
+
     /// Whether file and program would do.
     async fn examine(&self) -> Result<Upgrade, Refusal> {
         let fresh = Config::load(&self.path).map_err(Refusal::configuration)?;
@@ -209,6 +230,9 @@ impl Shared {
     }
 
     async fn replace(&self, upgrade: &Upgrade) -> Refusal {
+        // Before anything stands still. What is written from here on is lost, and its writer's connection to
+        // this program breaks.
+        let records = self.records_to_leave().await;
         let (answer, answered) = oneshot::channel();
         self.election.send(election::Command::Reexec(answer));
         let paused = match answered.await {
@@ -224,7 +248,8 @@ impl Shared {
             election: paused.parked.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             at: clock::now(),
-            failures: lock(&self.failures).clone(),
+            failures: self.verdicts.failures(),
+            records,
         };
         let Err(error) = execute(&self.program, &self.control, &estate);
         drop(paused);

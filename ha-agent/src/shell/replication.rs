@@ -18,13 +18,15 @@ pub use super::channel::Channel;
 use super::channel::Hearing;
 use super::clock;
 use super::election::{RoleTerm, offer};
+use super::records::clients::Standing;
+use super::records::{self, Desk, DeskParts, DeskSnapshot};
 use super::sweep::{self, Sweeper};
 use super::wake::{self, Wake};
 use crate::config::model::Transport;
 use crate::datapath::family::{self, FlowKey};
 use crate::datapath::{Datapath, remove_connections};
 use crate::keys::PairKeys;
-use crate::proto::sync::{Action, Change, Input, Record, Salt, Sync, SyncSnapshot};
+use crate::proto::sync::{Action, Change, Input, Record, Salt, Sync, SyncRole, SyncSnapshot};
 use crate::proto::time::Instant;
 use crate::services::expiry::Watcher;
 use crate::services::{Halves, ServiceTable};
@@ -62,6 +64,10 @@ pub struct Published {
     pub too_long: u64,
     /// Events that could not be understood.
     pub bad_events: u64,
+    /// What became of the partner's word about clients.
+    pub desk: DeskSnapshot,
+    /// The thread has ended.
+    pub stopped: bool,
 }
 
 /// The way to the replication thread.
@@ -70,9 +76,28 @@ pub struct Handle {
     commands: SyncSender<Command>,
     wake: Wake,
     published: Arc<ArcSwap<Published>>,
+    records: records::Handle,
 }
 
 impl Handle {
+    /// The way to records that are no connections.
+    pub const fn records(&self) -> &records::Handle {
+        &self.records
+    }
+
+    /// What this node is to the replication, at any time.
+    pub fn standing(&self) -> Box<dyn Fn() -> Standing + Send> {
+        let published = Arc::clone(&self.published);
+        Box::new(move || {
+            let published = published.load();
+            match published.sync.role {
+                _ if published.stopped => Standing::Ended,
+                SyncRole::Active => Standing::Active(published.sync.term),
+                SyncRole::Standby => Standing::Standby,
+            }
+        })
+    }
+
     /// Tells the role. Never blocks: called from the election thread.
     pub fn role(&self, role: RoleTerm) -> bool {
         self.send(Command::Role(role))
@@ -135,8 +160,8 @@ pub struct Parts {
 }
 
 /// Starts the thread; the watcher is for the walk through the map that the thread is to compare with its
-/// table.
-pub fn spawn(parts: Parts) -> io::Result<(Handle, Watcher, JoinHandle<()>)> {
+/// table, `desk` what it does with records that are no connections.
+pub fn spawn(parts: Parts, desk: DeskParts) -> io::Result<(Handle, Watcher, JoinHandle<()>)> {
     let (commands, queue) = sync_channel(QUEUE);
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
@@ -145,17 +170,22 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, Watcher, JoinHandle<()>)> {
         send_errors: 0,
         too_long: 0,
         bad_events: 0,
+        desk: DeskSnapshot::default(),
+        stopped: false,
     }));
+    let (records, desk) = records::open(desk, wake.clone());
     let handle = Handle {
         commands,
         wake: wake.clone(),
         published: Arc::clone(&published),
+        records,
     };
     let (sweeper, pieces) = Sweeper::new(Arc::clone(&parts.datapath), Arc::clone(&parts.services));
     let watcher = sweep::watcher(pieces, wake.clone());
     let worker = Worker {
         parts,
         sweeper,
+        desk,
         queue,
         wake,
         published,
@@ -209,6 +239,7 @@ impl Pending {
 struct Worker {
     parts: Parts,
     sweeper: Sweeper,
+    desk: Desk,
     queue: Receiver<Command>,
     wake: Wake,
     published: Arc<ArcSwap<Published>>,
@@ -236,6 +267,8 @@ impl Worker {
             let drained = self.receive_events(&mut actions);
             self.receive_commands(&mut actions);
             self.receive_packets(&mut actions);
+            self.desk
+                .serve(clock::now(), &mut self.parts.sync, &mut actions);
             let now = clock::now();
             if self.parts.sync.poll_timeout().is_some_and(|due| due <= now) {
                 self.parts.sync.handle_timeout(now, &mut actions);
@@ -409,6 +442,7 @@ impl Worker {
                     }
                     self.pending.push(change);
                 }
+                Action::Record(event) => self.desk.event(event),
                 Action::Ready(ready) => {
                     self.store();
                     self.untold = Some(ready);
@@ -424,6 +458,7 @@ impl Worker {
             self.too_long += too_long as u64;
             self.fit();
         }
+        self.desk.flush(clock::now());
     }
 
     /// Brings the pending changes into the live map, both directions of each.
@@ -468,7 +503,7 @@ impl Worker {
 
     fn publish(&mut self) {
         let now = clock::now();
-        if now < self.next_publish {
+        if now < self.next_publish && !self.stopped {
             return;
         }
         self.next_publish = now + PUBLISH;
@@ -482,6 +517,8 @@ impl Worker {
             send_errors: self.send_errors,
             too_long: self.too_long,
             bad_events: self.bad_events,
+            desk: self.desk.snapshot(),
+            stopped: self.stopped,
         }));
     }
 }

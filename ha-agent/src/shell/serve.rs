@@ -11,21 +11,23 @@ use tokio::task::JoinHandle as Task;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
-use super::agent::{Shared, lock};
+use super::agent::Shared;
 use super::election::{self, Event};
 use super::interfaces::Interfaces;
 use super::neighbours::Neighbours;
 use super::netlink::Change;
 use super::parts;
+use super::records::http;
 use super::reexec::{self, Inheritance};
 use super::start::{self, Beginning, StartError, Started};
 use super::terms::TermStore;
-use super::{alarms, clock, conflicts, guard, virtual_mac};
+use super::{alarms, clock, conflicts, guard, verdicts, virtual_mac};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener, Refusal};
 use crate::health::Report;
-use crate::proto::carp::Command;
+use crate::health::verdicts::Verdict;
+use crate::proto::carp::{Command, Role};
 
 /// How often next hops are looked up anew, whatever the kernel told of.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -95,17 +97,19 @@ async fn serve(
         addresses,
         threads,
         pins,
-    } = start::start(Beginning {
+    } = Box::pin(start::start(Beginning {
         path: path.to_owned(),
         loaded,
         secrets,
         replaces,
         estate: inheritance.estate,
         control: listener.heirloom()?,
-    })
+    }))
     .await?;
     let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
     let conflicts = tokio::spawn(conflicts::watch(Arc::clone(&shared)));
+    let verdicts = tokio::spawn(verdicts::keep(Arc::clone(&shared)));
+    let records = serve_records(&shared);
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
         Arc::clone(&shared.services),
@@ -146,7 +150,7 @@ async fn serve(
                     stop(&shared);
                 }
             },
-            Some(report) = reports.recv() => health_changed(&shared, &report),
+            Some(report) = reports.recv() => health_changed(&shared, report),
             _ = refresh.tick() => neighbours.refresh().await,
             _ = look.tick() => {
                 if interfaces.look().await {
@@ -173,6 +177,10 @@ async fn serve(
     notify(&[sd_notify::NotifyState::Stopping]);
     control.abort();
     conflicts.abort();
+    verdicts.abort();
+    if let Some(records) = records {
+        records.abort();
+    }
     finish(&shared, addresses, threads).await;
     shared.history.stop();
     virtual_mac::forget(&shared).await;
@@ -181,6 +189,20 @@ async fn serve(
         warn!(%error, "nftables table not removed");
     }
     Ok(())
+}
+
+/// Serves records over HTTP where the configuration says so. A node whose proxies cannot reach it is
+/// better than none, and the log tells.
+fn serve_records(shared: &Shared) -> Option<Task<()>> {
+    let listen = shared.config().records.listen?;
+    let records = shared.replication.as_ref()?.records().clone();
+    match http::Listener::bind(&listen) {
+        Ok(listener) => Some(tokio::spawn(http::serve(listener, records))),
+        Err(error) => {
+            error!(%error, ?listen, "records are not served: another program has the address, perhaps");
+            None
+        }
+    }
 }
 
 /// Hands over; [`Event::Stopped`] ends the loop.
@@ -223,6 +245,7 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
             term,
         } => {
             info!(?from, ?to, ?reason, term, "role change");
+            shared.verdicts.set_active(to == Role::Active);
         }
         Event::ReserveTerm { up_to } => reserve(shared, terms.clone(), up_to),
         Event::Alarm {
@@ -265,22 +288,12 @@ fn reserve(shared: &Arc<Shared>, terms: TermStore, up_to: u64) {
     });
 }
 
-fn health_changed(shared: &Shared, report: &Report) {
-    let mut services = lock(&shared.services);
-    if !services.set_health(&report.key, report.up) {
-        return;
-    }
-    let applied = services.apply(&*shared.datapath);
-    drop(services);
-    let mut failures = lock(&shared.failures);
-    match &report.failure {
-        Some(failure) => failures.insert(report.address, failure.clone()),
-        None => failures.remove(&report.address),
+fn health_changed(shared: &Shared, report: Report) {
+    let failure = match report.failure {
+        None if !report.up => Some(String::new()),
+        failure => failure,
     };
-    drop(failures);
-    if let Err(error) = applied {
-        warn!(%error, "change of a real server not stored");
-    }
+    shared.verdicts.found(report.key, Verdict { failure });
 }
 
 fn reload(shared: &Shared) {

@@ -3,4 +3,5 @@
 pub mod capture;
 pub mod model;
 pub mod render;
+mod replication;
 mod services;

@@ -8,12 +8,14 @@ use ha_common::conn::{ConnState, flags};
 use ha_common::reason::{REASONS, Reason, Tally, Verdict};
 use serde::{Deserialize, Serialize};
 
+pub use super::replication::{Progress, Replication, ReplicationClass};
 pub use super::services::{
     PersistenceStatus, RealServerState, RealServerStatus, ServiceStatus, Services, TrafficStatus,
 };
 
 use crate::datapath::family::{FlowEntry, FlowKey};
-use crate::proto::sync::Sweeps;
+use crate::proto::records;
+use crate::shell::records::DeskSnapshot;
 
 /// Version of all snapshots here.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -49,6 +51,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// Replication of connections.
     pub replication: Replication,
+    /// Records that are no connections; absent if nothing is replicated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Records>,
     /// Size of the connection table.
     pub connections: TableSize,
     /// What is wrong now.
@@ -218,25 +223,15 @@ impl XdpMode {
     }
 }
 
-/// `replication` of [`Status`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replication {
-    /// Whether the standby's table is complete.
-    pub ready: bool,
-    /// Time from change to application at the standby, 99th percentile, microseconds; null if not
-    /// measured.
-    pub lag_us_p99: Option<u64>,
-    /// Changes sent.
-    pub sent: u64,
-    /// Changes applied.
-    pub applied: u64,
-    /// Changes that were lost on the way and sent again, and what sweeps have repaired.
-    pub repaired: u64,
-    /// Changes given up.
-    pub dropped: u64,
-    /// What sweeps have found and repaired, by kind.
-    #[serde(default)]
-    pub sweep: Sweeps,
+/// `records` of [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// The table.
+    #[serde(flatten)]
+    pub table: records::Snapshot,
+    /// What became of the partner's word about persistent clients.
+    #[serde(flatten)]
+    pub clients: DeskSnapshot,
 }
 
 /// `connections` of [`Status`].

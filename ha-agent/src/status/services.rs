@@ -3,6 +3,7 @@
 use ha_common::service::{RealState, Traffic};
 use serde::{Deserialize, Serialize};
 
+use crate::health::verdicts::Judged;
 use crate::services;
 
 /// Virtual services.
@@ -82,6 +83,10 @@ pub struct RealServerStatus {
     pub state: RealServerState,
     /// Why it is down; null otherwise.
     pub reason: Option<String>,
+    /// What this node's own checks say, on a standby that finds something else than the active node,
+    /// whose word counts: `up`, or `down: ` and why; null otherwise.
+    #[serde(default)]
+    pub own_check: Option<String>,
     /// Its connections in the table.
     #[serde(default)]
     pub connections: u64,
@@ -152,14 +157,14 @@ impl From<Traffic> for TrafficStatus {
 }
 
 impl ServiceStatus {
-    /// A service as it stands; `reason` tells why a real server is down.
+    /// A service as it stands; `judge` tells what holds of a real server.
     pub fn new(
         service: services::ServiceStatus,
-        reason: impl Fn(&services::RealStatus) -> Option<String>,
+        judge: impl Fn(&services::RealKey) -> Judged,
     ) -> Self {
         let reals = service.real_servers.iter();
         let reals: Vec<RealServerStatus> = reals
-            .map(|real| RealServerStatus::new(real, reason(real)))
+            .map(|real| RealServerStatus::new(real, judge(&real.key)))
             .collect();
         let traffic = reals.iter().map(|real| real.traffic);
         Self {
@@ -180,7 +185,7 @@ impl ServiceStatus {
 }
 
 impl RealServerStatus {
-    fn new(real: &services::RealStatus, reason: Option<String>) -> Self {
+    fn new(real: &services::RealStatus, judged: Judged) -> Self {
         let state = match real.state {
             RealState::Up => RealServerState::Up,
             RealState::Down => RealServerState::Down,
@@ -191,7 +196,8 @@ impl RealServerStatus {
             weight: real.weight,
             last_resort: real.last_resort,
             state,
-            reason: reason.filter(|_| state == RealServerState::Down),
+            reason: (judged.counts.failure).filter(|_| state == RealServerState::Down),
+            own_check: judged.own.map(|own| own.to_string()),
             connections: real.connections,
             connections_max: Some(real.connections_max).filter(|max| *max != 0),
             traffic: real.traffic.into(),

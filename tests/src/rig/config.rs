@@ -144,6 +144,10 @@ pub struct PairConfig {
     pub keys: Vec<&'static str>,
     /// More services, as in the file.
     pub services: String,
+    /// More keys of the section `ha`, each as a line of the file.
+    pub ha: Vec<&'static str>,
+    /// More sections, as in the file of the node whose directory stands for `{dir}`.
+    pub sections: String,
     /// Ports at which the real servers listen, besides those of the services.
     pub ports: Vec<u16>,
 }
@@ -175,6 +179,8 @@ impl Default for PairConfig {
             ],
             keys: Vec::new(),
             services: String::new(),
+            ha: Vec::new(),
+            sections: String::new(),
             ports: Vec::new(),
         }
     }
@@ -265,7 +271,7 @@ node:
   virtual_id: {VHID}
   advertisement_interval: {}
   timeout: {}
-{}  multicast_interface: back
+{}{}  multicast_interface: back
   transport: {}
   virtual_mac: {}
   l4_connection_updates: {}
@@ -278,6 +284,9 @@ shared_addresses:
         pair.hold_down
             .map(|hold| format!("  hold_down: {}\n", duration(hold)))
             .unwrap_or_default(),
+        pair.ha
+            .iter()
+            .fold(String::new(), |text, key| text + "  " + key + "\n"),
         pair.transport,
         pair.virtual_mac,
         pair.replication,
@@ -289,6 +298,7 @@ shared_addresses:
   - {{ interface: back, address: '{SHARED_BACK6}/64' }}"
         ));
     }
+    add(pair.sections.replace("{dir}", &dir.to_string()));
     add("virtual_services:".to_owned());
     for (name, protocol) in [("web", "tcp"), ("probe", "udp")] {
         text.push_str(&service(pair, name, SHARED_FRONT.into(), protocol));

@@ -32,6 +32,8 @@ impl World {
                     let source = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
                     self.send(node, last, source, Kind::Sync, bytes);
                 }
+                // Nobody writes any here; the machine's own simulation has them.
+                Effect::Sync(sync::Action::Record(_)) => {}
                 Effect::Sync(sync::Action::Apply(change)) => {
                     if let Change::Put(record) = &change
                         && !self.traffic.existed(record)

@@ -21,6 +21,23 @@ pub(super) fn check(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
     ha_checks(node, draft, walk);
     multicast(node, draft, walk);
     virtual_id(node, draft, walk);
+    records(draft, walk);
+}
+
+/// What travels in the stream of connections needs one.
+fn records(draft: &Draft, walk: &mut Walk<'_>) {
+    if draft.ha.replicates() == Some(false) {
+        let remedy = "remove `l4_connection_updates: false`, or this";
+        let persistence = draft.ha.persistence_updates.given();
+        if let Some(given) = persistence.filter(|given| given.value) {
+            let what = "nothing is replicated, so persistence is not either";
+            walk.error(given.span, what, remedy);
+        }
+        if let Some(given) = &draft.records.given {
+            let what = "nothing is replicated, so records are not either";
+            walk.error(given.span, what, remedy);
+        }
+    }
 }
 
 fn interfaces(node: &NodeDraft, walk: &mut Walk<'_>) {

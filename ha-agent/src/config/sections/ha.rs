@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::diagnostic::Span;
 use super::super::model::{CarpAuth, Ha, Mode, Node, Pacify, Preferred, SharedAddress, Transport};
 use super::super::network;
-use super::super::values::{self, Parsed, Scalar};
+use super::super::values::{self, Parsed};
 use super::super::walk::{Field, Section, Walk};
 
 /// Bounds of `advertisement_interval`: CARP carries whole seconds in one byte and 1/256 s in another.
@@ -46,6 +46,7 @@ pub(crate) struct HaDraft {
     pub(crate) multicast_group: Field<IpAddr>,
     multicast_port: Field<u16>,
     pub(crate) connection_updates: Field<bool>,
+    pub(crate) persistence_updates: Field<bool>,
     restarts: Field<u32>,
     window: Field<Duration>,
 }
@@ -120,6 +121,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         multicast_group: walk.value(s, "multicast_group", network::group),
         multicast_port: walk.value(s, "multicast_port", |v| values::number(v, 1, u16::MAX)),
         connection_updates: walk.value(s, "l4_connection_updates", values::boolean),
+        persistence_updates: walk.value(s, "persistence_updates", values::boolean),
         restarts,
         window,
     };
@@ -145,9 +147,6 @@ fn pacify(walk: &mut Walk<'_>, section: &Section<'_>) -> (Field<u32>, Field<Dura
 /// Keys of the full configuration that this version cannot act on. What they can be set to without
 /// meaning anything is accepted.
 fn not_yet_supported(walk: &mut Walk<'_>, section: &Section<'_>) {
-    walk.value(section, "persistence_updates", |v| {
-        only_false(v, "persistence_updates")
-    });
     walk.value(section, "update_interface", |v| {
         values::name(v)?;
         refuse::<()>("update_interface")
@@ -156,14 +155,6 @@ fn not_yet_supported(walk: &mut Walk<'_>, section: &Section<'_>) {
         values::number::<u16>(v, 1, u16::MAX)?;
         refuse::<()>("update_port")
     });
-}
-
-fn only_false(scalar: Scalar<'_>, key: &str) -> Parsed<()> {
-    if values::boolean(scalar)? {
-        let remedy = format!("write `{key}: false` or remove the key");
-        return Err(values::not_yet(&format!("{key}: true"), &remedy));
-    }
-    Ok(())
 }
 
 fn refuse<T>(key: &str) -> Parsed<T> {
@@ -187,6 +178,7 @@ impl HaDraft {
             multicast_group: Field::Absent,
             multicast_port: Field::Absent,
             connection_updates: Field::Absent,
+            persistence_updates: Field::Absent,
             restarts: Field::Absent,
             window: Field::Absent,
         }
@@ -266,6 +258,9 @@ impl HaDraft {
             multicast_group,
             multicast_port: self.multicast_port.or(|| PORT_DEFAULT)?,
             l4_connection_updates: self.connection_updates.or(|| true)? && node.mode != Mode::Off,
+            persistence_updates: self.persistence_updates.or(|| true)?
+                && self.connection_updates.or(|| true)?
+                && node.mode != Mode::Off,
             pacify: Pacify {
                 restarts: self.restarts.or(|| PACIFY_DEFAULT.restarts)?,
                 window: self.window.or(|| PACIFY_DEFAULT.window)?,

@@ -4,6 +4,7 @@
 pub(crate) mod ha;
 mod health;
 pub(crate) mod node;
+pub(crate) mod records;
 pub(crate) mod services;
 
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use super::values::{self, Fault, Parsed, Scalar};
 use super::walk::{Field, Items, Section, Walk};
 use ha::HaDraft;
 use node::{InterfaceDraft, NodeDraft};
+use records::RecordsDraft;
 use services::ServiceDraft;
 
 /// Version of the file's format.
@@ -38,6 +40,7 @@ pub(crate) struct Draft {
     pub(crate) shared: Items<SharedDraft>,
     pub(crate) services: Items<ServiceDraft>,
     limits: LimitsDraft,
+    pub(crate) records: RecordsDraft,
 }
 
 struct LimitsDraft {
@@ -61,6 +64,7 @@ impl Draft {
             "shared_addresses",
             "virtual_services",
             "limits",
+            "records",
         ];
         let top = walk.section(root, "the file", KEYS)?;
         walk.required(&top, "version", "1", version);
@@ -80,12 +84,14 @@ impl Draft {
         let shared = walk.items(&top, "shared_addresses", shared);
         let services = walk.items(&top, "virtual_services", services::read);
         let limits = limits(walk, &top);
+        let records = records::read(walk, &top);
         Some(Self {
             node,
             ha,
             shared,
             services,
             limits,
+            records,
         })
     }
 
@@ -115,6 +121,7 @@ impl Draft {
                 .map(|service| service.build(&shared))
                 .collect::<Option<Vec<_>>>()?,
             limits: self.limits.build()?,
+            records: self.records.build()?,
         })
     }
 

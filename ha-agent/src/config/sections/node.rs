@@ -15,7 +15,7 @@ pub(crate) const SOCKET: &str = "ctl.sock";
 /// Where the control socket is unless configured otherwise.
 pub(crate) const RUN_DIR: &str = "/run/ha-agent";
 /// Longest path of a UNIX socket: `sun_path` less the terminator (unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
+pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
 pub(crate) struct NodeDraft {
     name: Field<String>,

@@ -106,7 +106,7 @@ fn a_good_file_and_its_defaults() {
     assert_eq!(config.ha.multicast_interface, "back");
     assert_eq!(config.ha.multicast_group, IpAddr::from([239, 255, 69, 73]));
     assert_eq!(config.ha.multicast_port, 6974);
-    assert!(config.ha.l4_connection_updates);
+    assert!(config.ha.l4_connection_updates && config.ha.persistence_updates);
     assert_eq!(
         config.shared_addresses[1].address,
         Cidr {
@@ -151,8 +151,9 @@ fn every_key_that_is_supported() {
   multicast_group: 239.1.2.3
   multicast_port: 7000
   pacify: { restarts: 0, window: 5m }
-  l4_connection_updates: false
+  l4_connection_updates: true
   persistence_updates: false
+records: { listen: /run/ha-agent/records.sock, namespaces: [] }
 limits: { connections: 4096, connections_ipv6: 2048, new_flows: 0 }
 shared_addresses",
     );
@@ -180,7 +181,7 @@ shared_addresses",
     assert_eq!(config.ha.timeout, Duration::from_millis(300));
     assert_eq!(config.ha.hold_down, Duration::from_secs(2));
     assert_eq!(config.ha.multicast_interface, "front");
-    assert!(!config.ha.l4_connection_updates);
+    assert!(config.ha.l4_connection_updates && !config.ha.persistence_updates);
     assert!(config.ha.virtual_mac);
     let limits = config.limits;
     assert_eq!(

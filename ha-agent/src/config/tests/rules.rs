@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::config::model::{Check, HttpCheck, UdpCheck};
+use crate::config::model::{Check, HttpCheck, RecordsListen, UdpCheck};
 
 #[test]
 fn structure() {
@@ -252,12 +252,91 @@ fn replication() {
 }
 
 #[test]
+fn records() {
+    let records = |keys: &str| format!("records: {{ {keys} }}\nshared_addresses");
+    let refused = |keys: &str, place: &str, what: &str| {
+        refuses("shared_addresses", &records(keys), place, what);
+    };
+    refused(
+        "listen: 10.0.0.11:6975",
+        "10.0.0.11",
+        "whoever reaches it may write",
+    );
+    refused(
+        "listen: localhost",
+        "localhost",
+        "neither an address with a port nor a path",
+    );
+    refused("listen: 127.0.0.1:0", "127", "port 0");
+    refused(
+        "namespaces: [{ records: 5 }]",
+        "{ records",
+        "`name` has no value",
+    );
+    refused(
+        "namespaces: [{ name: Web }]",
+        "Web",
+        "not a name for a namespace",
+    );
+    refused(
+        "namespaces: [{ name: health }]",
+        "health",
+        "the agent itself",
+    );
+    refused("namespaces: [{ name: a, records: 0 }]", "0", "out of range");
+    refused("namespaces: [{ name: a, bytes: 0 }]", "0", "out of range");
+    refused(
+        "namespaces: [{ name: a }, { name: a }]",
+        "a }]",
+        "given twice",
+    );
+    refused(
+        "namespaces: [{ name: a, records: 200000 }, { name: b, records: 200000 }]",
+        "namespaces: [{ name: a",
+        "400000 records together",
+    );
+    let alone = "ha: { l4_connection_updates: false }\nrecords: { namespaces: [{ name: a }] }\n";
+    refuses(
+        "shared_addresses",
+        &format!("{alone}shared_addresses"),
+        "records:",
+        "nothing is replicated",
+    );
+    refuses(
+        "shared_addresses",
+        "ha: { l4_connection_updates: false, persistence_updates: true }\nshared_addresses",
+        "true",
+        "nothing is replicated",
+    );
+}
+
+#[test]
+fn records_that_are_good() {
+    let text = with(
+        "shared_addresses",
+        "records: { listen: \"[::1]:6975\", namespaces: [{ name: a, bytes: 7 }] }\nshared_addresses",
+    );
+    let records = parse(&text).unwrap().config.records;
+    assert_eq!(
+        records.listen,
+        Some(RecordsListen::Address("[::1]:6975".parse().unwrap()))
+    );
+    let [namespace] = &records.namespaces[..] else {
+        panic!("{records:?}");
+    };
+    assert_eq!(namespace.name, "a");
+    assert_eq!(
+        (namespace.quota.records, namespace.quota.bytes),
+        (10_000, 7)
+    );
+}
+
+#[test]
 fn not_yet_supported() {
     let ha = |keys: &str| format!("ha: {{ {keys} }}\nshared_addresses");
     for (key, place) in [
         ("update_interface: back", "back"),
         ("update_port: 6973", "6973"),
-        ("persistence_updates: true", "true"),
     ] {
         refuses("shared_addresses", &ha(key), place, "is not yet supported");
     }

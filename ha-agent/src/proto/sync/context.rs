@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use super::buckets::Bucket;
 use super::counters::{Counters, Lag};
 use super::limits::TokenBucket;
-use super::seal::{Incoming, Keyring, SessionKey};
-use super::shadow::Shadow;
+use super::outbox::{Batch, LANE};
+use super::record::Item;
+use super::seal::{Incoming, Keyring, SessionKey, data_room};
+use super::shadow::{Entry, Shadow};
 use super::wire::{Header, Kind, MAX_PACKET};
 use super::{Action, Destination, Salt, SyncConfig};
 use crate::keys::PairKeys;
+use crate::proto::records::{self, Table, Told, Walk};
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
 
@@ -24,6 +28,8 @@ const SHORTEST_PAYLOAD: usize = 800;
 pub(super) struct Context {
     pub(super) config: SyncConfig,
     pub(super) shadow: Shadow,
+    /// What is replicated besides connections.
+    pub(super) records: Table,
     pub(super) rng: Rng,
     pub(super) counters: Counters,
     pub(super) lag: Lag,
@@ -57,7 +63,8 @@ impl Context {
     pub(super) fn new(mut config: SyncConfig, keys: PairKeys, mut rng: Rng, now: Instant) -> Self {
         config.mtu_payload = payload_within(config.mtu_payload);
         Self {
-            shadow: Shadow::new(config.max_entries, &mut rng),
+            shadow: Shadow::new(config.max_entries, 2 * LANE, &mut rng),
+            records: Table::new(now),
             keyring: Keyring::new(keys, config.cluster),
             config,
             rng,
@@ -89,6 +96,7 @@ impl Context {
 
     /// Starts a session of this node.
     pub(super) fn start_session(&mut self, salt: Salt) {
+        self.records.begin_hearing();
         if self.session.as_ref().is_some_and(|own| own.salt == salt) {
             return;
         }
@@ -113,9 +121,86 @@ impl Context {
         self.session.as_ref().map_or(0, |own| own.stream_seq)
     }
 
-    /// A record's share in the digest of the own stream.
-    pub(super) fn sum(&self, record: &super::Record) -> u64 {
-        self.session.as_ref().map_or(0, |own| own.key.sum(record))
+    /// The own stream says an entry of the table.
+    pub(super) fn say(&mut self, slot: u32) {
+        if let Some(own) = &self.session {
+            self.shadow.say(slot, &own.key);
+        }
+    }
+
+    /// Whether this node knows how buckets are repaired: the version before did not.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests switch it off"))]
+    pub(super) const fn mends(&self) -> bool {
+        #[cfg(test)]
+        if self.sabotage.first_version || self.sabotage.second_version {
+            return false;
+        }
+        true
+    }
+
+    /// Whether this node audits its own table.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests switch it off"))]
+    pub(super) const fn audits(&self) -> bool {
+        #[cfg(test)]
+        if self.sabotage.no_audit {
+            return false;
+        }
+        true
+    }
+
+    /// Makes the digests of the own stream those of what a bucket holds; whether they were not.
+    pub(super) fn audit(&mut self, bucket: Bucket) -> bool {
+        let own = self.session.as_ref();
+        own.is_some_and(|own| self.shadow.audit(bucket, &own.key))
+    }
+
+    /// Whether an entry is not what the own stream said.
+    pub(super) fn is_unsaid(&self, entry: &Entry) -> bool {
+        let own = self.session.as_ref();
+        own.is_some_and(|own| !self.shadow.is_true(entry, &own.key))
+    }
+
+    /// Fills a packet with records that are due.
+    pub(super) fn tell_records(&mut self, now: Instant) -> Option<Batch> {
+        self.fill(|records, sum, push| records.tell(now, sum, push))
+    }
+
+    /// Fills a packet with records that a full transfer has still to say.
+    pub(super) fn tell_all_records(&mut self, now: Instant, walk: &mut Walk) -> Option<Batch> {
+        self.fill(|records, sum, push| records.tell_all(now, walk, sum, push))
+    }
+
+    /// Lets records go whose time is over.
+    pub(super) fn expire_records(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let mut events = Vec::new();
+        self.records.expire(now, self.term, &mut events);
+        out.extend(events.into_iter().map(Action::Record));
+    }
+
+    /// Removes records that a full transfer did not confirm.
+    pub(super) fn sweep_records(&mut self, out: &mut Vec<Action>) {
+        let mut events = Vec::new();
+        self.records.sweep(&mut events);
+        out.extend(events.into_iter().map(Action::Record));
+    }
+
+    /// Lets `say` fill a packet; `None` if it said nothing.
+    fn fill(
+        &mut self,
+        say: impl FnOnce(&mut Table, &dyn Fn(&[u8]) -> u64, &mut dyn FnMut(&Told<'_>) -> bool),
+    ) -> Option<Batch> {
+        let key = &self.session.as_ref()?.key;
+        let room = data_room(self.config.mtu_payload);
+        let mut batch = Batch::empty();
+        say(
+            &mut self.records,
+            &|bytes| key.sum_bytes(bytes),
+            &mut |told| {
+                batch.push(&Item::Told(*told));
+                batch.body.len() + records::LONGEST <= room
+            },
+        );
+        (batch.records > 0).then_some(batch)
     }
 
     /// Seals the next packet of the stream.

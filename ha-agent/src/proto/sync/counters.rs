@@ -4,8 +4,41 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::record::Class;
 use super::sweep::Sweeps;
+use crate::proto::records;
 use crate::proto::time::Instant;
+
+/// A number for each [`Class`] of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ByClass {
+    /// Only this node knows where they go.
+    pub unique: u64,
+    /// The partner would forward them the same way by hash.
+    pub recomputable: u64,
+}
+
+impl ByClass {
+    /// Both together.
+    pub const fn total(self) -> u64 {
+        self.unique + self.recomputable
+    }
+
+    /// That of a class.
+    pub const fn of(self, class: Class) -> u64 {
+        match class {
+            Class::Unique => self.unique,
+            Class::Recomputable => self.recomputable,
+        }
+    }
+
+    pub(super) const fn add(&mut self, class: Class, count: u64) {
+        match class {
+            Class::Unique => self.unique += count,
+            Class::Recomputable => self.recomputable += count,
+        }
+    }
+}
 
 /// Counters since the agent started, both roles together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -20,11 +53,13 @@ pub struct Counters {
     /// Deletions of connections that were not known.
     pub local_unknown: u64,
     /// Not replicated because the table is full.
-    pub local_table_full: u64,
+    pub local_table_full: ByClass,
     /// Merged with a change of the same connection that had not left yet.
-    pub coalesced: u64,
-    /// Changes held back because nobody listens; a full transfer will say them.
-    pub deferred: u64,
+    pub coalesced: ByClass,
+    /// Held back because nobody listens or the partner does not keep up; they leave later.
+    pub deferred: ByClass,
+    /// Of those, more than can wait: a walk over the table, or the repair of a bucket, says them.
+    pub overflowed: ByClass,
     // The stream, sending.
     /// Records sent, full transfers included, repetitions not.
     pub sent_records: u64,
@@ -44,8 +79,24 @@ pub struct Counters {
     pub transfers_begun: u64,
     /// Full transfers sent to their end.
     pub transfers_sent: u64,
+    /// Bytes of full transfers.
+    pub transfer_bytes: u64,
     /// Partners that went silent while they were being sent to.
     pub listeners_lost: u64,
+    /// Those that came back and went on without a full transfer.
+    pub listeners_resumed: u64,
+    /// Requests to compare or repair buckets.
+    pub asks: u64,
+    /// Those not answered because of the rate limit; the partner asks again.
+    pub asks_deferred: u64,
+    /// Buckets sent for repair.
+    pub buckets_sent: u64,
+    /// Connections in them.
+    pub bucket_records: ByClass,
+    /// Bytes of sums and buckets.
+    pub bucket_bytes: u64,
+    /// Changes that the stream had missed to say, found by the audit.
+    pub unsaid_found: ByClass,
     // The stream, receiving.
     /// Records received in order.
     pub received_records: u64,
@@ -67,7 +118,7 @@ pub struct Counters {
     pub duplicates: u64,
     /// Packets too far ahead to keep.
     pub beyond_window: u64,
-    /// Missing packets given up because a full transfer replaces them.
+    /// Missing packets given up because a repair or a full transfer replaces them.
     pub skipped: u64,
     /// Packets behind a gap, applied at promotion because the gap can no longer be filled.
     pub salvaged: u64,
@@ -77,10 +128,26 @@ pub struct Counters {
     pub swept: u64,
     /// Comparisons of the tables at an equal place of the stream.
     pub digests_compared: u64,
-    /// Those that differed; a full transfer follows.
+    /// Those that differed; a repair or a full transfer follows.
     pub digests_differed: u64,
+    /// Repairs of single buckets begun.
+    pub mends_begun: u64,
+    /// Those after which nothing was left to repair.
+    pub mends_done: u64,
+    /// Requests to compare or repair buckets sent.
+    pub asks_sent: u64,
+    /// Buckets made equal.
+    pub buckets_mended: u64,
+    /// Buckets that were still different after their repair.
+    pub buckets_failed: u64,
+    /// Connections added or changed by the repair of buckets.
+    pub mended: ByClass,
+    /// Stale connections removed by it.
+    pub mend_removed: ByClass,
+    /// Buckets whose digest was not that of the own table, found by the audit.
+    pub audit_corrected: u64,
     /// Not held because the table is full.
-    pub table_full: u64,
+    pub table_full: ByClass,
     /// Records this version cannot read.
     pub unreadable_records: u64,
     // Packets that had no effect.
@@ -112,6 +179,24 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Genuine, but with a body that makes no sense.
     pub bad_body: u64,
+}
+
+impl Counters {
+    /// Packets lost on the way and repeated, and connections put right by the repair of buckets.
+    pub(super) const fn all_repaired(&self) -> u64 {
+        let packets = self.repeated_packets + self.repaired;
+        packets + self.repaired_records(Class::Unique) + self.repaired_records(Class::Recomputable)
+    }
+
+    /// Connections of a class put right by the repair of buckets: said anew, changed and removed.
+    pub const fn repaired_records(&self, class: Class) -> u64 {
+        self.bucket_records.of(class) + self.mended.of(class) + self.mend_removed.of(class)
+    }
+
+    /// Connections of a class that replication could not hold.
+    pub const fn dropped_records(&self, class: Class) -> u64 {
+        self.local_table_full.of(class) + self.table_full.of(class)
+    }
 }
 
 /// Which end of the stream this node is.
@@ -160,16 +245,25 @@ pub struct SyncSnapshot {
     pub outstanding: u64,
     /// The full transfer under way.
     pub transfer: Option<TransferProgress>,
+    /// The repair under way. Active: buckets still to be sent. Standby: buckets known to differ.
+    pub repair_buckets: Option<u64>,
+    /// Active: changes that wait to be sent.
+    pub waiting: ByClass,
+    /// How long the oldest of them has waited, in microseconds; they would be lost with this node.
+    pub oldest_waiting_us: Option<u64>,
     /// Records sent to the partner, full transfers included.
     pub sent: u64,
     /// Changes of the live map on the partner's word.
     pub applied: u64,
-    /// Packets lost on the way and repaired by repetition, and what sweeps have repaired, in both roles.
+    /// Packets lost on the way and repaired by repetition, and connections put right by the repair of
+    /// buckets and by sweeps, in both roles.
     pub repaired: u64,
     /// Changes of the data plane that replication could not hold.
     pub dropped: u64,
     /// What sweeps have found.
     pub sweep: Sweeps,
+    /// Records that are no connections.
+    pub records: records::Snapshot,
     /// Everything that is counted.
     pub counters: Counters,
 }

@@ -40,6 +40,14 @@ impl TokenBucket {
         }
         granted
     }
+
+    /// Takes a token, on credit if there is none: what must not be interrupted is paid for later.
+    pub(super) fn spend(&mut self, now: Instant) {
+        if !self.take(now) {
+            let next = self.empty_at.as_nanos().saturating_add(self.cost);
+            self.empty_at = Instant::from_nanos(next);
+        }
+    }
 }
 
 /// How a sequence number relates to those seen before.

@@ -1,7 +1,7 @@
 //! The machine: takes inputs, keeps the role, drops what must not be believed.
 
 use super::context::Context;
-use super::counters::{SyncRole, SyncSnapshot};
+use super::counters::{ByClass, SyncRole, SyncSnapshot};
 use super::receiver::Receiver;
 use super::record::{Change, Record};
 use super::seal::{Incoming, SessionKey};
@@ -10,6 +10,7 @@ use super::sweep::Sweep;
 use super::wire::{Header, HeaderError, Kind};
 use super::{Action, Input, Salt, SyncConfig};
 use crate::keys::PairKeys;
+use crate::proto::records::{Put, Quota, Refusal, Stamp, Table};
 use crate::proto::rng::Rng;
 use crate::proto::time::Instant;
 
@@ -91,7 +92,7 @@ impl Sync {
         let context = &mut self.context;
         let active = match &mut self.role {
             Role::Active(sender) => {
-                sender.send_outbox(context, now, out);
+                sender.finish(context, now, out);
                 true
             }
             Role::Standby(_) => false,
@@ -139,29 +140,42 @@ impl Sync {
             lag_us_p99: None,
             outstanding: 0,
             transfer: None,
+            repair_buckets: None,
+            waiting: ByClass::default(),
+            oldest_waiting_us: None,
             sent: counters.sent_records,
             applied: counters.applied,
-            repaired: counters.repeated_packets + counters.repaired + self.sweep.counts.repaired(),
-            dropped: counters.local_table_full + counters.table_full,
+            repaired: counters.all_repaired() + self.sweep.counts.repaired(),
             sweep: self.sweep.counts,
+            dropped: counters.local_table_full.total() + counters.table_full.total(),
+            records: context.records.snapshot(),
             counters,
         };
         match &self.role {
-            Role::Active(sender) => SyncSnapshot {
-                role: SyncRole::Active,
-                ready: sender.partner_ready(),
-                partner_heard: sender.is_current(),
-                lag_us_p50: context.lag.percentile(50),
-                lag_us_p99: context.lag.percentile(99),
-                outstanding: sender.outstanding(context),
-                transfer: sender.progress(context),
-                ..base
-            },
+            Role::Active(sender) => {
+                let (waiting, oldest) = sender.outbox.waiting();
+                let waited = oldest.map(|oldest| context.now.since(oldest).as_micros());
+                SyncSnapshot {
+                    role: SyncRole::Active,
+                    ready: sender.partner_ready(),
+                    partner_heard: sender.is_current(),
+                    lag_us_p50: context.lag.percentile(50),
+                    lag_us_p99: context.lag.percentile(99),
+                    outstanding: sender.outstanding(context),
+                    transfer: sender.progress(context),
+                    repair_buckets: sender.bulk.buckets(),
+                    waiting,
+                    oldest_waiting_us: waited
+                        .map(|micros| u64::try_from(micros).unwrap_or(u64::MAX)),
+                    ..base
+                }
+            }
             Role::Standby(receiver) => SyncSnapshot {
                 ready: receiver.is_ready(),
                 partner_heard: receiver.is_heard(context, context.now),
                 outstanding: receiver.outstanding(),
                 transfer: receiver.progress(context),
+                repair_buckets: receiver.repair(),
                 ..base
             },
         }
@@ -169,6 +183,58 @@ impl Sync {
 
     pub(super) const fn is_active(&self) -> bool {
         matches!(self.role, Role::Active(_))
+    }
+
+    /// Tells how much writers on this node may put into which namespace.
+    pub fn set_quotas(&mut self, quotas: impl IntoIterator<Item = (String, Quota)>) {
+        self.context.records.set_quotas(quotas);
+    }
+
+    /// A record that an agent before this one held: its time and quota were looked at then.
+    pub fn load_record(&mut self, now: Instant, put: Put, stamp: Stamp) {
+        self.context.records.load(now, put, stamp);
+    }
+
+    /// The records that are no connections.
+    pub const fn records(&self) -> &Table {
+        &self.context.records
+    }
+
+    /// Writes a record: only on the active node.
+    pub fn put_record(
+        &mut self,
+        now: Instant,
+        put: Put,
+        out: &mut Vec<Action>,
+    ) -> Result<Stamp, Refusal> {
+        self.check_active()?;
+        let context = &mut self.context;
+        let (stamp, event) = context.records.put(now, context.term, put)?;
+        out.extend(event.map(Action::Record));
+        Ok(stamp)
+    }
+
+    /// Deletes a record, only on the active node; whether it was there.
+    pub fn delete_record(
+        &mut self,
+        now: Instant,
+        namespace: &str,
+        key: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Result<bool, Refusal> {
+        self.check_active()?;
+        let context = &mut self.context;
+        let event = (context.records).delete(now, context.term, namespace, key)?;
+        let found = event.is_some();
+        out.extend(event.map(Action::Record));
+        Ok(found)
+    }
+
+    const fn check_active(&mut self) -> Result<(), Refusal> {
+        match self.role {
+            Role::Active(_) => Ok(()),
+            Role::Standby(_) => Err(self.context.records.not_active()),
+        }
     }
 
     #[cfg(test)]
@@ -197,7 +263,8 @@ impl Sync {
                 Role::Standby(_) => {
                     let shadow = &mut self.context.shadow;
                     if shadow.find(&record.key).is_none() && shadow.insert(*record, at).is_none() {
-                        self.context.counters.table_full += 1;
+                        let full = &mut self.context.counters.table_full;
+                        full.add(record.class(), 1);
                     }
                 }
             }
@@ -222,7 +289,7 @@ impl Sync {
                     return;
                 }
                 // The last changes still leave under the old term's session.
-                sender.send_outbox(context, now, out);
+                sender.finish(context, now, out);
             }
             Role::Standby(receiver) => {
                 if !active {
@@ -302,7 +369,7 @@ impl Sync {
             counters.reflected += 1;
             return None;
         }
-        let for_active = matches!(header.kind, Kind::Hello | Kind::Nack);
+        let for_active = matches!(header.kind, Kind::Hello | Kind::Nack | Kind::Ask);
         if for_active != matches!(self.role, Role::Active(_)) {
             counters.other_role += 1;
             return None;
@@ -331,6 +398,9 @@ impl Sync {
             (Role::Active(sender), Kind::Nack) if followed => {
                 sender.nack(context, now, header, body, out);
             }
+            (Role::Active(sender), Kind::Ask) if followed => {
+                sender.ask(context, now, header, body, out);
+            }
             (Role::Active(_), _) => context.counters.unconfirmed_session += 1,
             (Role::Standby(_), _) if header.term < context.term => {
                 context.counters.stale_term += 1;
@@ -344,7 +414,9 @@ impl Sync {
             (Role::Standby(receiver), Kind::Welcome) => {
                 receiver.welcome(context, now, header, body, stranger, out);
             }
-            (Role::Standby(_), Kind::Hello | Kind::Nack) => context.counters.other_role += 1,
+            (Role::Standby(_), Kind::Hello | Kind::Nack | Kind::Ask) => {
+                context.counters.other_role += 1;
+            }
         }
     }
 }

@@ -7,9 +7,14 @@
 //!
 //! One ordered stream per session carries changes and full transfers alike, so that a transfer needs
 //! no locking against live traffic: a later packet is a later truth. Packets that are lost are asked
-//! for again; what can no longer be repeated is replaced by a full transfer. Both ends keep a keyed sum
-//! over what the stream has said, and the heartbeat names it for an exact sequence number, so that
-//! equality of the tables is checked, not assumed.
+//! for again. Both ends keep keyed sums over what the stream has said, of the whole table and of 4096
+//! buckets of it, and the heartbeat names the first for an exact sequence number, so that equality of the
+//! tables is checked, not assumed. Where they differ, or where packets can no longer be repeated, the
+//! buckets that differ are said anew; a full transfer is the repair of an empty table.
+//!
+//! The data plane never waits for the partner. If the partner does not keep up, the changes of
+//! connections wait that it could forward by hash, and if it is silent all of them; the fact of a change
+//! is never forgotten.
 //!
 //! A *session* is one node in one role: a salt of 16 random bytes, the key derived from it and the
 //! pair key, and the counters under that key. A receiver believes in a session only once the session has
@@ -19,10 +24,15 @@
 //! (the standby never expires what it was told), resolution of records to real-server ids (local to a
 //! node), and any effect of a packet before its seal was opened.
 
+mod ask;
+mod audit;
+mod buckets;
+mod bulk;
 mod context;
 mod counters;
 mod limits;
 mod machine;
+mod mend;
 mod order;
 mod outbox;
 mod receiver;
@@ -40,11 +50,13 @@ mod tests;
 
 use std::time::Duration;
 
+use crate::proto::records;
 use crate::proto::time::Instant;
 
-pub use counters::{Counters, SyncRole, SyncSnapshot, TransferProgress};
+pub use counters::{ByClass, Counters, SyncRole, SyncSnapshot, TransferProgress};
 pub use machine::Sync;
-pub use record::{Change, Record};
+pub(in crate::proto) use record::Said;
+pub use record::{Change, Class, Record};
 pub use sweep::{Found, Half, Remedy, Suspect, Sweeps};
 
 /// What never changes while the agent runs.
@@ -67,7 +79,7 @@ pub struct SyncConfig {
     pub flush_spacing: Duration,
     /// Silence after which the partner counts as gone.
     pub peer_timeout: Duration,
-    /// Packets a second that a full transfer may add to the stream.
+    /// Packets a second that full transfers and the repair of buckets may add to the stream.
     pub transfer_rate: u32,
     /// Packets a second that may be repeated on request.
     pub repair_rate: u32,
@@ -159,6 +171,8 @@ pub enum Action {
     },
     /// Change the standby's live map.
     Apply(Change),
+    /// Tell whom it concerns that a record which is no connection has changed.
+    Record(records::Event),
     /// Whether this node holds the whole table: an active node always; a standby once a full
     /// transfer is applied and swept, the partner is heard and nothing has been missing for long. An
     /// active node's death makes its standby unready after [`SyncConfig::peer_timeout`]; that must

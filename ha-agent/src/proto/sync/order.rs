@@ -27,6 +27,10 @@ pub(super) struct Order {
     /// When the first request is due; `None` if nothing is missing.
     due: Option<Instant>,
     round_trip: Duration,
+    /// When a missing packet came, or one was given up, last.
+    progress: Instant,
+    #[cfg(test)]
+    pub(super) no_backoff: bool,
 }
 
 enum Slot {
@@ -69,6 +73,9 @@ impl Order {
             slots: VecDeque::new(),
             due: None,
             round_trip: Duration::ZERO,
+            progress: Instant::from_nanos(0),
+            #[cfg(test)]
+            no_backoff: false,
         }
     }
 
@@ -92,6 +99,9 @@ impl Order {
             Some(Slot::Missing { .. }) => Gap::Requested,
             None => Gap::None,
         };
+        if gap != Gap::None {
+            self.progress = now;
+        }
         if offset == 0 {
             self.advance(1);
             return (Arrival::Next(gap), missing);
@@ -143,6 +153,15 @@ impl Order {
         skipped
     }
 
+    /// Gives up the packets that are missing before the next one that is there; how many.
+    pub(super) fn skip_missing(&mut self, now: Instant) -> u64 {
+        self.progress = now;
+        let is_missing = |slot: &&Slot| matches!(slot, Slot::Missing { .. });
+        let missing = self.slots.iter().take_while(is_missing).count() as u64;
+        self.advance(missing);
+        missing
+    }
+
     fn advance(&mut self, by: u64) {
         let slots = usize::try_from(by).map_or(self.slots.len(), |by| by.min(self.slots.len()));
         self.slots.drain(..slots);
@@ -182,6 +201,11 @@ impl Order {
         }
     }
 
+    /// Since when the next packet is missing and nothing else that was missing has come either.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.stuck_since().map(|since| since.max(self.progress))
+    }
+
     /// Packets known to be missing.
     pub(super) fn missing(&self) -> u64 {
         let is_missing = |slot: &&Slot| matches!(slot, Slot::Missing { .. });
@@ -193,12 +217,16 @@ impl Order {
         let mut ranges: Vec<Range> = Vec::new();
         let first_retry = RETRY_FIRST.max(self.round_trip * 2);
         self.due = None;
+        #[cfg(test)]
+        let no_backoff = self.no_backoff;
         for (seq, slot) in (self.next..).zip(&mut self.slots) {
             let Slot::Missing { due, requests, .. } = slot else {
                 continue;
             };
             if *due <= now && push(&mut ranges, seq) {
                 let wait = first_retry.saturating_mul(1 << (*requests).min(9));
+                #[cfg(test)]
+                let wait = if no_backoff { REORDERING } else { wait };
                 *due = now + wait.min(RETRY_SLOWEST);
                 *requests = requests.saturating_add(1);
             }

@@ -7,6 +7,8 @@
 //!                                           └── packets lost for good, sums differ, unreadable record ◀──┘
 //! ```
 //!
+//! A whole table that differs in places is put right [bucket by bucket](super::mend), if the sender knows how.
+//!
 //! Until the first stream's transfer is complete the table is foreign: kept, because most of it is
 //! right, but no claim is made about it. Changes are applied in every state.
 
@@ -28,8 +30,6 @@ use crate::proto::time::Instant;
 const ACK_AFTER: Duration = Duration::from_millis(10);
 /// ... or this many packets: an eighth of what a full transfer sends ahead.
 const ACK_PACKETS: u32 = 64;
-/// A packet that is missing for this long makes the standby ask for a full transfer.
-const STUCK_LOST: Duration = Duration::from_secs(2);
 /// First hello of a search for the active node; later ones come less often.
 const SEARCH_FIRST: Duration = Duration::from_millis(5);
 /// Shortest time between hellos that packets of unknown sessions provoke.
@@ -137,7 +137,7 @@ impl Receiver {
                 let slot = slot.or_else(|| shadow.insert(record, Instant::default()));
                 match slot.and_then(|slot| shadow.get_mut(slot)) {
                     Some(entry) => entry.record = record,
-                    None => context.counters.table_full += 1,
+                    None => context.counters.table_full.add(record.class(), 1),
                 }
             }
             (None, change) => {
@@ -186,7 +186,7 @@ impl Receiver {
         let Some(stream) = &mut self.stream else {
             return;
         };
-        stream.heard = now;
+        stream.hear(now);
         context.partner_generation = Some(header.generation);
         context.counters.received_packets += 1;
         let (arrival, missing) = stream.order.arrive(now, header.seq, body);
@@ -305,8 +305,9 @@ impl Receiver {
         let Some(stream) = &mut self.stream else {
             return;
         };
-        stream.heard = now;
-        stream.current = position.current;
+        stream.hear(now);
+        stream.set_current(now, position.current);
+        stream.sender_mends = position.mends;
         stream.total = position.total;
         let echoed = self.hellos.iter().find(|(seq, _at)| *seq == position.hello);
         if let Some((_seq, sent)) = echoed {
@@ -316,7 +317,13 @@ impl Receiver {
                 .round_trip(now.since(*sent).saturating_sub(held));
         }
         if stream.order.next() < position.tail && stream.wanted.is_none() {
-            stream.want(now);
+            if stream.can_mend(context) && position.begin < stream.order.next() {
+                let packets = stream.order.skip_to(position.tail);
+                stream.skipped(context, now, packets);
+                stream.deliver_held(context, now, out);
+            } else {
+                stream.want(now);
+            }
             self.hello_due = now;
         }
         // What was said before a full transfer began is of no use to one that needs it.
@@ -339,6 +346,7 @@ impl Receiver {
         let mut hello = Hello {
             challenge: self.challenge,
             ready: self.ready,
+            mends: context.mends(),
             ..Hello::default()
         };
         if let Some(stream) = &mut self.stream {
@@ -395,13 +403,14 @@ impl Receiver {
             if stream.order.due().is_some_and(|due| due <= now) {
                 stream.ask_again(context, now, out);
             }
-            let stuck = stream.order.stuck_since();
-            if stuck.is_some_and(|since| now.since(since) >= STUCK_LOST) && stream.wanted.is_none()
-            {
-                stream.want(now);
+            let lost = stream.lost_at().is_some_and(|at| at <= now);
+            if lost && stream.wanted.is_none() {
+                stream.give_up(context, now, out);
                 self.hello_due = now;
             }
             stream.sweep(context, now, out);
+            stream.audit(context, now);
+            stream.ask(context, now, out);
         }
         while let Some(early) = self.early.pop_front_if(|early| early.due <= now) {
             self.settle(context, early.change, out);
@@ -423,11 +432,13 @@ impl Receiver {
             .and_then(|stream| stream.ready_until(context));
         let lost = stream
             .filter(|stream| stream.wanted.is_none())
-            .and_then(|stream| stream.order.stuck_since())
-            .map(|since| since + STUCK_LOST);
+            .and_then(Stream::lost_at);
         let request = stream.and_then(|stream| stream.order.due());
         let early = self.early.front().map(|early| early.due);
-        [Some(self.hello_due), sweep, unready, lost, request, early]
+        let audit = stream.map(|stream| stream.audit.due());
+        let ask = stream.and_then(|stream| Some(stream.mend.as_ref()?.due()));
+        let hello = Some(self.hello_due);
+        [hello, sweep, unready, lost, request, early, audit, ask]
             .into_iter()
             .flatten()
             .min()
@@ -447,6 +458,12 @@ impl Receiver {
         self.stream
             .as_ref()
             .map_or(0, |stream| stream.order.missing())
+    }
+
+    /// Buckets known to differ, if a repair is under way.
+    pub(super) fn repair(&self) -> Option<u64> {
+        let mend = self.stream.as_ref()?.mend.as_ref()?;
+        Some(mend.wrong())
     }
 
     pub(super) fn progress(&self, context: &Context) -> Option<TransferProgress> {

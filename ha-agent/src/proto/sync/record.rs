@@ -14,6 +14,10 @@
 //! 0x82 Put6      the same with addresses of 16
 //! 0x83 Delete6   source 16, destination 16, ports 2+2, protocol 1
 //! 0x84 Extended  connections 8, digest 8: of the extended part, before End
+//! 0x85, 0x86     records that are no connections: crate::proto::records
+//! 0x87 Sums      group 1 (64: the groups themselves), first 1, then the sums of 16 buckets (or groups) from there 8 each
+//! 0x88 Bucket    bucket 2: what follows is all that it holds
+//! 0x89 Complete  bucket 2, sum 8
 //! ```
 //!
 //! Addresses and ports stand as in the connection's own packets, other numbers big-endian. Records name
@@ -30,8 +34,10 @@ use std::net::IpAddr;
 
 use ha_common::conn::flags;
 
+use super::buckets::Bucket;
 use super::wire::Reader;
 use crate::datapath::family::{FlowEntry, FlowEvent, FlowKey, none_like};
+use crate::proto::records::{self, Told};
 
 const PUT4: u8 = 0x01;
 const DELETE4: u8 = 0x02;
@@ -43,9 +49,16 @@ const PUT4_EXTENDED: u8 = 0x81;
 const PUT6: u8 = 0x82;
 const DELETE6: u8 = 0x83;
 const EXTENDED: u8 = 0x84;
+const SUMS: u8 = 0x87;
+const BUCKET: u8 = 0x88;
+const COMPLETE: u8 = 0x89;
 
-/// Length of the longest record: a packet with this much room takes any.
+/// Length of the longest record but [`Item::Sums`]: a packet with this much room takes any.
 pub(super) const LONGEST: usize = 79;
+/// Sums in one [`Item::Sums`].
+pub(super) const SUMS_AT_ONCE: usize = 16;
+/// Length of an [`Item::Sums`].
+pub(super) const SUMS_LEN: usize = 4 + 8 * SUMS_AT_ONCE;
 
 /// A part of the table that is compared by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +69,20 @@ pub(super) enum Part {
     Extended = 1,
 }
 
-/// Connections of a part that were said, and the keyed sum over them.
+/// Whether the partner could do without the record of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Only this node knows where it goes.
+    Unique = 0,
+    /// The partner would forward it to the same real server by hash.
+    Recomputable = 1,
+}
+
+/// Entries of a part that were said, and the keyed sum over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) count: u64,
-    pub(super) digest: u64,
+pub(in crate::proto) struct Said {
+    pub(in crate::proto) count: u64,
+    pub(in crate::proto) digest: u64,
 }
 
 /// A connection as both nodes see it.
@@ -144,6 +166,15 @@ impl Record {
         self.flags & flags::ONE_WAY != 0
     }
 
+    /// Full NAT is always unique: the port that stands in for the client is of this node's half.
+    pub(super) const fn class(&self) -> Class {
+        if self.flags & (flags::BY_HASH | flags::BOTH_ENDS) == flags::BY_HASH {
+            Class::Recomputable
+        } else {
+            Class::Unique
+        }
+    }
+
     /// The part of the table it is in.
     pub(super) const fn part(&self) -> Part {
         if self.key.dst.is_ipv4() && self.flags & (flags::BOTH_ENDS | flags::ONE_WAY) == 0 {
@@ -197,8 +228,10 @@ impl Change {
 
 /// What a packet of the stream says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Item {
+pub(super) enum Item<'a> {
     Change(Change),
+    /// Of a record that is no connection.
+    Told(Told<'a>),
     /// A full transfer starts: what it does not confirm is stale.
     Begin {
         id: u64,
@@ -210,6 +243,32 @@ pub(super) enum Item {
         id: u64,
         said: Said,
     },
+    /// The sums of some buckets, or of some groups of them, at this place of the stream.
+    Sums(Sums),
+    /// The repair of a bucket starts: what it does not confirm is stale.
+    Bucket(Bucket),
+    /// It is complete; the sum over what the bucket holds now.
+    Complete {
+        bucket: Bucket,
+        sum: u64,
+    },
+}
+
+/// Consecutive sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sums {
+    /// The group whose buckets they are of; [`GROUPS`](super::buckets::GROUPS) if they are of groups.
+    pub(super) group: u8,
+    /// The first one's place in the group.
+    pub(super) first: u8,
+    pub(super) values: [u64; SUMS_AT_ONCE],
+}
+
+impl Sums {
+    /// The buckets, or the groups, of these sums: number and sum.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u8, u64)> {
+        (self.first..64).zip(self.values)
+    }
 }
 
 /// Why the rest of a packet is unreadable.
@@ -317,7 +376,7 @@ fn read_said(reader: &mut Reader<'_>) -> Option<Said> {
     })
 }
 
-impl Item {
+impl<'a> Item<'a> {
     /// Appends the record.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -345,16 +404,33 @@ impl Item {
                 out.extend_from_slice(&id.to_be_bytes());
             }
             Self::Extended(said) => push_skippable(EXTENDED, out, |out| push_said(*said, out)),
+            Self::Told(told @ Told::Put(_)) => {
+                push_skippable(records::PUT, out, |out| told.encode(out));
+            }
+            Self::Told(told @ Told::Delete(_)) => {
+                push_skippable(records::DELETE, out, |out| told.encode(out));
+            }
             Self::End { id, said } => {
                 out.push(END);
                 out.extend_from_slice(&id.to_be_bytes());
                 push_said(*said, out);
             }
+            Self::Sums(sums) => push_skippable(SUMS, out, |out| {
+                out.extend_from_slice(&[sums.group, sums.first]);
+                out.extend(sums.values.iter().flat_map(|sum| sum.to_be_bytes()));
+            }),
+            Self::Bucket(bucket) => push_skippable(BUCKET, out, |out| {
+                out.extend_from_slice(&bucket.number().to_be_bytes());
+            }),
+            Self::Complete { bucket, sum } => push_skippable(COMPLETE, out, |out| {
+                out.extend_from_slice(&bucket.number().to_be_bytes());
+                out.extend_from_slice(&sum.to_be_bytes());
+            }),
         }
     }
 
     /// Reads the next record this version knows; `None` at the end.
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Result<Self, ItemError>> {
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Option<Result<Self, ItemError>> {
         loop {
             let kind = reader.u8()?;
             if kind < SKIPPABLE {
@@ -364,7 +440,7 @@ impl Item {
             let Some(body) = body else {
                 return Some(Err(ItemError::Truncated));
             };
-            match Self::decode_skippable(kind, &mut Reader::new(body)) {
+            match Self::decode_skippable(kind, body) {
                 Err(ItemError::Unknown) => {}
                 decoded => return Some(decoded),
             }
@@ -391,22 +467,48 @@ impl Item {
     }
 
     /// [`ItemError::Unknown`] for a kind of a later version, which is skipped.
-    fn decode_skippable(kind: u8, reader: &mut Reader<'_>) -> Result<Self, ItemError> {
+    fn decode_skippable(kind: u8, body: &'a [u8]) -> Result<Self, ItemError> {
+        let reader = &mut Reader::new(body);
         let put = |record| Self::Change(Change::Put(record));
         match kind {
             PUT4_EXTENDED => read_put_extended(reader, read_v4).map(put),
             PUT6 => read_put_extended(reader, read_v6).map(put),
             DELETE6 => read_key(reader, read_v6).map(|key| Self::Change(Change::Delete(key))),
             EXTENDED => read_said(reader).map(Self::Extended),
+            SUMS => read_sums(reader).map(Self::Sums),
+            BUCKET => read_bucket(reader).map(Self::Bucket),
+            COMPLETE => read_complete(reader),
+            records::PUT => Told::decode_put(body).map(Self::Told),
+            records::DELETE => Told::decode_delete(body).map(Self::Told),
             _ => return Err(ItemError::Unknown),
         }
         .ok_or(ItemError::Truncated)
     }
 }
 
-fn read_end(reader: &mut Reader<'_>) -> Option<Item> {
+fn read_end(reader: &mut Reader<'_>) -> Option<Item<'static>> {
     Some(Item::End {
         id: reader.u64()?,
         said: read_said(reader)?,
+    })
+}
+
+fn read_sums(reader: &mut Reader<'_>) -> Option<Sums> {
+    let (group, first) = (reader.u8()?, reader.u8()?);
+    Some(Sums {
+        group,
+        first,
+        values: reader.words()?,
+    })
+}
+
+fn read_bucket(reader: &mut Reader<'_>) -> Option<Bucket> {
+    Bucket::new(u16::from_be_bytes(reader.take()?))
+}
+
+fn read_complete<'a>(reader: &mut Reader<'a>) -> Option<Item<'a>> {
+    Some(Item::Complete {
+        bucket: read_bucket(reader)?,
+        sum: reader.u64()?,
     })
 }

@@ -49,9 +49,4 @@ impl Retention {
     pub(super) fn tail(&self) -> Option<u64> {
         self.packets.front().map(|oldest| oldest.seq)
     }
-
-    pub(super) fn clear(&mut self) {
-        self.packets.clear();
-        self.bytes = 0;
-    }
 }

@@ -8,11 +8,13 @@
 use std::net::IpAddr;
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ha_common::siphash::SipHash128;
+use ha_common::siphash::{self, SipHash128};
 
 use super::Salt;
+use super::buckets::Bucket;
 use super::record::{Part, Record};
 use super::wire::{HEADER_LEN, Header, Kind, SALT_LEN, TAG_LEN, session_of};
+use crate::datapath::family::FlowKey;
 use crate::keys::{PairKey, PairKeys};
 
 /// Room for records in a packet of `payload` bytes.
@@ -126,6 +128,28 @@ impl SessionKey {
             hash.word(pair(u32::from(from_port.to_be()), key.proto));
         }
         first_half(hash.finish(&[state, flags]))
+    }
+
+    /// The bucket of a connection: keyed for the same reason.
+    pub(super) fn bucket(&self, key: &FlowKey) -> Bucket {
+        let mut hash = SipHash128::new(&self.digest);
+        for address in [key.src, key.dst] {
+            match address {
+                IpAddr::V4(v4) => hash.word(u64::from(v4.to_bits())),
+                IpAddr::V6(v6) => {
+                    hash.word((v6.to_bits() >> 64) as u64);
+                    hash.word(v6.to_bits() as u64);
+                }
+            }
+        }
+        let ports = u64::from(key.sport.to_be()) << 16 | u64::from(key.dport.to_be());
+        hash.word(ports << 32 | u64::from(key.proto));
+        Bucket::of_hash(first_half(hash.finish(&[])))
+    }
+
+    /// The share of bytes in a digest of records that are no connections.
+    pub(super) fn sum_bytes(&self, bytes: &[u8]) -> u64 {
+        first_half(siphash::tag(&self.digest, bytes))
     }
 }
 

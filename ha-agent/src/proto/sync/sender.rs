@@ -1,20 +1,24 @@
 //! The active node's end: changes become packets of the stream.
 //!
-//! Without a proven listener nothing is sent but heartbeats, and changes only reach the table; the
-//! stream is then not *current*, and the next listener starts with a full transfer. A full transfer
-//! walks the table's slots and says what the stream has not said since it began; changes go on in the
-//! same stream. It proceeds only as far ahead of the listener's acknowledgements as the listener could
-//! buffer, so it cannot outrun the packets kept for repetition.
+//! Without a proven listener nothing is sent but heartbeats; the stream is then not *current*. A new
+//! listener starts with a full transfer, one that was only silent for a while goes on where it was: what
+//! has changed in between has waited in the [outbox](super::outbox).
+//!
+//! What is sent runs ahead of the listener's acknowledgements by so many packets at most: beyond its
+//! window only changes go on that it could not do without, and before a packet could be lost for good,
+//! none.
 
 use std::time::Duration;
 
+use super::audit::Audit;
+use super::bulk::{self, Bulk};
 use super::context::Context;
-use super::counters::TransferProgress;
 use super::limits::{ReplayWindow, TokenBucket, admit};
-use super::outbox::{Batch, Outbox};
-use super::record::{Change, Item, LONGEST, Record};
+use super::order::WINDOW;
+use super::outbox::{Batch, Open, Outbox};
+use super::record::Change;
 use super::retention::{Retained, Retention};
-use super::seal::{SessionKey, data_room, proof};
+use super::seal::{SessionKey, proof};
 use super::wire::{self, Header, Hello, Kind, Position, Welcome, decode_nack};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
@@ -24,56 +28,56 @@ const HEARTBEAT_FIRST: Duration = Duration::from_millis(2);
 /// Heartbeats when nothing happens, unless the partner would think this node gone; also the longest
 /// pause between two under traffic.
 const HEARTBEAT_SLOWEST: Duration = Duration::from_millis(250);
-/// Unacknowledged packets beyond which a full transfer waits: half of the receiver's window, so that
-/// live changes always find room in it.
-const TRANSFER_WINDOW: u64 = 512;
-/// Pause between two portions of a full transfer.
-const TRANSFER_PAUSE: Duration = Duration::from_micros(250);
-/// Packets of one portion at most.
-const TRANSFER_PORTION: u64 = 64;
-/// Slots visited in one portion at most.
-const TRANSFER_SLOTS: u32 = 1 << 14;
 /// Packets repeated for one request at most: the receiver's window.
 const REPEAT_AT_ONCE: usize = 1024;
+/// Packets a second with records that are no connections, and how many at once: what waits longer is said
+/// as it is then.
+const RECORD_PACKETS: u32 = 5000;
+const RECORD_BURST: u64 = 16;
+/// Pause when there were too many.
+const RECORD_PAUSE: Duration = Duration::from_micros(250);
 /// Answers that anyone could provoke with recorded packets.
 const ANSWERS_PER_SECOND: u32 = 1000;
 const ANSWERS_BURST: u64 = 10;
+/// Requests to compare or repair buckets that are answered.
+const ASKS_PER_SECOND: u32 = 20;
+const ASKS_BURST: u64 = 10;
 
 /// The sending role.
 pub(super) struct Sender {
     retention: Retention,
-    outbox: Outbox,
-    /// The stream says everything, or is about to.
-    current: bool,
+    pub(super) outbox: Outbox,
+    /// The partner listens.
+    pub(super) current: bool,
     /// Where the last full transfer began; 0 none yet.
-    begin: u64,
-    transfer: Option<Transfer>,
-    listener: Option<Listener>,
+    pub(super) begin: u64,
+    pub(super) bulk: Bulk,
+    pub(super) audit: Audit,
+    pub(super) listener: Option<Listener>,
+    record_tokens: TokenBucket,
+    /// Records that are no connections wait for the bucket until then.
+    records_due: Instant,
     /// Makes tokens for listeners; redrawn when a listener is accepted, which voids all other tokens.
     token_secret: [u8; 16],
     heartbeat: Heartbeat,
-    transfer_bucket: TokenBucket,
-    repair_bucket: TokenBucket,
-    answer_bucket: TokenBucket,
+    pub(super) bulk_tokens: TokenBucket,
+    repeat_tokens: TokenBucket,
+    answer_tokens: TokenBucket,
+    pub(super) ask_tokens: TokenBucket,
 }
 
-struct Transfer {
-    id: u64,
-    /// Next slot to visit.
-    cursor: u32,
-    due: Instant,
-}
-
-struct Listener {
+pub(super) struct Listener {
     key: SessionKey,
     token: u64,
-    window: ReplayWindow,
-    heard: Instant,
+    pub(super) window: ReplayWindow,
+    pub(super) heard: Instant,
     /// Sequence number and time of its last hello.
     hello: (u64, Instant),
     /// It has applied everything before this.
     next: u64,
     ready: bool,
+    /// It knows how buckets are repaired.
+    mends: bool,
 }
 
 struct Heartbeat {
@@ -104,10 +108,13 @@ impl Sender {
         let slowest = HEARTBEAT_SLOWEST.min(config.peer_timeout / 4);
         Self {
             retention: Retention::new(),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(),
             current: false,
             begin: 0,
-            transfer: None,
+            bulk: Bulk::new(now),
+            audit: Audit::new(now),
+            record_tokens: TokenBucket::new(RECORD_PACKETS, RECORD_BURST, now),
+            records_due: now,
             listener: None,
             token_secret: draw_secret(context),
             heartbeat: Heartbeat {
@@ -116,9 +123,10 @@ impl Sender {
                 last: now,
                 slowest,
             },
-            transfer_bucket: TokenBucket::new(transfer_rate, TRANSFER_PORTION, now),
-            repair_bucket: TokenBucket::new(repair_rate, REPEAT_AT_ONCE as u64, now),
-            answer_bucket: TokenBucket::new(ANSWERS_PER_SECOND, ANSWERS_BURST, now),
+            bulk_tokens: TokenBucket::new(transfer_rate, bulk::PORTION, now),
+            repeat_tokens: TokenBucket::new(repair_rate, REPEAT_AT_ONCE as u64, now),
+            answer_tokens: TokenBucket::new(ANSWERS_PER_SECOND, ANSWERS_BURST, now),
+            ask_tokens: TokenBucket::new(ASKS_PER_SECOND, ASKS_BURST, now),
         }
     }
 
@@ -137,9 +145,11 @@ impl Sender {
         out: &mut Vec<Action>,
     ) {
         context.counters.local_changes += 1;
-        self.outbox.change(context, now, &change, at, self.current);
-        if self.outbox.is_full(context) {
-            self.send_outbox(context, now, out);
+        // Before the first full transfer there is nothing that it would not say.
+        let say = (self.begin != 0).then(|| self.open(context));
+        self.outbox.change(context, now, &change, at, say);
+        while self.outbox.is_full(context, self.open(context)) && self.send_some(context, now, out)
+        {
         }
     }
 
@@ -150,36 +160,80 @@ impl Sender {
     }
 
     fn send_due(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        if self.outbox.due().is_some_and(|due| due <= now) {
-            self.send_outbox(context, now, out);
+        let due = |sender: &Self, context: &Context| {
+            let due = sender.outbox.due(sender.open(context));
+            due.is_some_and(|due| due <= now)
+        };
+        while due(self, context) && self.send_some(context, now, out) {}
+        while self.records_due(context).is_some_and(|due| due <= now) {
+            if !self.record_tokens.take(now) {
+                self.records_due = now + RECORD_PAUSE;
+                return;
+            }
+            if let Some(batch) = context.tell_records(now) {
+                self.send_data(context, now, &batch, out);
+            }
         }
     }
 
-    /// Sends whatever waits.
-    pub(super) fn send_outbox(
-        &mut self,
-        context: &mut Context,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        if let Some(batch) = self.outbox.take(context, now) {
+    /// When the next records that are no connections may leave; `None` while nobody takes any.
+    fn records_due(&self, context: &Context) -> Option<Instant> {
+        let due = context.records.due().map(|due| due.max(self.records_due));
+        due.filter(|_due| self.open(context) != Open::None)
+    }
+
+    /// Sends a packet of what may leave; whether there was anything.
+    fn send_some(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) -> bool {
+        let open = self.open(context);
+        let batch = self.outbox.take(context, now, open);
+        if let Some(batch) = &batch {
+            self.send_data(context, now, batch, out);
+        }
+        batch.is_some()
+    }
+
+    /// The last words of this role: whatever waits.
+    pub(super) fn finish(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        while self.current
+            && let Some(batch) = self.outbox.take(context, now, Open::Both)
+        {
             self.send_data(context, now, &batch, out);
         }
+        self.outbox.clear(context);
     }
 
-    fn send_data(
+    /// Packets that the listener has not acknowledged.
+    pub(super) fn ahead(&self, context: &Context) -> u64 {
+        let acknowledged = self.listener.as_ref().map_or(0, |listener| listener.next);
+        (context.head() + 1).saturating_sub(acknowledged.max(self.begin))
+    }
+
+    /// What may be sent now.
+    fn open(&self, context: &Context) -> Open {
+        let kept = (context.config.retain_packets as u64).max(4);
+        match self.ahead(context) {
+            _ if !self.current => Open::None,
+            ahead if ahead >= kept / 4 * 3 => Open::None,
+            ahead if ahead >= (WINDOW as u64).min(kept / 2) => Open::Unique,
+            _ => Open::Both,
+        }
+    }
+
+    /// Sends the next packet of the stream; how long it is.
+    pub(super) fn send_data(
         &mut self,
         context: &mut Context,
         now: Instant,
         batch: &Batch,
         out: &mut Vec<Action>,
-    ) {
+    ) -> u64 {
         let Some((seq, bytes)) = context.seal_data(&batch.body) else {
-            return;
+            return 0;
         };
+        let len = bytes.len() as u64;
         context.counters.sent_records += batch.records;
         context.counters.sent_packets += 1;
-        context.counters.sent_bytes += bytes.len() as u64;
+        context.counters.sent_bytes += len;
         let packet = Retained {
             seq,
             bytes: bytes.clone(),
@@ -191,6 +245,7 @@ impl Sender {
             bytes,
         });
         self.heartbeat.hurry(now);
+        len
     }
 
     fn tail(&self, context: &Context) -> u64 {
@@ -202,22 +257,32 @@ impl Sender {
         let extended = Some(extended);
         #[cfg(test)]
         let extended = extended.filter(|_| !context.sabotage.first_version);
+        let records = Some(context.records.said());
+        #[cfg(test)]
+        let records = records.filter(|_| !context.sabotage.knows_connections_only());
         let hello = self.listener.as_ref().map(|listener| listener.hello);
         Position {
-            current: self.current,
+            current: self.current && !self.is_behind(),
             head: context.head(),
             tail: self.tail(context),
             begin: self.begin,
             basic,
             extended,
-            transferring: self.transfer.is_some(),
+            transferring: self.bulk.is_transferring(),
+            mends: context.mends(),
+            records,
             total: context.shadow.len() as u64,
             hello: hello.map_or(0, |(seq, _at)| seq),
             hello_age: hello.map_or(0, |(_seq, at)| Context::age(now, at)),
         }
     }
 
-    fn send_heartbeat(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn send_heartbeat(
+        &mut self,
+        context: &mut Context,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let mut body = Vec::new();
         self.position(context, now).encode(&mut body);
         context.send_control(Kind::Heartbeat, &body, Destination::Group, out);
@@ -263,18 +328,36 @@ impl Sender {
                 hello: (header.seq, now),
                 next: hello.next,
                 ready: false,
+                mends: false,
             });
         }
         context.partner_generation = Some(header.generation);
         context.partner_name = wire::name(body, Hello::LEN).or_else(|| context.partner_name.take());
         self.acknowledged(context, now, &hello);
-        let lost = hello.next < self.tail(context) && self.begin < self.tail(context);
-        if !self.current || lost || (hello.wants_transfer && hello.next > self.begin) {
+        if self.needs_transfer(context, now, &hello) {
             self.begin_transfer(context, now, out);
-        } else if hello.next < self.tail(context) && self.answer_bucket.take(now) {
-            self.send_heartbeat(context, now, out);
+        } else {
+            context.counters.listeners_resumed += u64::from(!self.current);
+            self.current = true;
+            if hello.next < self.tail(context) && self.answer_tokens.take(now) {
+                self.send_heartbeat(context, now, out);
+            }
         }
-        self.transfer_portion(context, now, out);
+        self.send_due(context, now, out);
+        self.bulk_portion(context, now, out);
+    }
+
+    /// Whether nothing less than a full transfer helps the listener. What was lost for good after one has
+    /// begun, it knows best itself; if its beginning was lost, it does not know what to ask for.
+    fn needs_transfer(&self, context: &Context, now: Instant, hello: &Hello) -> bool {
+        if self.begin == 0 {
+            return true;
+        }
+        if hello.next > self.begin {
+            return hello.wants_transfer;
+        }
+        let kept = self.begin >= self.tail(context);
+        !kept && now.since(self.bulk.began) >= context.config.peer_timeout / 2
     }
 
     /// Proves that this session is alive, and hands out the token that lets the listener prove it.
@@ -287,7 +370,7 @@ impl Sender {
         token: u64,
         out: &mut Vec<Action>,
     ) {
-        if !self.answer_bucket.take(now) {
+        if !self.answer_tokens.take(now) {
             context.counters.rate_limited += 1;
             return;
         }
@@ -311,6 +394,7 @@ impl Sender {
         };
         listener.heard = now;
         listener.ready = hello.ready;
+        listener.mends = hello.mends && context.mends();
         listener.next = listener.next.max(hello.next);
         let sampled = self.retention.get(hello.sample);
         if let Some(at) = sampled.and_then(|packet| packet.at) {
@@ -349,12 +433,12 @@ impl Sender {
         for seq in wanted.take(REPEAT_AT_ONCE) {
             let Some(packet) = self.retention.get(seq) else {
                 context.counters.repeats_missed += 1;
-                if self.answer_bucket.take(now) {
+                if self.answer_tokens.take(now) {
                     self.send_heartbeat(context, now, out);
                 }
                 return;
             };
-            if !self.repair_bucket.take(now) {
+            if !self.repeat_tokens.take(now) {
                 context.counters.repeats_deferred += 1;
                 return;
             }
@@ -367,78 +451,6 @@ impl Sender {
         }
     }
 
-    fn begin_transfer(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        self.send_outbox(context, now, out);
-        self.current = true;
-        self.begin = context.head() + 1;
-        context.shadow.begin_generation();
-        context.counters.transfers_begun += 1;
-        let mut batch = Batch::empty();
-        batch.push(&Item::Begin { id: self.begin });
-        self.send_data(context, now, &batch, out);
-        self.transfer = Some(Transfer {
-            id: self.begin,
-            cursor: 0,
-            due: now,
-        });
-    }
-
-    fn transfer_portion(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        let Some(transfer) = self.transfer.take_if(|transfer| transfer.due <= now) else {
-            return;
-        };
-        let Transfer { id, mut cursor, .. } = transfer;
-        let room = data_room(context.config.mtu_payload);
-        let slots = context.shadow.slots();
-        let stop = cursor.saturating_add(TRANSFER_SLOTS).min(slots);
-        while self.transfer_may_send(context) && self.transfer_bucket.take(now) {
-            let mut batch = Batch::empty();
-            while cursor < stop && batch.body.len() + LONGEST <= room {
-                if let Some(record) = unsaid(context, cursor) {
-                    batch.push(&Item::Change(Change::Put(record)));
-                }
-                cursor += 1;
-            }
-            if cursor >= slots && batch.body.len() + LONGEST <= room {
-                // Changes that wait go first, so that the sum covers the whole table.
-                self.send_outbox(context, now, out);
-                let [said, extended] = context.shadow.said();
-                batch.push(&Item::Extended(extended));
-                batch.push(&Item::End { id, said });
-                self.send_data(context, now, &batch, out);
-                context.counters.transfers_sent += 1;
-                self.send_heartbeat(context, now, out);
-                return;
-            }
-            if batch.records > 0 {
-                self.send_data(context, now, &batch, out);
-            }
-            if cursor >= stop && stop < slots {
-                break;
-            }
-        }
-        self.transfer = Some(Transfer {
-            id,
-            cursor,
-            due: now + TRANSFER_PAUSE,
-        });
-    }
-
-    /// Whether the listener's window has room for more of the transfer.
-    fn transfer_may_send(&self, context: &Context) -> bool {
-        let acknowledged = self.listener.as_ref().map_or(0, |listener| listener.next);
-        context.head() + 1 < acknowledged.max(self.begin) + TRANSFER_WINDOW
-    }
-
-    /// Nobody listens any more: the stream stops until somebody does.
-    fn suspend(&mut self, context: &mut Context) {
-        context.counters.listeners_lost += 1;
-        self.current = false;
-        self.transfer = None;
-        self.retention.clear();
-        self.outbox.defer(context);
-    }
-
     pub(super) fn handle_timeout(
         &mut self,
         context: &mut Context,
@@ -446,10 +458,16 @@ impl Sender {
         out: &mut Vec<Action>,
     ) {
         if self.current && !self.is_heard(context, now) {
-            self.suspend(context);
+            // The stream stops until somebody listens.
+            context.counters.listeners_lost += 1;
+            self.current = false;
         }
+        context.expire_records(now, out);
         self.send_due(context, now, out);
-        self.transfer_portion(context, now, out);
+        self.audit(context, now);
+        self.bulk_portion(context, now, out);
+        // A full transfer that begins opens the way for what waited.
+        self.send_due(context, now, out);
         if self.heartbeat.due <= now {
             self.send_heartbeat(context, now, out);
         }
@@ -461,17 +479,14 @@ impl Sender {
             .as_ref()
             .filter(|_listener| self.current)
             .map(|listener| listener.heard + context.config.peer_timeout);
-        // A transfer that waits for an acknowledgement is woken by it.
-        let transfer = self
-            .transfer
-            .as_ref()
-            .filter(|_transfer| self.transfer_may_send(context))
-            .map(|transfer| transfer.due);
         [
             Some(self.heartbeat.due),
-            self.outbox.due(),
+            Some(self.audit.due()),
+            self.outbox.due(self.open(context)),
+            self.records_due(context),
+            context.records.expiry_due(),
             silence,
-            transfer,
+            self.bulk_due(context),
         ]
         .into_iter()
         .flatten()
@@ -482,6 +497,13 @@ impl Sender {
         self.listener
             .as_ref()
             .is_some_and(|listener| now.since(listener.heard) < context.config.peer_timeout)
+    }
+
+    /// The partner listens, and knows how buckets are repaired.
+    pub(super) fn listener_mends(&self) -> bool {
+        self.listener
+            .as_ref()
+            .is_some_and(|listener| listener.mends)
     }
 
     /// The partner listens.
@@ -506,26 +528,6 @@ impl Sender {
                 (context.head() + 1).saturating_sub(listener.next)
             })
     }
-
-    pub(super) fn progress(&self, context: &Context) -> Option<TransferProgress> {
-        self.transfer.as_ref().map(|_transfer| TransferProgress {
-            done: context.shadow.said_count(),
-            total: context.shadow.len() as u64,
-        })
-    }
-}
-
-/// The record in this slot if the transfer still has to say it; it counts as said from now on.
-fn unsaid(context: &mut Context, slot: u32) -> Option<Record> {
-    let entry = context.shadow.get(slot)?;
-    // One that waits to be sent says itself.
-    if entry.pending != 0 || context.shadow.is_said(entry) {
-        return None;
-    }
-    let record = entry.record;
-    let sum = context.sum(&record);
-    context.shadow.say(slot, sum);
-    Some(record)
 }
 
 fn draw_secret(context: &mut Context) -> [u8; 16] {

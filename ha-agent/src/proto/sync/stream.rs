@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use super::audit::Audit;
+use super::buckets::Bucket;
 use super::context::Context;
 use super::limits::ReplayWindow;
+use super::mend::Mend;
 use super::order::Order;
 use super::record::{Change, Item, Record, Said};
 use super::seal::SessionKey;
@@ -13,7 +16,11 @@ use crate::proto::time::Instant;
 
 /// A packet that is missing for this long makes the standby unready.
 const STUCK_UNREADY: Duration = Duration::from_millis(500);
-/// Wait before the second full transfer in a row that did not make the tables equal.
+/// One that is missing for this long is given up.
+const STUCK_LOST: Duration = Duration::from_secs(2);
+/// Silence of the sender after which it is given time to repeat packets.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Wait before the second repair or full transfer in a row that did not make the tables equal.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const RETRY_SLOWEST: Duration = Duration::from_secs(30);
@@ -31,9 +38,20 @@ pub(super) struct Stream {
     pub(super) state: State,
     /// When the full transfer that is needed may be asked for; `None` if none is needed.
     pub(super) wanted: Option<Instant>,
-    /// Wait before asking again after a transfer that did not help.
+    /// Wait before asking again after a repair or transfer that did not help.
     penalty: Duration,
+    /// The sender repairs buckets if asked to.
+    pub(super) sender_mends: bool,
+    /// The repair of buckets under way.
+    pub(super) mend: Option<Mend>,
+    /// Repairs in a row that found nothing to repair.
+    pub(super) futile: u32,
+    /// The bucket that is being said.
+    pub(super) bucket: Option<Bucket>,
+    pub(super) audit: Audit,
     pub(super) heard: Instant,
+    /// Since when it is heard without a long silence.
+    heard_since: Instant,
     /// The sender's stream says everything it knows.
     pub(super) current: bool,
     /// Connections the sender holds.
@@ -73,7 +91,13 @@ impl Stream {
             state: State::Waiting,
             wanted: Some(now),
             penalty: Duration::ZERO,
+            sender_mends: welcome.position.mends,
+            mend: None,
+            futile: 0,
+            bucket: None,
+            audit: Audit::new(now),
             heard: now,
+            heard_since: now,
             current: false,
             total: 0,
             unacknowledged: 0,
@@ -82,11 +106,52 @@ impl Stream {
         }
     }
 
+    /// Whether the sender's stream says everything; one that begins to hear us is given time, too.
+    pub(super) fn set_current(&mut self, now: Instant, current: bool) {
+        if current && !self.current {
+            self.heard_since = now;
+        }
+        self.current = current;
+    }
+
+    /// The sender has not been heard for long.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        now.since(self.heard) >= SILENCE
+    }
+
+    /// The sender is heard.
+    pub(super) fn hear(&mut self, now: Instant) {
+        if self.is_silent(now) {
+            self.heard_since = now;
+        }
+        self.heard = now;
+    }
+
+    /// When to give up the next packets, which are missing: the time counts in which any could have come.
+    pub(super) fn lost_at(&self) -> Option<Instant> {
+        let since = self.order.idle_since().filter(|_since| self.current)?;
+        let at = since.max(self.heard_since) + STUCK_LOST;
+        (at <= self.heard + SILENCE).then_some(at)
+    }
+
     /// A full transfer is needed; if the last one did not help, not before a while.
     pub(super) fn want(&mut self, now: Instant) {
-        self.wanted = Some(now + self.penalty);
-        self.penalty = (self.penalty * 2).clamp(RETRY_FIRST, RETRY_SLOWEST);
+        let due = self.after_penalty(now);
+        self.want_at_once(due);
+    }
+
+    /// A full transfer is the repair of what was found.
+    pub(super) fn want_at_once(&mut self, now: Instant) {
+        self.wanted = Some(now);
         self.state = State::Waiting;
+        self.mend = None;
+    }
+
+    /// When the next attempt to make the tables equal may begin.
+    pub(super) fn after_penalty(&mut self, now: Instant) -> Instant {
+        let due = now + self.penalty;
+        self.penalty = (self.penalty * 2).clamp(RETRY_FIRST, RETRY_SLOWEST);
+        due
     }
 
     pub(super) fn deliver(
@@ -101,23 +166,46 @@ impl Stream {
         while let Some(item) = Item::decode(&mut reader) {
             context.counters.received_records += 1;
             #[cfg(test)]
-            if context.sabotage.first_version && item.is_ok_and(|item| item.is_skippable()) {
+            if item.is_ok_and(|item| context.sabotage.skips(&item)) {
                 continue;
             }
             match item {
-                Ok(Item::Change(change)) => apply(context, &self.key, now, &change, out),
+                Ok(Item::Change(change)) => {
+                    let news = apply(context, &self.key, now, &change, out);
+                    if let Change::Put(record) = change
+                        && news
+                        && self.bucket.is_some()
+                    {
+                        context.counters.mended.add(record.class(), 1);
+                    }
+                }
+                Ok(Item::Told(told)) => {
+                    let sum = |bytes: &[u8]| self.key.sum_bytes(bytes);
+                    let event = context.records.hear(now, &told, sum);
+                    out.extend(event.map(Action::Record));
+                }
                 Ok(Item::Begin { id }) => {
                     context.shadow.begin_generation();
+                    context.records.begin_hearing();
                     self.state = State::Filling { id };
                     self.wanted = None;
                     self.extended = None;
+                    self.mend = None;
+                    self.futile = 0;
+                    self.bucket = None;
                 }
                 Ok(Item::Extended(said)) => self.extended = Some(said),
                 Ok(Item::End { id, said }) => {
                     let extended = self.extended.take();
                     if self.state == (State::Filling { id }) {
+                        context.sweep_records(out);
                         self.end(context, now, said, extended);
                     }
+                }
+                Ok(Item::Sums(sums)) => self.compare_sums(context, now, &sums),
+                Ok(Item::Bucket(bucket)) => self.begin_bucket(context, bucket),
+                Ok(Item::Complete { bucket, sum }) => {
+                    self.end_bucket(context, now, bucket, sum, out);
                 }
                 Err(_unreadable) => {
                     context.counters.unreadable_records += 1;
@@ -166,11 +254,25 @@ impl Stream {
             return;
         }
         context.counters.digests_compared += 1;
-        if same(context, position.basic, position.extended) {
+        let records = position.records;
+        #[cfg(test)]
+        let records = records.filter(|_| !context.sabotage.knows_connections_only());
+        let same_records = records.is_none_or(|records| context.records.said() == records);
+        if !same_records {
+            context.records.digest_differed();
+        }
+        if same_records && same(context, position.basic, position.extended) {
             self.penalty = Duration::ZERO;
-        } else {
+            self.futile = 0;
+            self.mend = None;
+        } else if self.mend.is_none() {
             context.counters.digests_differed += 1;
-            self.want(now);
+            if same(context, position.basic, position.extended) {
+                // Records that are no connections are in no bucket.
+                self.want(now);
+            } else {
+                self.differs(context, now);
+            }
         }
     }
 
@@ -204,6 +306,10 @@ impl Stream {
     }
 
     pub(super) fn ask_again(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        #[cfg(test)]
+        {
+            self.order.no_backoff = context.sabotage.no_backoff;
+        }
         let ranges = self.order.requests(now);
         #[cfg(test)]
         if context.sabotage.no_nacks {
@@ -220,7 +326,8 @@ impl Stream {
 
     /// Until when this node holds the whole table if nothing more is heard; `None` if it does not.
     pub(super) fn ready_until(&self, context: &Context) -> Option<Instant> {
-        if self.state != State::Whole || !self.current || self.wanted.is_some() {
+        let unsure = self.wanted.is_some() || self.mend.is_some();
+        if self.state != State::Whole || !self.current || unsure {
             return None;
         }
         let silent = self.heard + context.config.peer_timeout;
@@ -237,40 +344,29 @@ fn same(context: &Context, basic: Said, extended: Option<Said>) -> bool {
     own_basic == basic && extended.is_none_or(|extended| own_extended == extended)
 }
 
-/// Takes over a change, and passes it on if it is news.
+/// Takes over a change, and passes it on if it is news; whether it was.
 pub(super) fn apply(
     context: &mut Context,
     key: &SessionKey,
     now: Instant,
     change: &Change,
     out: &mut Vec<Action>,
-) {
-    match change {
-        Change::Put(record) => put(context, key, now, record, out),
+) -> bool {
+    let news = match change {
+        Change::Put(record) => put(context, key, now, record),
         Change::Delete(key) => {
-            let removed = context
-                .shadow
-                .find(key)
-                .and_then(|slot| context.shadow.remove(slot));
-            let Some(entry) = removed else {
-                return;
-            };
-            if let Some(share) = context.shadow.share(&entry) {
-                context.shadow.unsay(share);
-            }
-            context.counters.applied += 1;
-            out.push(Action::Apply(*change));
+            let slot = context.shadow.find(key);
+            slot.is_some_and(|slot| context.shadow.remove(slot).is_some())
         }
+    };
+    if news {
+        context.counters.applied += 1;
+        out.push(Action::Apply(*change));
     }
+    news
 }
 
-fn put(
-    context: &mut Context,
-    key: &SessionKey,
-    now: Instant,
-    record: &Record,
-    out: &mut Vec<Action>,
-) {
+fn put(context: &mut Context, key: &SessionKey, now: Instant, record: &Record) -> bool {
     let slot = context.shadow.find(&record.key);
     let known = slot.and_then(|slot| context.shadow.get_mut(slot));
     let news = match known {
@@ -283,12 +379,9 @@ fn put(
         None => true,
     };
     let Some(slot) = slot.or_else(|| context.shadow.insert(*record, now)) else {
-        context.counters.table_full += 1;
-        return;
+        context.counters.table_full.add(record.class(), 1);
+        return false;
     };
-    context.shadow.say(slot, key.sum(record));
-    if news {
-        context.counters.applied += 1;
-        out.push(Action::Apply(Change::Put(*record)));
-    }
+    context.shadow.say(slot, key);
+    news
 }

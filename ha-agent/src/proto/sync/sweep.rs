@@ -196,15 +196,14 @@ impl Sync {
         half: Half,
         right: impl FnOnce(&Record) -> bool,
     ) {
-        let slot = self.context.shadow.find(key);
-        let record = slot
-            .and_then(|slot| self.context.shadow.get(slot))
-            .map(|entry| &entry.record);
-        let right = record.is_some_and(right);
+        let known = self.context.shadow.live(key);
+        let slot = known
+            .filter(|(_, entry)| right(&entry.record))
+            .map(|(slot, _)| slot);
         let sweep = self.own_sweep();
         match slot {
-            Some(slot) if right => sweep.show(half, slot),
-            Some(_) | None => sweep.suspect(*place, half),
+            Some(slot) => sweep.show(half, slot),
+            None => sweep.suspect(*place, half),
         }
     }
 
@@ -255,7 +254,10 @@ impl Sync {
                 continue;
             }
             // What came or changed since may have been missed by the walk.
-            let Some(entry) = shadow.get(slot).filter(|entry| entry.at < began) else {
+            let Some(entry) = shadow
+                .get(slot)
+                .filter(|entry| entry.at < began && !entry.is_gone())
+            else {
                 continue;
             };
             if !sweep.was_shown(Half::Forward, slot) || !entry.record.is_one_way() {
@@ -270,8 +272,7 @@ impl Sync {
 
     /// What replication holds of a connection.
     pub fn record(&self, key: &FlowKey) -> Option<Record> {
-        let shadow = &self.context.shadow;
-        let entry = shadow.find(key).and_then(|slot| shadow.get(slot))?;
+        let (_, entry) = self.context.shadow.live(key)?;
         Some(entry.record)
     }
 

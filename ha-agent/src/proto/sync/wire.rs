@@ -4,7 +4,7 @@
 //! offset  size  clear header, big-endian
 //!      0     2  magic "HS"
 //!      2     1  version, 1
-//!      3     1  type: 1 data, 2 hello, 3 welcome, 4 heartbeat, 5 nack
+//!      3     1  type: 1 data, 2 hello, 3 welcome, 4 heartbeat, 5 nack, 6 ask
 //!      4     1  flags, 0
 //!      5     1  shard, 0
 //!      6     2  cluster
@@ -53,6 +53,8 @@ pub(super) enum Kind {
     Heartbeat,
     /// Receiver to sender: packets to repeat.
     Nack,
+    /// Receiver to sender: the tables differ, so compare or repair them.
+    Ask,
 }
 
 impl Kind {
@@ -63,6 +65,7 @@ impl Kind {
             Self::Welcome => 3,
             Self::Heartbeat => 4,
             Self::Nack => 5,
+            Self::Ask => 6,
         }
     }
 
@@ -73,6 +76,7 @@ impl Kind {
             3 => Some(Self::Welcome),
             4 => Some(Self::Heartbeat),
             5 => Some(Self::Nack),
+            6 => Some(Self::Ask),
             _ => None,
         }
     }
@@ -193,6 +197,8 @@ pub(super) struct Hello {
     pub(super) wants_transfer: bool,
     /// The receiver holds the whole table.
     pub(super) ready: bool,
+    /// The receiver knows how buckets are repaired; older versions do not.
+    pub(super) mends: bool,
     /// A packet applied since the last hello, 0 for none ...
     pub(super) sample: u64,
     /// ... and how long ago, in nanoseconds.
@@ -201,6 +207,7 @@ pub(super) struct Hello {
 
 const HELLO_WANTS: u8 = 1;
 const HELLO_READY: u8 = 2;
+const HELLO_MENDS: u8 = 4;
 
 impl Hello {
     /// Length of what [`Self::encode`] appends.
@@ -209,10 +216,11 @@ impl Hello {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let wants = if self.wants_transfer { HELLO_WANTS } else { 0 };
         let ready = if self.ready { HELLO_READY } else { 0 };
+        let mends = if self.mends { HELLO_MENDS } else { 0 };
         for word in [self.challenge, self.stream, self.token, self.next] {
             out.extend_from_slice(&word.to_be_bytes());
         }
-        out.push(wants | ready);
+        out.push(wants | ready | mends);
         out.extend_from_slice(&self.sample.to_be_bytes());
         out.extend_from_slice(&self.sample_age.to_be_bytes());
     }
@@ -229,6 +237,7 @@ impl Hello {
             next,
             wants_transfer: flags & HELLO_WANTS != 0,
             ready: flags & HELLO_READY != 0,
+            mends: flags & HELLO_MENDS != 0,
             sample,
             sample_age,
         })
@@ -266,8 +275,12 @@ pub(super) struct Position {
     pub(super) basic: Said,
     /// The same of the extended part: at the end of a heartbeat, unless an older version sent it.
     pub(super) extended: Option<Said>,
+    /// The same of records that are no connections, behind that.
+    pub(super) records: Option<Said>,
     /// The full transfer is not complete.
     pub(super) transferring: bool,
+    /// The sender repairs single buckets if asked to; older versions do not.
+    pub(super) mends: bool,
     /// Connections the sender holds.
     pub(super) total: u64,
     /// Sequence number of the last hello heard, 0 for none ...
@@ -278,6 +291,7 @@ pub(super) struct Position {
 
 const POSITION_CURRENT: u8 = 1;
 const POSITION_TRANSFERRING: u8 = 2;
+const POSITION_MENDS: u8 = 4;
 
 impl Position {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -287,7 +301,8 @@ impl Position {
         } else {
             0
         };
-        out.push(current | transferring);
+        let mends = if self.mends { POSITION_MENDS } else { 0 };
+        out.push(current | transferring | mends);
         for word in [
             self.head,
             self.tail,
@@ -300,7 +315,8 @@ impl Position {
         ] {
             out.extend_from_slice(&word.to_be_bytes());
         }
-        if let Some(Said { count, digest }) = self.extended {
+        let records = self.extended.and(self.records);
+        for Said { count, digest } in self.extended.into_iter().chain(records) {
             out.extend_from_slice(&count.to_be_bytes());
             out.extend_from_slice(&digest.to_be_bytes());
         }
@@ -310,14 +326,18 @@ impl Position {
         let mut reader = Reader::new(body);
         let flags = reader.u8()?;
         let [head, tail, begin, count, digest, total, hello, hello_age] = reader.words()?;
+        let mut said = || reader.words().map(|[count, digest]| Said { count, digest });
+        let (extended, records) = (said(), said());
         Some(Self {
             current: flags & POSITION_CURRENT != 0,
             transferring: flags & POSITION_TRANSFERRING != 0,
+            mends: flags & POSITION_MENDS != 0,
             head,
             tail,
             begin,
             basic: Said { count, digest },
-            extended: reader.words().map(|[count, digest]| Said { count, digest }),
+            extended,
+            records,
             total,
             hello,
             hello_age,
@@ -348,6 +368,7 @@ impl Welcome {
         }
         let position = Position {
             extended: None,
+            records: None,
             ..self.position
         };
         position.encode(out);
@@ -436,7 +457,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn words<const N: usize>(&mut self) -> Option<[u64; N]> {
+    pub(super) fn words<const N: usize>(&mut self) -> Option<[u64; N]> {
         let mut words = [0; N];
         for word in &mut words {
             *word = self.u64()?;

@@ -1,5 +1,6 @@
 //! The service table against the data plane in memory.
 
+mod clients;
 mod ports;
 mod replicated;
 mod ways;

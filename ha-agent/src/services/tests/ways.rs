@@ -6,7 +6,7 @@ use super::*;
 use crate::config::model::Persistence;
 use crate::datapath::family::wide;
 
-fn applied(services: &[VirtualService]) -> (ServiceTable, Fake) {
+pub(super) fn applied(services: &[VirtualService]) -> (ServiceTable, Fake) {
     let fake = Fake::new(100);
     let mut table = ServiceTable::new(1);
     table.configure(services).unwrap();

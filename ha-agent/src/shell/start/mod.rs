@@ -17,6 +17,7 @@ use crate::config::{Loaded, Secrets};
 use crate::control::Heirloom;
 use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
+use crate::health::verdicts::{Verdict, Verdicts};
 use crate::health::{self, HealthChecks, Report};
 use crate::proto::carp::{Election, ElectionConfig};
 use crate::proto::pacify::Start;
@@ -30,6 +31,7 @@ use crate::shell::capture::Capture;
 use crate::shell::history::HistoryFile;
 use crate::shell::netlink::{Changes, Netlink};
 use crate::shell::parts::{self, Bound};
+use crate::shell::records::{self, DeskParts, clients};
 use crate::shell::reexec::{Estate, Program};
 use crate::shell::terms::TermStore;
 use crate::shell::{alarms, clock, conflicts, election, replication, sysctl, virtual_mac};
@@ -226,7 +228,7 @@ async fn bring_up(
     mut bound: Vec<Bound>,
     terms: TermStore,
     machine: Election,
-    estate: Option<Estate>,
+    mut estate: Option<Estate>,
     control: Heirloom,
     history: Arc<HistoryFile>,
 ) -> Result<Started, StartError> {
@@ -288,15 +290,23 @@ async fn bring_up(
         .as_ref()
         .map(|estate| estate.failures.clone())
         .unwrap_or_default();
+    let mut found = Vec::new();
     for target in health::targets(&config) {
-        if failures.contains_key(&target.address) {
+        if let Some(failure) = failures.get(&target.address) {
             services.set_health(&target.key, false);
+            let failure = Some(failure.clone());
+            found.push((target.key, Verdict { failure }));
         }
     }
+    let verdicts = Arc::new(Verdicts::knowing(found));
     services.apply(&*map)?;
     let services = Arc::new(Mutex::new(services));
 
     let mut threads = Vec::new();
+    let (left, ago) = estate.as_mut().map_or_else(Default::default, |estate| {
+        let ago = clock::now().since(estate.at);
+        (std::mem::take(&mut estate.records), ago)
+    });
 
     // The replication thread needs the election's handle to report readiness, and the election needs
     // the replication's to report roles: the cell is filled once both are there.
@@ -317,8 +327,20 @@ async fn bring_up(
         );
         let mut actions = Vec::new();
         sync.handle_input(clock::now(), Input::Load(leftovers(&*map)?), &mut actions);
+        sync.set_quotas(parts::quotas(&config));
+        for (namespace, records) in left {
+            for (put, stamp) in records::api::inherit(&namespace, records, ago) {
+                sync.load_record(clock::now(), put, stamp);
+            }
+        }
         let cell = Arc::clone(&ready_cell);
-        let (handle, watcher, thread) = replication::spawn(replication::Parts {
+        let desk = DeskParts {
+            datapath: Arc::clone(&map),
+            services: Arc::clone(&services),
+            verdicts: Arc::clone(&verdicts),
+            persistence: config.ha.persistence_updates,
+        };
+        let parts = replication::Parts {
             sync,
             socket: channel.open().map_err(failed)?,
             channel,
@@ -329,9 +351,18 @@ async fn bring_up(
                 cell.get()
                     .is_some_and(|election| election.send(election::Command::Ready(ready)))
             }),
-        })
-        .map_err(failed)?;
+        };
+        let (handle, watcher, thread) = replication::spawn(parts, desk).map_err(failed)?;
         threads.push(thread);
+        if config.ha.persistence_updates {
+            let walk = clients::Parts {
+                datapath: Arc::clone(&map),
+                services: Arc::clone(&services),
+                records: handle.records().clone(),
+                standing: handle.standing(),
+            };
+            threads.push(clients::spawn(walk).map_err(failed)?);
+        }
         (Some(handle), Some(watcher))
     } else {
         (None, None)
@@ -429,7 +460,7 @@ async fn bring_up(
         health: Mutex::new(
             HealthChecks::new(reports_out, rng()?).knowing(failures.keys().copied().collect()),
         ),
-        failures: Mutex::new(failures),
+        verdicts,
         board: alarms::Board::default(),
         conflicts: watch::Sender::default(),
         history,

@@ -15,8 +15,10 @@ pub use trace::trace;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
 use super::model::{
-    ConnectionPage, Counters, InterfaceStatus, Mode, Partner, Role, Square, Status, XdpMode,
+    ConnectionPage, Counters, InterfaceStatus, Mode, Partner, Records, Replication, Role, Square,
+    Status, XdpMode,
 };
+use crate::proto::records::RESERVED;
 
 /// How to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,10 +145,17 @@ pub fn status(status: &Status, style: Style) -> String {
         line(
             "Replication",
             format!(
-                "{ready}{lag}, {} sent, {} applied, {} repaired, {} dropped",
-                replication.sent, replication.applied, replication.repaired, replication.dropped
+                "{ready}{lag}, {} sent, {} applied, {} repaired, {} dropped{}",
+                replication.sent,
+                replication.applied,
+                replication.repaired,
+                replication.dropped,
+                under_way(replication)
             ),
         );
+    }
+    if let Some(records) = status.records.as_ref().and_then(records) {
+        line("Records", records);
     }
     let table = &status.connections;
     line(
@@ -165,6 +174,43 @@ pub fn status(status: &Status, style: Style) -> String {
         line("", clean(&alarm.remedy));
     }
     out
+}
+
+/// What replication still has to do.
+fn under_way(replication: &Replication) -> String {
+    let waiting = replication.unique.waiting + replication.recomputable.waiting;
+    let transfer = replication.transfer.map(|transfer| {
+        let (done, total) = (transfer.done, transfer.total);
+        format!(", {done} of {total} transferred")
+    });
+    let repair = replication
+        .repair_buckets
+        .map(|buckets| format!(", {buckets} buckets to repair"));
+    let waiting = (waiting > 0).then(|| format!(", {waiting} waiting"));
+    [transfer, repair, waiting].into_iter().flatten().collect()
+}
+
+/// Records by namespace; nothing if there are none and nobody may write any.
+fn records(records: &Records) -> Option<String> {
+    let spaces = records.table.namespaces.iter();
+    let shown = spaces.filter(|space| space.records > 0 || !RESERVED.contains(&&*space.name));
+    let mut parts: Vec<String> = shown
+        .map(|space| match space.quota {
+            Some(quota) => format!(
+                "{} {} of {}",
+                clean(&space.name),
+                space.records,
+                quota.records
+            ),
+            None => format!("{} {}", clean(&space.name), space.records),
+        })
+        .collect();
+    let counters = &records.table.counters;
+    let refused = counters.refused_quota + counters.refused_bad + counters.refused_not_active;
+    if refused > 0 {
+        parts.push(format!("{refused} refused"));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// One node of the pair.

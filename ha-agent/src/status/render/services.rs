@@ -98,7 +98,11 @@ fn real_server(real: &RealServerStatus) -> Vec<Cell> {
         Cell::new(connections),
     ];
     row.extend(traffic(&real.traffic));
-    row.push(Cell::new(clean(real.reason.as_deref().unwrap_or("-"))));
+    let reason = real.reason.as_deref().unwrap_or("-");
+    row.push(Cell::new(clean(&match &real.own_check {
+        None => reason.to_owned(),
+        Some(own) => format!("{reason} (own check: {own})"),
+    })));
     row
 }
 
@@ -145,6 +149,7 @@ mod tests {
             last_resort: false,
             state,
             reason: None,
+            own_check: None,
             connections: 0,
             connections_max: None,
             traffic: TrafficStatus::default(),

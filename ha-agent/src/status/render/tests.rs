@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use ha_common::conn::{ConnState, flags};
 
 use super::super::model::{
-    Alarm, Connection, ConnectionQuery, NodeIdentity, Replication, SCHEMA_VERSION, TableSize,
+    Alarm, Connection, ConnectionQuery, NodeIdentity, Progress, SCHEMA_VERSION, TableSize,
 };
 use super::*;
 use crate::datapath::family::{FlowEntry, FlowKey, entry_to};
+use crate::proto::records::{self, NamespaceSnapshot, Quota, Snapshot};
+use crate::shell::records::DeskSnapshot;
 
 /// The status of the manual's example.
 pub(crate) fn sample() -> Status {
@@ -47,12 +49,60 @@ pub(crate) fn sample() -> Status {
             lag_us_p99: Some(240),
             ..Replication::default()
         },
+        records: None,
         connections: TableSize {
             established: 5,
             embryonic: 1,
             max: 1_048_576,
         },
         alarms: Vec::new(),
+    }
+}
+
+#[test]
+fn records_are_shown_by_namespace() {
+    let space = |name: &str, records, quota: Option<u32>| NamespaceSnapshot {
+        name: name.to_owned(),
+        records,
+        bytes: 0,
+        quota: quota.map(|records| Quota { records, bytes: 9 }),
+        refused: 0,
+    };
+    let mut records = Records {
+        table: Snapshot {
+            namespaces: vec![
+                space("health", 0, Some(4096)),
+                space("old", 1, None),
+                space("sessions", 0, Some(1000)),
+            ],
+            ..Snapshot::default()
+        },
+        clients: DeskSnapshot::default(),
+    };
+    records.table.counters.refused_quota = 2;
+    let mut status = sample();
+    status.records = Some(records.clone());
+    let text = super::status(&status, Style::PLAIN);
+    assert!(
+        text.contains("\nRecords      old 1, sessions 0 of 1000, 2 refused\n"),
+        "{text}"
+    );
+    records.table.namespaces.truncate(1);
+    records.table.counters.refused_quota = 0;
+    status.records = Some(records);
+    assert!(!super::status(&status, Style::PLAIN).contains("Records"));
+}
+
+/// Every counter of the records has its line in the manual.
+#[test]
+fn the_manual_has_all_counters() {
+    let page = include_str!("../../../../docs/records.md");
+    let counters = serde_json::to_value(records::Counters::default()).unwrap();
+    let clients = serde_json::to_value(DeskSnapshot::default()).unwrap();
+    for names in [counters, clients] {
+        for name in names.as_object().unwrap().keys() {
+            assert!(page.contains(&format!("| `{name}` |")), "{name}");
+        }
     }
 }
 
@@ -85,6 +135,16 @@ fn json_has_the_documented_shape() {
             "sweep": {
                 "passes": 0, "told": 0, "told_gone": 0, "mended": 0, "restored": 0, "replaced": 0,
                 "removed": 0, "in_flight": 0, "put_off": 0
+            },
+            "oldest_waiting_us": null, "transfer": null, "repair_buckets": null,
+            "comparisons": 0, "differences": 0,
+            "unique": {
+                "waiting": 0, "deferred": 0, "overflowed": 0, "coalesced": 0, "dropped": 0,
+                "repaired": 0
+            },
+            "recomputable": {
+                "waiting": 0, "deferred": 0, "overflowed": 0, "coalesced": 0, "dropped": 0,
+                "repaired": 0
             }
         },
         "connections": { "established": 5, "embryonic": 1, "max": 1_048_576 },
@@ -153,6 +213,20 @@ fn a_node_alone_shows_no_partner() {
     let text = status(&alone, Style::PLAIN);
     assert!(
         !text.contains("Replication") && !text.contains("lb2"),
+        "{text}"
+    );
+}
+
+#[test]
+fn replication_says_what_it_still_has_to_do() {
+    let mut busy = sample();
+    busy.replication.transfer = Some(Progress { done: 3, total: 9 });
+    busy.replication.repair_buckets = Some(2);
+    busy.replication.unique.waiting = 1;
+    busy.replication.recomputable.waiting = 4;
+    let text = status(&busy, Style::PLAIN);
+    assert!(
+        text.contains(" dropped, 3 of 9 transferred, 2 buckets to repair, 5 waiting\n"),
         "{text}"
     );
 }

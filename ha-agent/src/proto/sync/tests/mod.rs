@@ -1,6 +1,9 @@
 //! Tests of the whole machine.
 
+mod cells;
 mod packets;
+mod records;
+mod repair;
 mod scenarios;
 mod sim;
 mod suspects;
@@ -11,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ha_common::conn::flags;
 
+use super::record::Item;
 use super::{Record, Sync, SyncConfig};
 use crate::datapath::family::{FlowKey, none_like};
 use crate::keys::{PairKey, PairKeys};
@@ -27,8 +31,34 @@ pub(super) struct Sabotage {
     pub(super) no_deletes: bool,
     pub(super) no_nacks: bool,
     pub(super) no_digests: bool,
+    /// Asks for a lost packet again without waiting longer and longer.
+    pub(super) no_backoff: bool,
+    pub(super) no_audit: bool,
+    /// Changes reach the table and are never said.
+    pub(super) mute: bool,
     /// Knows no record that carries its own length, and no extended part.
     pub(super) first_version: bool,
+    /// Knows the extended part, but neither how buckets are repaired nor records that are no connections.
+    pub(super) second_version: bool,
+    /// Knows connections only.
+    pub(super) no_records: bool,
+}
+
+impl Sabotage {
+    /// Whether this version does not know the record.
+    pub(super) fn skips(self, item: &Item<'_>) -> bool {
+        let repairs = matches!(
+            item,
+            Item::Sums(_) | Item::Bucket(_) | Item::Complete { .. }
+        );
+        self.first_version && item.is_skippable()
+            || self.second_version && repairs
+            || self.knows_connections_only() && matches!(item, Item::Told(_))
+    }
+
+    pub(super) const fn knows_connections_only(self) -> bool {
+        self.no_records || self.first_version || self.second_version
+    }
 }
 
 fn pair_keys() -> PairKeys {

@@ -230,7 +230,9 @@ proptest! {
 
     #[test]
     fn genuine_nonsense_does_no_harm(
-        bodies in vec((0_u8..5, vec(prop_oneof![Just(0_u8), Just(1), Just(2), Just(0x10), Just(0x11), Just(0x82), Just(0x84), Just(255), any::<u8>()], 0..120)), 1..40),
+        bodies in vec((0_u8..6, vec(prop_oneof![
+            Just(0_u8), Just(1), Just(2), Just(0x10), Just(0x11), Just(0x82), Just(0x84), Just(0x87), Just(0x88), Just(0x89), Just(255), any::<u8>(),
+        ], 0..120)), 1..40),
     ) {
         let mut world = World::new(23);
         world.fill(50);
@@ -239,7 +241,7 @@ proptest! {
             let from = usize::from(kind >= 3);
             let context = world.nodes[from].sync.as_mut().unwrap().context_mut();
             let mut out = Vec::new();
-            let control = [Kind::Heartbeat, Kind::Welcome, Kind::Hello, Kind::Nack];
+            let control = [Kind::Heartbeat, Kind::Welcome, Kind::Hello, Kind::Nack, Kind::Ask];
             if let Some(index) = usize::from(kind).checked_sub(1) {
                 context.send_control(control[index], &body, Destination::Group, &mut out);
             } else {

@@ -1,4 +1,4 @@
-//! Two machines, their maps, and a network that loses, doubles, delays and cuts.
+//! Two machines, their maps, and a network that loses, doubles, delays, spoils and cuts.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -9,6 +9,7 @@ use ha_common::conn::flags;
 use super::{Sabotage, any_record, pair_keys, salt};
 use crate::datapath::family::FlowKey;
 use crate::keys::{PairKey, PairKeys};
+use crate::proto::records::{Event, EventKind, Put, Quota, Refusal, Stamp};
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Action, Change, Input, Record, Sync, SyncConfig, SyncSnapshot};
 use crate::proto::time::Instant;
@@ -16,10 +17,15 @@ use crate::proto::time::Instant;
 pub(super) const MILLIS: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
+/// Namespaces that both nodes have, and how many records fit.
+pub(super) const QUOTAS: [(&str, u32); 2] = [("sessions", 500), ("few", 100)];
+
 /// What the network does to packets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
-    pub(super) loss_percent: u64,
+    pub(super) loss_permille: u64,
+    /// One bit of the packet is wrong.
+    pub(super) corrupt_percent: u64,
     pub(super) duplicate_percent: u64,
     pub(super) delay_min: Duration,
     pub(super) delay_max: Duration,
@@ -29,12 +35,24 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) const NONE: Self = Self {
-        loss_percent: 0,
+        loss_permille: 0,
+        corrupt_percent: 0,
         duplicate_percent: 0,
         delay_min: Duration::from_micros(50),
         delay_max: Duration::from_micros(60),
         cut: [false; 2],
     };
+}
+
+/// What may happen to an entry of a node's own copy and of its map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mischief {
+    /// It is deleted as if the partner had said so.
+    Forget,
+    /// It vanishes; the node's own digests still count it.
+    Lose,
+    /// It becomes another one; the node's own digests do not notice.
+    Alter,
 }
 
 pub(super) struct Node {
@@ -44,6 +62,10 @@ pub(super) struct Node {
     pub(super) map: BTreeMap<FlowKey, Record>,
     pub(super) ready: bool,
     pub(super) applied: u64,
+    /// Until when it does nothing at all; packets for it wait.
+    pub(super) frozen: Instant,
+    /// What somebody holds who was told of every change of a record that is no connection.
+    pub(super) told: BTreeMap<(String, Vec<u8>), Vec<u8>>,
 }
 
 /// A packet under way: arrival, number, receiver, bytes.
@@ -57,6 +79,8 @@ pub(super) struct World {
     pub(super) term: u64,
     /// Changes a second made on the active node.
     pub(super) rate: u64,
+    /// Some of them are of records that are no connections.
+    pub(super) records: bool,
     pub(super) sabotage: Sabotage,
     pub(super) config: SyncConfig,
     /// Every packet ever sent: sender and bytes.
@@ -80,6 +104,8 @@ impl World {
             map: BTreeMap::new(),
             ready: false,
             applied: 0,
+            frozen: Instant::default(),
+            told: BTreeMap::new(),
         };
         let mut world = Self {
             now: Instant::from_nanos(1_000_000_000),
@@ -88,6 +114,7 @@ impl World {
             faults: Faults::NONE,
             term: 1,
             rate: 0,
+            records: true,
             sabotage: Sabotage::default(),
             config,
             recording: None,
@@ -104,6 +131,15 @@ impl World {
         world
     }
 
+    /// Both nodes anew, with empty tables of this size.
+    pub(super) fn resize(&mut self, entries: usize) {
+        self.config.max_entries = entries;
+        self.start(0);
+        self.start(1);
+        self.term += 1;
+        self.role(0, true);
+    }
+
     pub(super) fn standby(&self) -> usize {
         1 - self.active
     }
@@ -118,6 +154,11 @@ impl World {
         let salt = salt(&mut self.rng);
         let mut sync = Sync::new(config, pair_keys(), salt, seed, self.now);
         sync.context_mut().sabotage = self.sabotage;
+        sync.set_quotas(QUOTAS.map(|(name, records)| {
+            let bytes = 1 << 20;
+            (name.to_owned(), Quota { records, bytes })
+        }));
+        self.nodes[node].told.clear();
         self.nodes[node].sync = Some(sync);
         self.nodes[node].ready = false;
         let found = self.nodes[node].map.values().copied().collect();
@@ -206,6 +247,7 @@ impl World {
             match action {
                 Action::Send { to: _, bytes } => self.send(node, &bytes),
                 Action::Ready(ready) => self.nodes[node].ready = ready,
+                Action::Record(event) => self.note(node, &event),
                 Action::Apply(change) => {
                     let target = &mut self.nodes[node];
                     target.applied += 1;
@@ -230,15 +272,20 @@ impl World {
         }
         let copies = 1 + u64::from(self.rng.below(100) < self.faults.duplicate_percent);
         for _ in 0..copies {
-            if self.faults.cut[from] || self.rng.below(100) < self.faults.loss_percent {
+            if self.faults.cut[from] || self.rng.below(1000) < self.faults.loss_permille {
                 continue;
+            }
+            let mut bytes = bytes.to_owned();
+            if self.rng.below(100) < self.faults.corrupt_percent {
+                let bit = self.rng.below(8 * bytes.len() as u64) as usize;
+                bytes[bit / 8] ^= 1 << (bit % 8);
             }
             let spread = self.faults.delay_max.saturating_sub(self.faults.delay_min);
             let extra = Duration::from_nanos(self.rng.below(spread.as_nanos() as u64 + 1));
             let at = self.now + self.faults.delay_min + extra;
             self.packets += 1;
             self.network
-                .push(Reverse((at, self.packets, 1 - from, bytes.to_owned())));
+                .push(Reverse((at, self.packets, 1 - from, bytes)));
         }
     }
 
@@ -262,7 +309,7 @@ impl World {
             let mut next = end;
             for node in &self.nodes {
                 let due = node.sync.as_ref().and_then(Sync::poll_timeout);
-                next = next.min(due.unwrap_or(end));
+                next = next.min(due.map_or(end, |due| due.max(node.frozen)));
             }
             if let Some(Reverse((at, ..))) = self.network.peek() {
                 next = next.min(*at);
@@ -283,11 +330,20 @@ impl World {
         while let Some(Reverse((at, ..))) = self.network.peek()
             && *at <= self.now
         {
-            if let Some(Reverse((_at, _number, to, bytes))) = self.network.pop() {
+            let Some(Reverse((_at, number, to, bytes))) = self.network.pop() else {
+                continue;
+            };
+            let frozen = self.nodes[to].frozen;
+            if frozen > self.now {
+                self.network.push(Reverse((frozen, number, to, bytes)));
+            } else {
                 self.packet(to, &bytes);
             }
         }
         for node in 0..2 {
+            if self.nodes[node].frozen > self.now {
+                continue;
+            }
             let Some(sync) = &mut self.nodes[node].sync else {
                 continue;
             };
@@ -295,12 +351,19 @@ impl World {
                 let mut out = Vec::new();
                 sync.handle_timeout(self.now, &mut out);
                 let again = sync.poll_timeout();
-                assert!(again.is_none_or(|due| due > self.now), "busy loop");
+                assert!(
+                    again.is_none_or(|due| due > self.now),
+                    "busy loop at {}: {again:?} {:#?}",
+                    self.now,
+                    sync.snapshot()
+                );
                 self.perform(node, out);
             }
         }
         if self.rate > 0 && self.next_change <= self.now {
-            self.change();
+            if self.nodes[self.active].frozen <= self.now {
+                self.change();
+            }
             let pause = 2_000_000_000 / self.rate;
             self.next_change = self.now + Duration::from_nanos(self.rng.below(pause) + 1);
         }
@@ -308,6 +371,9 @@ impl World {
 
     /// A connection comes, changes or goes.
     fn change(&mut self) {
+        if self.records && self.rng.below(4) == 0 {
+            self.change_record();
+        }
         let map = &self.nodes[self.active].map;
         let dice = self.rng.below(100);
         if map.is_empty() || dice < 40 {
@@ -335,6 +401,104 @@ impl World {
         }
     }
 
+    /// Writes a record that is no connection.
+    pub(super) fn write(
+        &mut self,
+        namespace: &str,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<Stamp, Refusal> {
+        self.write_on(self.active, namespace, key, value, ttl)
+    }
+
+    pub(super) fn write_on(
+        &mut self,
+        node: usize,
+        namespace: &str,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<Stamp, Refusal> {
+        let put = Put {
+            namespace: namespace.to_owned(),
+            key: key.into(),
+            value: value.into(),
+            ttl,
+            age: Duration::ZERO,
+        };
+        let mut out = Vec::new();
+        let sync = self.nodes[node].sync.as_mut().unwrap();
+        let result = sync.put_record(self.now, put, &mut out);
+        self.perform(node, out);
+        result
+    }
+
+    pub(super) fn erase(&mut self, namespace: &str, key: &str) {
+        let mut out = Vec::new();
+        let sync = self.nodes[self.active].sync.as_mut().unwrap();
+        sync.delete_record(self.now, namespace, key.as_bytes(), &mut out)
+            .unwrap();
+        self.perform(self.active, out);
+    }
+
+    pub(super) fn read(&self, node: usize, namespace: &str, key: &str) -> Option<String> {
+        let sync = self.nodes[node].sync.as_ref()?;
+        let view = sync.records().get(self.now, namespace, key.as_bytes())?;
+        Some(String::from_utf8_lossy(&view.value).into_owned())
+    }
+
+    /// A record that is no connection comes, changes, lives longer or goes.
+    fn change_record(&mut self) {
+        if self.nodes[self.active].sync.is_none() {
+            return;
+        }
+        let (namespace, _) = QUOTAS[self.rng.below(2) as usize];
+        let key = format!("key {}", self.rng.below(300));
+        if self.rng.below(4) == 0 {
+            self.erase(namespace, &key);
+            return;
+        }
+        let value = format!("value {}", self.rng.below(3));
+        let ttl = (self.rng.below(2) == 0).then(|| MILLIS * (1 + self.rng.below(2000) as u32));
+        // The smaller quota refuses some.
+        if let Err(refusal) = self.write(namespace, &key, &value, ttl) {
+            assert!(matches!(refusal, Refusal::Records { .. }), "{refusal}");
+        }
+    }
+
+    /// Somebody who follows the changes.
+    fn note(&mut self, node: usize, event: &Event) {
+        let id = (event.namespace.to_string(), event.key.to_vec());
+        let told = &mut self.nodes[node].told;
+        match &event.kind {
+            EventKind::Put { value, .. } => {
+                told.insert(id, value.to_vec());
+            }
+            EventKind::Deleted | EventKind::Expired => {
+                assert!(told.remove(&id).is_some(), "{event:?} of nothing");
+            }
+        }
+    }
+
+    /// Whether the nodes hold the same records, and whoever followed the changes does.
+    pub(super) fn same_records(&self) -> bool {
+        let [first, second] = [0, 1].map(|node| {
+            let sync = self.nodes[node].sync.as_ref().unwrap();
+            let all = sync.records().dump();
+            let values = all
+                .iter()
+                .cloned()
+                .map(|(name, key, value, _)| ((name, key), value));
+            assert!(
+                values.eq(self.nodes[node].told.clone()),
+                "followers of {node}"
+            );
+            all
+        });
+        first == second
+    }
+
     pub(super) fn snapshot(&self, node: usize) -> SyncSnapshot {
         self.nodes[node].sync.as_ref().unwrap().snapshot()
     }
@@ -347,6 +511,16 @@ impl World {
     pub(super) fn converge(&mut self, within: Duration) {
         assert!(self.settle(within), "not ready: {:#?}", self.diagnosis());
         assert!(self.same_tables(), "tables differ: {:#?}", self.diagnosis());
+        // Those whose time ends now follow.
+        let end = self.now + SECOND * 5;
+        while !self.same_records() && self.now < end {
+            self.run(MILLIS * 10);
+        }
+        assert!(
+            self.same_records(),
+            "records differ: {:#?}",
+            self.diagnosis()
+        );
         for node in 0..2 {
             let entries = self.snapshot(node).entries;
             assert_eq!(
@@ -355,12 +529,71 @@ impl World {
                 "shadow of {node}"
             );
         }
+        assert!(self.same_shadows(), "shadows differ from the tables");
+    }
+
+    /// Lets everything that is wrong be found, on a healthy network without traffic; then all is equal.
+    pub(super) fn heal(&mut self, within: Duration) {
+        (self.rate, self.faults) = (0, Faults::NONE);
+        self.run(within);
+        self.converge(SECOND * 10);
+    }
+
+    /// Whether each node's own copy is what its map holds.
+    pub(super) fn same_shadows(&mut self) -> bool {
+        [0, 1].into_iter().all(|node| {
+            let shadow = &self.nodes[node].sync.as_mut().unwrap().context_mut().shadow;
+            let entries = (0..shadow.slots()).filter_map(|slot| shadow.get(slot));
+            let copy: BTreeMap<_, _> = entries
+                .filter(|entry| !entry.is_gone())
+                .map(|entry| (entry.record.key, entry.record))
+                .collect();
+            copy == self.nodes[node].map
+        })
+    }
+
+    /// Something goes wrong that no packet tells of; whether there was a connection to spoil.
+    pub(super) fn mischief(&mut self, node: usize, mischief: Mischief) -> bool {
+        let Some(key) = self.any_key(node) else {
+            return false;
+        };
+        let Node { sync, map, .. } = &mut self.nodes[node];
+        let shadow = &mut sync.as_mut().unwrap().context_mut().shadow;
+        let Some(slot) = shadow.find(&key) else {
+            return false;
+        };
+        match mischief {
+            Mischief::Forget => {
+                shadow.remove(slot);
+                map.remove(&key);
+            }
+            Mischief::Lose => {
+                shadow.lose(slot);
+                map.remove(&key);
+            }
+            Mischief::Alter => {
+                let entry = shadow.get_mut(slot).unwrap();
+                entry.record.real_port ^= 1;
+                map.insert(key, entry.record);
+            }
+        }
+        true
+    }
+
+    /// A connection that a node's map and copy hold.
+    fn any_key(&mut self, node: usize) -> Option<FlowKey> {
+        let map = &self.nodes[node].map;
+        let start = any_record(self.rng.below(u64::from(self.next_client)) as u32, 0).key;
+        let (key, _record) = map.range(start..).next().or_else(|| map.iter().next())?;
+        Some(*key)
     }
 
     /// Whether the standby becomes ready and the active knows it.
     pub(super) fn settle(&mut self, within: Duration) -> bool {
         self.rate = 0;
         self.faults = Faults::NONE;
+        let thawed = self.nodes[0].frozen.max(self.nodes[1].frozen);
+        self.run(thawed.since(self.now));
         let end = self.now + within;
         while self.now < end {
             self.run(MILLIS * 10);

@@ -107,7 +107,7 @@ fn spoilt(seed: u64, sweeps: bool) -> World {
     let mut rng = Rng::new(seed ^ 0x5eed);
     world.fill(500);
     world.rate = 500;
-    world.faults.loss_percent = rng.below(3);
+    world.faults.loss_permille = 10 * rng.below(3);
     world.faults.delay_max = MILLIS;
     world.run(SECOND);
     for node in 0..2 {

@@ -1,12 +1,17 @@
 //! Golden packets of version 1: whatever changes, these must still be made and understood.
 //! Those of what came later are at the end.
 
+use std::time::Duration;
+
 use super::{any_record, pair_keys, record};
+use crate::proto::records::{Gone, Stamp, Telling, Told};
 use crate::proto::sync::Change;
-use crate::proto::sync::record::{Item, Said};
+use crate::proto::sync::ask::{Ask, What};
+use crate::proto::sync::buckets::{Bucket, BucketSet};
+use crate::proto::sync::record::{Item, Said, Sums};
 use crate::proto::sync::seal::{Incoming, Keyring, SessionKey};
 use crate::proto::sync::wire::{
-    Header, Hello, Kind, Position, Range, Welcome, decode_nack, encode_nack,
+    Header, Hello, Kind, Position, Range, Reader, Welcome, decode_nack, encode_nack,
 };
 
 const SALT: [u8; 16] = *b"sixteen bytes ok";
@@ -59,6 +64,7 @@ fn position() -> Position {
     Position {
         current: true,
         transferring: true,
+        mends: false,
         head: 1,
         tail: 2,
         begin: 3,
@@ -67,6 +73,7 @@ fn position() -> Position {
             digest: 5,
         },
         extended: None,
+        records: None,
         total: 6,
         hello: 7,
         hello_age: 8,
@@ -115,6 +122,7 @@ fn hello() {
         next: 4,
         wants_transfer: true,
         ready: true,
+        mends: false,
         sample: 5,
         sample_age: 6,
     };
@@ -243,4 +251,156 @@ fn extended_heartbeat() {
     assert_eq!(hex(extended), "0000000000000009000000000000000a");
     // What an older version reads.
     assert_eq!(Position::decode(basic), Some(self::position()));
+}
+
+/// What the version after that knows more: the sender of a hello or heartbeat repairs buckets.
+#[test]
+fn flags_of_those_who_mend() {
+    let hello = Hello {
+        mends: true,
+        ..Hello::default()
+    };
+    let position = Position {
+        mends: true,
+        ..Position::default()
+    };
+    let (mut hello_body, mut position_body) = (Vec::new(), Vec::new());
+    hello.encode(&mut hello_body);
+    position.encode(&mut position_body);
+    assert_eq!((hello_body[32], position_body[0]), (4, 4));
+    assert_eq!(Hello::decode(&hello_body), Some(hello));
+    assert_eq!(Position::decode(&position_body), Some(position));
+}
+
+#[test]
+fn ask() {
+    let mut buckets = BucketSet::new();
+    for number in [0, 65, 4095] {
+        buckets.insert(Bucket::new(number).unwrap());
+    }
+    let ask = Ask {
+        stream: 1,
+        what: What::Contents,
+        buckets,
+    };
+    let mut body = Vec::new();
+    ask.encode(&mut body);
+    assert_eq!(Ask::decode(&body), Some(ask));
+    assert_eq!(
+        hex(&body),
+        "00000000000000010203\
+         00000000000000000101000000000000000\
+         23f8000000000000000"
+    );
+    assert!((0..body.len()).all(|end| Ask::decode(&body[..end]).is_none()));
+    check(
+        Kind::Ask,
+        &body,
+        "485301060000006e020100257369787465656e200000000000000005000000000000000300000000\
+         000000097369787465656e206279746573206f6b7fe8c56ea197038d3960662790f8ebca7e2a6eb6\
+         c584b2c0cfe02fa1dc5cdd9cd6118a4765ec2985ca0341cd37bcb11184d4299625",
+    );
+}
+
+#[test]
+fn bucket_records() {
+    let mut values = [0; 16];
+    (values[0], values[15]) = (1, u64::MAX);
+    let sums = Sums {
+        group: 64,
+        first: 48,
+        values,
+    };
+    let bucket = Bucket::new(0xabc).unwrap();
+    let items = [
+        (
+            Item::Sums(sums),
+            format!("87824030{:016x}{}{:016x}", 1, "0".repeat(14 * 16), u64::MAX),
+        ),
+        (Item::Bucket(bucket), "88020abc".to_owned()),
+        (
+            Item::Complete { bucket, sum: 7 },
+            "890a0abc0000000000000007".to_owned(),
+        ),
+    ];
+    for (item, golden) in items {
+        let mut body = Vec::new();
+        item.encode(&mut body);
+        assert_eq!(hex(&body), golden);
+        assert_eq!(Item::decode(&mut Reader::new(&body)), Some(Ok(item)));
+    }
+    let past_the_last = [0x88, 2, 0x10, 0];
+    let read = Item::decode(&mut Reader::new(&past_the_last));
+    assert!(matches!(read, Some(Err(_))));
+}
+
+#[test]
+fn bucket_of_a_connection() {
+    let of = |record: crate::proto::sync::Record| key().bucket(&record.key).number();
+    let found = [of(record(0x1234, 2)), of(any_record(1, 2))];
+    assert_eq!(found, [1396, 2876]);
+    assert_eq!(of(record(0x1234, 3)), found[0], "of the key alone");
+}
+
+/// Records that are no connections, which an older version skips.
+#[test]
+fn records() {
+    let stamp = Stamp {
+        term: 3,
+        version: 4,
+    };
+    let put = Told::Put(Telling {
+        namespace: "web",
+        key: b"k",
+        value: b"value",
+        stamp,
+        ttl: Some(Duration::from_secs(1)),
+        age: Duration::from_millis(2),
+    });
+    let delete = Told::Delete(Gone {
+        namespace: "web",
+        key: b"k",
+        stamp,
+    });
+    let mut body = Vec::new();
+    for told in [put, delete] {
+        Item::Told(told).encode(&mut body);
+    }
+    assert_eq!(
+        hex(&body),
+        "852400000002000000000000000300000000000000040000\
+         03e80301057765626b76616c756586160000000000000003000000000000000403017765626b"
+    );
+    let mut reader = Reader::new(&body);
+    for told in [put, delete] {
+        assert_eq!(Item::decode(&mut reader), Some(Ok(Item::Told(told))));
+    }
+    assert_eq!(Item::decode(&mut reader), None);
+    assert_eq!(key().sum_bytes(b"any"), 0x4f4a_9b6f_e961_e0d0);
+}
+
+#[test]
+fn heartbeat_with_records() {
+    let said = |count| {
+        Some(Said {
+            count,
+            digest: count + 1,
+        })
+    };
+    let position = Position {
+        extended: said(9),
+        records: said(11),
+        ..position()
+    };
+    let mut body = Vec::new();
+    position.encode(&mut body);
+    assert_eq!(Position::decode(&body), Some(position));
+    let (known, records) = body.split_at(body.len() - 16);
+    assert_eq!(hex(records), "000000000000000b000000000000000c");
+    // What an older version reads.
+    let without = Position {
+        records: None,
+        ..position
+    };
+    assert_eq!(Position::decode(known), Some(without));
 }
