@@ -8,6 +8,7 @@ pub mod client;
 pub mod protocol;
 pub mod records;
 pub mod server;
+pub mod socket;
 
 pub use client::{Client, ClientError};
 pub use protocol::{CaptureRequest, Done, Refusal, Reloaded, Reply, Request};

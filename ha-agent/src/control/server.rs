@@ -1,9 +1,8 @@
 //! The agent's end of the control socket.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use tokio::time::timeout;
 
 use super::Handler;
 use super::protocol::{Answer, REQUEST_MAX, Refusal, Reply, Request};
+use super::socket::{self, SocketError};
 
 /// Connections served at the same time.
 const CLIENTS_MAX: usize = 16;
@@ -30,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 /// Pause after a failed accept (out of descriptors): the next would fail at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Who may command the agent: its owner and its group.
-const MODE: u32 = 0o660;
 
 /// Why the socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -81,29 +79,7 @@ impl Listener {
             fs::create_dir_all(directory).map_err(io_error(directory))?;
         }
         let lock = lock(path)?;
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(BindError::Occupied {
-                    path: path.to_owned(),
-                });
-            }
-            Ok(_) => fs::remove_file(path).map_err(io_error(path))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(path)(error)),
-        }
-        // Made under another name, so that nobody connects before the mode is right.
-        let fresh = path.with_extension("new");
-        if let Err(error) = fs::remove_file(&fresh)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(io_error(&fresh)(error));
-        }
-        let socket = StdListener::bind(&fresh).map_err(io_error(&fresh))?;
-        socket
-            .set_nonblocking(true)
-            .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(MODE)))
-            .and_then(|()| fs::rename(&fresh, path))
-            .map_err(io_error(path))?;
+        let socket = socket::listen(path)?;
         Ok(Self {
             path: path.to_owned(),
             socket,
@@ -165,6 +141,15 @@ impl Drop for Listener {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "socket file not removed");
+        }
+    }
+}
+
+impl From<SocketError> for BindError {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::Occupied(path) => Self::Occupied { path },
+            SocketError::Io(path, source) => Self::Io { path, source },
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::ifreq::ifreq;
 use crate::config::model::Transport;
 use crate::proto::sync::{Destination, SyncRole, SyncSnapshot};
 use crate::proto::time::Instant;
@@ -148,12 +149,8 @@ fn forbid_fragments(socket: &Socket, v4: bool) -> io::Result<()> {
 
 /// The MTU of an interface in the socket's network namespace, which need not be the one that `/sys` shows.
 fn mtu(socket: &UdpSocket, device: &str) -> io::Result<usize> {
-    // SAFETY: zero is valid for all of the structure.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    // SAFETY: the request is live, and its name ends in a zero: devices have shorter ones than the field.
+    let mut request = ifreq(device);
+    // SAFETY: the request is live, and its name ends in a zero.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
     if result != 0 {
         return Err(io::Error::last_os_error());

@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd as _;
 
 use socket2::{Domain, Socket, Type};
 
+use super::ifreq::ifreq;
+
 /// `SIOCETHTOOL` of `linux/sockios.h`.
 const REQUEST: c_ulong = 0x8946;
 /// Commands of `linux/ethtool.h`, and the length of what they fill in.
@@ -80,12 +82,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 fn command(socket: &Socket, device: &str, (command, length): (u32, usize)) -> io::Result<Vec<u8>> {
-    // SAFETY: an `ifreq` of zeros is a valid one: integers, and a pointer that may be null.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name = device.bytes().take(request.ifr_name.len() - 1);
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
-    }
+    let mut request = ifreq(device);
     let mut data = vec![0_u64; length.div_ceil(size_of::<u64>())];
     if let Some(first) = data.first_mut() {
         let mut bytes = [0; 8];

@@ -21,6 +21,7 @@ pub mod frame;
 pub mod gateway;
 pub mod guard;
 pub mod history;
+mod ifreq;
 mod interfaces;
 mod names;
 pub mod neighbours;

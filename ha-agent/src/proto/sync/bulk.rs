@@ -13,7 +13,6 @@ use super::ask::{Ask, What};
 use super::buckets::{BUCKETS, Bucket, BucketSet, GROUPS};
 use super::context::Context;
 use super::counters::TransferProgress;
-use super::limits::admit;
 use super::outbox::Batch;
 use super::record::{Change, Item, SUMS_AT_ONCE, SUMS_LEN, Sums};
 use super::seal::data_room;
@@ -284,21 +283,16 @@ impl Sender {
         body: &[u8],
         out: &mut Vec<Action>,
     ) {
-        let Some(listener) = &mut self.listener else {
-            return;
-        };
-        if !admit(&mut listener.window, header.seq, context) {
+        if !self.admits(context, header) {
             return;
         }
         let Some(ask) = Ask::decode(body) else {
             context.counters.bad_body += 1;
             return;
         };
-        if ask.stream != context.session_id() {
-            context.counters.unconfirmed_session += 1;
+        if !self.is_asked(context, now, ask.stream) {
             return;
         }
-        listener.heard = now;
         context.counters.asks += 1;
         // A full transfer repairs everything.
         if !self.current || self.bulk.is_transferring() || !self.ask_tokens.take(now) {

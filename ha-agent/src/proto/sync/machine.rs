@@ -181,7 +181,8 @@ impl Sync {
         }
     }
 
-    pub(super) const fn is_active(&self) -> bool {
+    /// Whether this node speaks: the election made it active.
+    pub const fn is_active(&self) -> bool {
         matches!(self.role, Role::Active(_))
     }
 

@@ -113,20 +113,17 @@ impl Record {
 
     /// The connection that has this forward entry.
     pub fn from_entry(key: &FlowKey, entry: &FlowEntry) -> Self {
-        let mut record = Self {
+        Self {
             key: *key,
             real_addr: entry.to_addr,
-            from_addr: none_like(key.dst),
+            from_addr: entry.from_addr,
             real_port: entry.to_port,
-            from_port: 0,
+            from_port: entry.from_port,
             state: entry.state,
             flags: entry.flags,
             version: entry.version,
-        };
-        if record.has_stand_in() {
-            (record.from_addr, record.from_port) = (entry.from_addr, entry.from_port);
         }
-        record
+        .with_one_stand_in()
     }
 
     /// Whether both are the same state of the same connection, wherever each was read.
@@ -140,20 +137,25 @@ impl Record {
 
     /// The connection that an event tells of.
     pub fn from_event(event: &FlowEvent) -> Self {
-        let mut record = Self {
+        Self {
             key: event.key,
             real_addr: event.real_addr,
-            from_addr: none_like(event.key.dst),
+            from_addr: event.from_addr,
             real_port: event.real_port,
-            from_port: 0,
+            from_port: event.from_port,
             state: event.state,
             flags: event.flags,
             version: event.version,
-        };
-        if record.has_stand_in() {
-            (record.from_addr, record.from_port) = (event.from_addr, event.from_port);
         }
-        record
+        .with_one_stand_in()
+    }
+
+    /// Nothing stands in for the client but with full NAT, whatever else the data plane has in these fields.
+    fn with_one_stand_in(mut self) -> Self {
+        if !self.has_stand_in() {
+            (self.from_addr, self.from_port) = (none_like(self.key.dst), 0);
+        }
+        self
     }
 
     /// Whether something stands in for the client.

@@ -403,6 +403,24 @@ impl Sender {
         }
     }
 
+    /// Whether a genuine request is the listener's and no replay.
+    pub(super) fn admits(&mut self, context: &mut Context, header: &Header) -> bool {
+        let listener = self.listener.as_mut();
+        listener.is_some_and(|listener| admit(&mut listener.window, header.seq, context))
+    }
+
+    /// Whether a request is about this stream; then the listener was heard.
+    pub(super) fn is_asked(&mut self, context: &mut Context, now: Instant, stream: u64) -> bool {
+        if stream != context.session_id() {
+            context.counters.unconfirmed_session += 1;
+            return false;
+        }
+        if let Some(listener) = &mut self.listener {
+            listener.heard = now;
+        }
+        true
+    }
+
     /// A genuine request of the listener to repeat packets.
     pub(super) fn nack(
         &mut self,
@@ -412,21 +430,16 @@ impl Sender {
         body: &[u8],
         out: &mut Vec<Action>,
     ) {
-        let Some(listener) = &mut self.listener else {
-            return;
-        };
-        if !admit(&mut listener.window, header.seq, context) {
+        if !self.admits(context, header) {
             return;
         }
         let Some((stream, ranges)) = decode_nack(body) else {
             context.counters.bad_body += 1;
             return;
         };
-        if stream != context.session_id() {
-            context.counters.unconfirmed_session += 1;
+        if !self.is_asked(context, now, stream) {
             return;
         }
-        listener.heard = now;
         let wanted = ranges.flat_map(|range| {
             (0..u64::from(range.len)).map(move |offset| range.first.saturating_add(offset))
         });

@@ -275,12 +275,6 @@ impl Sync {
         let (_, entry) = self.context.shadow.live(key)?;
         Some(entry.record)
     }
-
-    /// Whether this node is active: its map is right, its table follows.
-    pub const fn sweeps_as_active(&self) -> bool {
-        self.is_active()
-    }
-
     /// A suspect's connection was looked up at `at`. The second time, what is wrong is told to the partner,
     /// or is to be repaired in the map; [`Self::sweep_repaired`] then follows.
     pub fn sweep_look(

@@ -8,7 +8,7 @@
 //! clients that matter are those that come back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -89,10 +89,10 @@ fn run(parts: &Parts) {
 }
 
 fn walk(parts: &Parts, known: &mut Known) {
-    let words = match parts.services.lock() {
-        Ok(services) => services.client_words(),
-        Err(_poisoned) => return,
-    };
+    let services = parts.services.lock();
+    let words = services
+        .unwrap_or_else(PoisonError::into_inner)
+        .client_words();
     if words.is_empty() && known.told.is_empty() {
         return;
     }

@@ -1,7 +1,7 @@
 //! The replication thread's end: carries out requests, and brings the partner's word where it counts.
 
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ha_common::conn::Persist;
@@ -130,9 +130,8 @@ impl Desk {
         let events = std::mem::take(&mut self.clients);
         let mut stored: Vec<(ClientKey, Persist)> = Vec::new();
         let mut gone: Vec<ClientKey> = Vec::new();
-        let Ok(services) = self.parts.services.lock() else {
-            return Ok(());
-        };
+        let services = self.parts.services.lock();
+        let services = services.unwrap_or_else(PoisonError::into_inner);
         for event in &events {
             let Ok(client) = std::str::from_utf8(&event.key) else {
                 self.counted.clients_unknown += 1;

@@ -34,7 +34,7 @@ use super::log::millis;
 use super::{Handle, Unanswered};
 use crate::config::model::RecordsListen;
 use crate::config::read_duration;
-use crate::control::{Blob, Changes, PAGE_MAX, RecordsReply, RecordsRequest};
+use crate::control::{Blob, Changes, PAGE_MAX, RecordsReply, RecordsRequest, socket};
 use crate::proto::records::{KEY_VALUE_MAX, Refusal};
 
 /// Connections served at the same time.
@@ -45,8 +45,6 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 const VALUE_MAX: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (out of descriptors): the next would fail at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Who may connect to a UNIX socket: the agent's owner and its group.
-const MODE: u32 = 0o660;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -72,15 +70,8 @@ impl Listener {
                 Socket::Tcp(TcpListener::from_std(socket)?)
             }
             RecordsListen::Path(path) => {
-                use std::os::unix::fs::PermissionsExt as _;
-                // What a crash has left behind; only one agent runs, as its control socket shows.
-                match std::fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    Ok(()) | Err(_) => {}
-                }
-                let socket = UnixListener::bind(path)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
-                Socket::Unix(socket, path.clone())
+                let socket = socket::listen(path).map_err(io::Error::other)?;
+                Socket::Unix(UnixListener::from_std(socket)?, path.clone())
             }
         };
         Ok(Self { socket })
@@ -405,6 +396,22 @@ fn whole(bytes: Vec<u8>) -> Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn other_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        std::fs::write(&path, "content").unwrap();
+        let listen = RecordsListen::Path(path.clone());
+        let error = Listener::bind(&listen).unwrap_err();
+        assert!(error.to_string().contains("is not a socket"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        // What a crash has left behind is no obstacle.
+        std::fs::remove_file(&path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(Listener::bind(&listen).unwrap());
+        assert!(!path.exists());
+    }
 
     #[test]
     fn places() {

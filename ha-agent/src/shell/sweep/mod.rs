@@ -99,7 +99,7 @@ impl Sweeper {
         {
             sync.sweep_begin(began);
         }
-        let active = sync.sweeps_as_active();
+        let active = sync.is_active();
         let services = self.services.lock();
         let services = services.unwrap_or_else(PoisonError::into_inner);
         for (place, entry) in piece.entries.iter().skip(*done).take(PORTION) {
@@ -144,7 +144,7 @@ impl Sweeper {
             },
         };
         let known = sync.record(&key);
-        let view = self.view(sync.sweeps_as_active(), &key, known.as_ref())?;
+        let view = self.view(sync.is_active(), &key, known.as_ref())?;
         let stray = suspect.half == Half::Reverse && view.reverse_key != Some(place);
         let found = if stray {
             match self.datapath.get_conn(&place)? {
