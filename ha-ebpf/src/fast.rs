@@ -15,7 +15,7 @@ use crate::packet::{Mac, Packet};
 use crate::parse::ethernet;
 use crate::parse::transport::{Flow, flag};
 use crate::rewrite::{Direction, Translation, translate};
-use crate::send::{account, known_macs, leave_by, real_macs, untouched};
+use crate::send::{account, known_macs, leave_by, leave_to, untouched};
 use crate::stateless;
 use crate::tables::{Flows, Shared, gate_open};
 use crate::work::Work;
@@ -89,12 +89,7 @@ pub fn forward<A: Family, P: Packet, T: Flows<A>>(
     if !translated(packet, tables, flow, entry, Direction::Forward) {
         return Some(Reason::Truncated);
     }
-    Some(leave_by(
-        packet,
-        Direction::Forward,
-        real.get().ifindex,
-        real_macs(real),
-    ))
+    Some(leave_to(packet, real))
 }
 
 /// Counts a packet and translates it. `false` if the frame is too short.
@@ -132,12 +127,7 @@ fn leave_untouched<A: Family, P: Packet, T: Flows<A>>(
     if let Some(reason) = untouched::<A, _>(packet, real, flow.l3, true) {
         return Some(reason);
     }
-    Some(leave_by(
-        packet,
-        Direction::Forward,
-        real.get().ifindex,
-        real_macs(real),
-    ))
+    Some(leave_to(packet, real))
 }
 
 /// Notes that the connection is alive.

@@ -140,6 +140,17 @@ pub fn leave_by<P: Packet>(
     depart(packet, direction, ifindex)
 }
 
+/// The same, to a real server the way to which is known.
+#[inline(always)]
+pub fn leave_to<P: Packet>(packet: &mut P, real: Shared<Real>) -> Reason {
+    leave_by(
+        packet,
+        Direction::Forward,
+        real.get().ifindex,
+        real_macs(real),
+    )
+}
+
 /// The verdict on a frame that leaves through an interface.
 #[inline(always)]
 fn depart<P: Packet>(packet: &mut P, direction: Direction, ifindex: u32) -> Reason {
@@ -193,7 +204,7 @@ pub fn known_macs<A: Copy>(entry: Shared<Conn<A>>) -> Macs {
 
 /// The addresses with which a packet goes to a real server.
 #[inline(always)]
-pub fn real_macs(real: Shared<Real>) -> Macs {
+fn real_macs(real: Shared<Real>) -> Macs {
     const { assert!(offset_of!(Real, src_mac) == offset_of!(Real, mac) + 6) };
     real.load_at(offset_of!(Real, mac))
 }

@@ -14,7 +14,7 @@ use crate::pace;
 use crate::packet::Packet;
 use crate::parse::transport::Flow;
 use crate::rewrite::{Direction, Translation, translate};
-use crate::send::{account, leave_by, real_macs, untouched};
+use crate::send::{account, leave_to, untouched};
 use crate::tables::{Flows, Shared, gate_open};
 
 /// Forwards a packet of no known connection; `None`, with the packet as it was, if it needs more attention.
@@ -61,12 +61,7 @@ pub fn forward<A: Family, P: Packet, T: Flows<A>>(
             return Some(Reason::Truncated);
         }
     }
-    Some(leave_by(
-        packet,
-        Direction::Forward,
-        real.get().ifindex,
-        real_macs(real),
-    ))
+    Some(leave_to(packet, real))
 }
 
 /// The real server that the hash leads to, if it takes any number of connections and the way is known.
