@@ -163,6 +163,37 @@ pub struct Evidence {
 const _: () = assert!(size_of::<Evidence>() == 48);
 const _: () = assert!(size_of::<CarpSeen>() == 256);
 
+/// Longest frame kept in [`EarlyFragment`]: of an Ethernet of the usual MTU, with two tags, in whole words.
+pub const EARLY_BYTES: usize = 1528;
+
+/// A record of `ha_early`: a fragment that came before the first of its packet, to be run again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlyFragment {
+    /// Coarse `CLOCK_MONOTONIC` nanoseconds.
+    pub at_ns: u64,
+    /// Interface it came in on.
+    pub ifindex: u32,
+    /// Number of valid bytes in `frame`.
+    pub len: u32,
+    /// [`crate::conn::FragmentKey::src`], an IPv4 address in the first word.
+    pub src: Addr6,
+    /// [`crate::conn::FragmentKey::dst`], likewise.
+    pub dst: Addr6,
+    /// [`crate::conn::FragmentKey::id`].
+    pub id: u32,
+    /// [`crate::conn::FragmentKey::proto`].
+    pub proto: u32,
+    /// 4 or 6.
+    pub family: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The frame.
+    pub frame: [u8; EARLY_BYTES],
+}
+
+const _: () = assert!(size_of::<EarlyFragment>() == 1592);
+
 /// Bytes of a packet kept in [`Sample`].
 pub const SAMPLE_BYTES: usize = 160;
 

@@ -31,7 +31,7 @@ pub mod stage;
 ///
 /// Stored in the `ha_version` map. An agent that finds pinned maps of another version refuses to
 /// touch them and says so; it never guesses.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// IP protocol numbers the data plane tells apart.
 ///
@@ -103,6 +103,7 @@ mod pod {
         event::ConnEvent6,
         event::Sample,
         event::CarpSeen,
+        event::EarlyFragment,
         event::Evidence,
         gauge::Gauge,
         rig::Flood,

@@ -44,6 +44,8 @@ pub const FILTER: &str = "ha_filter";
 pub const PACE: &str = "ha_pace";
 /// `ProgramArray` by [`crate::stage::Stage`].
 pub const STAGES: &str = "ha_stages";
+/// `RingBuf` of `EarlyFragment`.
+pub const EARLY: &str = "ha_early";
 /// `RingBuf` of `Sample`.
 pub const SAMPLES: &str = "ha_samples";
 /// `Hash<u32, LocalAddr>`: this node's own and shared addresses.
@@ -58,7 +60,8 @@ pub const PEERS: &str = "ha_peers";
 pub const DIGESTS: &str = "ha_digests";
 /// `Array<Heard>` by link, written by XDP.
 pub const HEARD: &str = "ha_heard";
-/// `Array<u64>`: token buckets, of evidence by [`crate::event::EvidenceKind`], then [`ANSWERS_BUCKET`].
+/// `Array<u64>`: token buckets, of evidence by [`crate::event::EvidenceKind`], then [`ANSWERS_BUCKET`]
+/// and [`EARLY_BUCKET`].
 pub const BUCKETS: &str = "ha_buckets";
 /// `RingBuf` of `Evidence`.
 pub const EVIDENCE: &str = "ha_evidence";
@@ -98,9 +101,13 @@ pub const RETURN_ENTRIES: u32 = 32_768;
 /// Entries of [`ADDRS4`] and of [`ADDRS6`].
 pub const ADDRS_ENTRIES: u32 = 1024;
 /// Elements of [`BUCKETS`].
-pub const BUCKETS_ENTRIES: u32 = 9;
+pub const BUCKETS_ENTRIES: u32 = 10;
 /// Element of [`BUCKETS`] for what the data plane answers by itself: ICMP errors and resets.
 pub const ANSWERS_BUCKET: u32 = 8;
+/// Element of [`BUCKETS`] for fragments that are held.
+pub const EARLY_BUCKET: u32 = 9;
+/// Bytes of [`EARLY`]: 80 fragments.
+pub const EARLY_RING_BYTES: u32 = 128 << 10;
 /// Bytes of [`EVIDENCE`].
 pub const EVIDENCE_BYTES: u32 = 16 << 10;
 /// Bytes of [`SAMPLES`].

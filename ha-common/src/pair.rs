@@ -131,6 +131,9 @@ impl Rate {
     /// ICMP errors and resets of the data plane's own (RFC 1812 section 4.3.2.8 demands a bound).
     pub const ANSWERS: Self = Self::per_second(1024, 128);
 
+    /// Fragments that are held until the first of their packet comes.
+    pub const EARLY: Self = Self::per_second(2048, 64);
+
     const fn per_second(tokens: u64, burst: u64) -> Self {
         Self {
             period_ns: 1_000_000_000 / tokens,

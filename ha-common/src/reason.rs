@@ -57,6 +57,9 @@ reasons! {
     BadIpHeader = "bad_ip_header" => Drop;
     /// A fragment for a shared address that belongs to nothing known, gate open: the kernel's.
     Fragment = "fragment" => Pass;
+    /// A fragment that came before the first of its packet: the agent sends it after that, or a moment later
+    /// to the kernel, and it is counted once more as what becomes of it.
+    FragmentHeld = "fragment_held" => Drop;
     /// To a shared address but to no virtual service, gate open: the kernel's.
     SharedAddressLocal = "shared_address_local" => Pass;
     /// To or from a shared address while the gate is closed.
@@ -177,6 +180,8 @@ pub enum Tally {
     FlowsLimited,
     /// Packets to be shown that found the ring full.
     SampleLost,
+    /// Fragments to be held that found the ring full.
+    EarlyLost,
 }
 
 impl Tally {
@@ -192,6 +197,7 @@ impl Tally {
         Self::EvidenceLost,
         Self::FlowsLimited,
         Self::SampleLost,
+        Self::EarlyLost,
     ];
 
     /// Index in `ha_reasons`.
@@ -213,6 +219,7 @@ impl Tally {
             Self::EvidenceLost => "evidence_lost",
             Self::FlowsLimited => "flows_limited",
             Self::SampleLost => "samples_lost",
+            Self::EarlyLost => "fragments_not_held",
         }
     }
 
@@ -240,6 +247,9 @@ impl Tally {
             }
             Self::SampleLost => {
                 "Packets for a capture lost because the ring to the agent was full."
+            }
+            Self::EarlyLost => {
+                "Fragments before the first of their packet that were left to the kernel because the ring to the agent was full."
             }
         }
     }

@@ -8,6 +8,8 @@
 pub const ENTRY: &str = "ha_xdp";
 /// Name of the program that deletes idle connections; it is run by the agent.
 pub const JANITOR: &str = "ha_janitor";
+/// Name of the program that sends a fragment after the first of its packet; it is run by the agent.
+pub const FOLLOW: &str = "ha_follow";
 /// Bytes in front of the first key in what it is run on: a frame must be longer than an Ethernet header. The
 /// last two are the family of the keys, 4 or 6, in the machine's byte order.
 pub const JANITOR_HEADER: usize = 16;

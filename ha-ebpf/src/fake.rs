@@ -10,7 +10,10 @@ use std::rc::Rc;
 use ha_common::LAYOUT_VERSION;
 use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
 use ha_common::control::{Config, Gate, Pace};
-use ha_common::event::{CARP_SEEN_BYTES, CarpSeen, ConnEvent, Evidence, SAMPLE_BYTES, Sample};
+use ha_common::event::{
+    CARP_SEEN_BYTES, CarpSeen, ConnEvent, EARLY_BYTES, EarlyFragment, Evidence, SAMPLE_BYTES,
+    Sample,
+};
 use ha_common::filter;
 use ha_common::maps;
 use ha_common::pair::{Digest, Heard, LINKS, PEERS, Pair, Peer};
@@ -243,6 +246,9 @@ impl<A: Address + Eq + Hash> Default for FakeFlows<A> {
     }
 }
 
+/// Records that `ha_early` holds in the kernel, each behind a header of eight bytes.
+const EARLY_MAX: usize = maps::EARLY_RING_BYTES as usize / (size_of::<EarlyFragment>() + 8);
+
 /// Workplaces that are kept: packets that are handled at the same time.
 const WORKS: u64 = 16;
 
@@ -306,6 +312,10 @@ pub struct FakeTables {
     pub adverts_max: Cell<usize>,
     /// `ha_samples`.
     pub samples: RefCell<Vec<Sample>>,
+    /// `ha_early`.
+    pub early: RefCell<Vec<EarlyFragment>>,
+    /// Records that `ha_early` can hold.
+    pub early_max: Cell<usize>,
     /// `ha_reasons`.
     pub counters: RefCell<[u64; COUNTERS]>,
     /// Runs before the next entry is added to a connection table, each once.
@@ -348,6 +358,8 @@ impl Default for FakeTables {
             adverts: RefCell::default(),
             adverts_max: Cell::new(usize::MAX),
             samples: RefCell::default(),
+            early: RefCell::default(),
+            early_max: Cell::new(EARLY_MAX),
             counters: RefCell::new([0; COUNTERS]),
             interruptions: RefCell::default(),
         }
@@ -358,6 +370,14 @@ impl FakeTables {
     /// Judges a frame as the programs do, counting the reason.
     pub fn run(&self, packet: &mut FakePacket) -> Reason {
         let reason = programs::judge(packet, self, |_| {});
+        self.count(reason as u32);
+        crate::sample::show(packet, self, reason);
+        reason
+    }
+
+    /// Runs a fragment that was held once more, counting the reason.
+    pub fn follow(&self, packet: &mut FakePacket) -> Reason {
+        let reason = crate::stage::follow(packet, self);
         self.count(reason as u32);
         crate::sample::show(packet, self, reason);
         reason
@@ -518,6 +538,27 @@ impl Tables for &FakeTables {
         let keep = fill(&mut sample);
         if keep {
             self.samples.borrow_mut().push(sample);
+        }
+        keep
+    }
+
+    fn early(self, fill: impl FnOnce(&mut EarlyFragment) -> bool) -> bool {
+        let mut early = EarlyFragment {
+            at_ns: 0,
+            ifindex: 0,
+            len: 0,
+            src: Addr6::default(),
+            dst: Addr6::default(),
+            id: 0,
+            proto: 0,
+            family: 0,
+            pad: 0,
+            frame: [0; EARLY_BYTES],
+        };
+        let mut held = self.early.borrow_mut();
+        let keep = held.len() < self.early_max.get() && fill(&mut early);
+        if keep {
+            held.push(early);
         }
         keep
     }

@@ -15,6 +15,8 @@ use crate::tunnel;
 
 /// An address family, named by its address.
 pub trait Family: Address {
+    /// 4 or 6.
+    const NUMBER: u8;
     /// Length of the header without options.
     const HEADER: usize;
     /// Whether the header has a checksum of its own.
@@ -66,6 +68,7 @@ pub trait Family: Address {
 }
 
 impl Family for u32 {
+    const NUMBER: u8 = 4;
     const HEADER: usize = ipv4::LEN;
     const HEADER_CHECKSUM: bool = true;
     const OPTIONS: bool = true;
@@ -187,6 +190,7 @@ const fn network4(ip: &ipv4::Header, l3: usize, l4: usize) -> Network<u32> {
 }
 
 impl Family for Addr6 {
+    const NUMBER: u8 = 6;
     const HEADER: usize = ipv6::LEN;
     const HEADER_CHECKSUM: bool = false;
     const OPTIONS: bool = false;

@@ -1,7 +1,7 @@
 //! Fragments: the first one has the ports and goes the way of any packet; the others follow it.
 //!
-//! A fragment that comes before the first of its packet belongs to nobody known. It is left to the kernel,
-//! like fragments of packets to the node itself.
+//! A fragment that comes before the first of its packet belongs to nobody known: [`crate::early`]. What no
+//! first one comes for is left to the kernel, like fragments of packets to the node itself.
 
 use ha_common::conn::{FRAGMENT_LIFETIME_NS, FragmentKey, flags};
 use ha_common::reason::{Reason, Verdict};

@@ -4,21 +4,23 @@
 //! Routers repeat as little as the header and eight bytes (RFC 792); that is enough here. What an error
 //! repeats is a packet on its way *out* of the balancer, so it is undone what the opposite direction's
 //! entry does: with the forward entry, the error is about an answer and goes to the real server; with the
-//! reverse entry, it is about a client's packet and goes to the client.
+//! reverse entry, it is about a client's packet and goes to the client. A half-open connection knows the same
+//! ends, so that a request that nobody can deliver is refused at once instead of repeated in vain.
 
 use ha_common::checksum::{apply, delta16};
-use ha_common::conn::{Conn, ConnKey, flags};
+use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, flags};
 use ha_common::proto;
 use ha_common::reason::Reason;
 use ha_common::service::{Addr6, Address as _, RealState};
 
+use crate::conntrack::client::is_fresh;
 use crate::family::{Family, is_transport};
 use crate::packet::{Hop, Packet};
 use crate::parse::transport::{TCP_CHECKSUM, UDP_CHECKSUM};
 use crate::parse::{ipv4, ipv6};
 use crate::rewrite::{Direction, udp_checksum};
-use crate::send::{account, known_hop, leave, real_hop, untouched};
-use crate::tables::{Flows, Shared, gate_open};
+use crate::send::{account, hop_of, leave, real_hop, untouched};
+use crate::tables::{Flows, gate_open};
 use crate::work::Work;
 
 /// Length of an ICMP header.
@@ -85,12 +87,15 @@ pub fn forward<A: Icmp, P: Packet, T: Flows<A>>(
     tables: T,
     work: &mut Work<A>,
 ) -> Option<Reason> {
-    let entry = tables.conn(&work.error.key)?;
+    if !find(tables, work) {
+        return None;
+    }
     if !gate_open(tables, tables.coarse_ns()) {
         return Some(Reason::GateClosed);
     }
-    let real = tables.real(entry.get().real)?;
-    if real.get().generation != entry.get().real_generation
+    let id = work.forward.real;
+    let real = tables.real(id)?;
+    if real.get().generation != work.forward.real_generation
         || RealState::from_u8(real.get().state) == RealState::Unused
     {
         return None;
@@ -99,26 +104,26 @@ pub fn forward<A: Icmp, P: Packet, T: Flows<A>>(
     if work.error.ttl <= 1 {
         return Some(Reason::TtlExpired);
     }
-    let direction = if entry.get().is_reverse() {
+    let direction = if work.forward.is_reverse() {
         Direction::Reverse
     } else {
         Direction::Forward
     };
     work.hop = match direction {
         Direction::Forward if real.get().hop_known != 0 => real_hop(real),
-        Direction::Reverse if entry.get().flags & flags::HOP_KNOWN != 0 => known_hop(entry),
+        Direction::Reverse if work.forward.flags & flags::HOP_KNOWN != 0 => hop_of(&work.forward),
         Direction::Forward | Direction::Reverse => Hop::UNKNOWN,
     };
-    account(tables, entry.get().real, direction, work.error.len);
+    account(tables, id, direction, work.error.len);
     let l3 = work.error.l3 & L3_MASK;
     let known = work.hop.is_known();
-    if entry.get().flags & flags::ONE_WAY != 0 {
+    if work.forward.flags & flags::ONE_WAY != 0 {
         // What it repeats is the real server's own packet.
         if let Some(reason) = untouched::<A, _>(packet, real, l3, known) {
             return Some(reason);
         }
     } else {
-        find_ends(entry, work);
+        find_ends(work);
         if !A::restore(packet, work) || (known && !A::age(packet, l3)) {
             return Some(Reason::Truncated);
         }
@@ -126,10 +131,77 @@ pub fn forward<A: Icmp, P: Packet, T: Flows<A>>(
     Some(leave(packet, direction, &work.hop))
 }
 
+/// Finds the connection that [`Work::error`] is about, as [`Work::forward`]: an established one, or one whose
+/// handshake is not complete. `false` if there is none.
+#[inline(never)]
+fn find<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>) -> bool {
+    if let Some(entry) = tables.conn(&work.error.key) {
+        work.forward = entry.get();
+        return true;
+    }
+    if work.error.key.proto != u32::from(proto::TCP) {
+        return false;
+    }
+    half_open(tables, work, false) || half_open(tables, work, true)
+}
+
+/// Finds the half-open connection that the error is about: about an answer of the real server, or `reverse`,
+/// about a request to it.
+#[inline(never)]
+fn half_open<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>, reverse: bool) -> bool {
+    let key = &work.error.key;
+    let (client, port) = if reverse {
+        (key.dst, key.dport)
+    } else {
+        (key.src, key.sport)
+    };
+    work.embryo_key = EmbryoKey {
+        client,
+        port,
+        pad: 0,
+    };
+    let Some(embryo) = tables
+        .embryo(&work.embryo_key)
+        .filter(|embryo| is_fresh(*embryo, tables.coarse_ns()))
+    else {
+        return false;
+    };
+    embryo.read(|embryo| {
+        let is_its = if reverse {
+            embryo.flags & flags::ONE_WAY == 0
+                && (key.src, key.sport) == (embryo.real_addr, embryo.real_port)
+        } else {
+            (key.dst, key.dport) == (embryo.vip, embryo.vport)
+        };
+        if is_its {
+            imagine(&mut work.forward, embryo, reverse);
+        }
+        is_its
+    })
+}
+
+/// The entry that a half-open connection would have for one direction, as far as an error needs it.
+#[inline(always)]
+fn imagine<A: Copy>(conn: &mut Conn<A>, embryo: &Embryo<A>, reverse: bool) {
+    conn.flags = embryo.flags;
+    (conn.to_addr, conn.to_port) = (embryo.real_addr, embryo.real_port);
+    if reverse {
+        conn.flags |= flags::REVERSE;
+        (conn.to_addr, conn.to_port) = (embryo.vip, embryo.vport);
+    }
+    if embryo.hop_ifindex != 0 {
+        conn.flags |= flags::HOP_KNOWN;
+    }
+    (conn.from_addr, conn.from_port) = (embryo.from_addr, embryo.from_port);
+    (conn.real, conn.real_generation) = (embryo.real, embryo.real_generation);
+    conn.hop_ifindex = embryo.hop_ifindex;
+    (conn.hop_mac, conn.hop_src) = (embryo.hop_mac, embryo.hop_src);
+}
+
 /// Finds out what the ends are to be on the other side. Returns whether both are translated.
 #[inline(never)]
-fn find_ends<A: Family>(entry: Shared<Conn<A>>, work: &mut Work<A>) -> bool {
-    let conn = entry.get();
+fn find_ends<A: Family>(work: &mut Work<A>) -> bool {
+    let conn = &work.forward;
     let error = &work.error;
     // The repeated packet's own ends, as `key` has them turned round.
     let near = (error.key.src, error.key.sport);

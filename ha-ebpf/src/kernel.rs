@@ -8,6 +8,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, BPF_RB_NO_WAKEUP, bpf_fib_lookup as FibLookup, xdp_md,
 };
+use aya_ebpf::btf_maps::RingBuf;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{
     bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_redirect,
@@ -16,7 +17,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::XdpContext;
 use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
 use ha_common::control::{Config, Gate, Pace};
-use ha_common::event::{CarpSeen, ConnEvent, Evidence, Sample};
+use ha_common::event::{CarpSeen, ConnEvent, EarlyFragment, Evidence, Sample};
 use ha_common::pair::{Digest, Heard, Pair, Peer};
 use ha_common::service::{Addr6, Load, Real, ReturnPath, Service, ServiceKey, Timeouts, Traffic};
 
@@ -202,6 +203,28 @@ unsafe fn zero<T>(record: *mut T) {
     }
 }
 
+/// Hands a record of a ring to the agent, if `fill` completes it.
+#[inline(always)]
+fn hand_over<T: 'static, const BYTES: usize>(
+    ring: &RingBuf<(), BYTES>,
+    fill: impl FnOnce(&mut T) -> bool,
+) -> bool {
+    let Some(mut entry) = ring.reserve_untyped::<T>(0) else {
+        return false;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the record was reserved for one value of this type, of integers and byte arrays.
+    unsafe { zero(record) };
+    // SAFETY: initialised by the line above.
+    let keep = fill(unsafe { &mut *record });
+    if keep {
+        entry.submit(0);
+    } else {
+        entry.discard(0);
+    }
+    keep
+}
+
 #[inline(always)]
 fn shared<T: Copy>(pointer: Option<*mut T>) -> Option<Shared<T>> {
     // SAFETY: map values stay readable and writable while the program runs; all value types are
@@ -358,20 +381,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn carp_seen(self, fill: impl FnOnce(&mut CarpSeen) -> bool) -> bool {
-        let Some(mut entry) = maps::CARP.reserve_untyped::<CarpSeen>(0) else {
-            return false;
-        };
-        let seen = entry.as_mut_ptr();
-        // SAFETY: the record was reserved for one value of this type.
-        unsafe { zero(seen) };
-        // SAFETY: initialised by the line above: integers and byte arrays only.
-        let keep = fill(unsafe { &mut *seen });
-        if keep {
-            entry.submit(0);
-        } else {
-            entry.discard(0);
-        }
-        keep
+        hand_over(&maps::CARP, fill)
     }
 
     #[inline(always)]
@@ -386,20 +396,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn sample(self, fill: impl FnOnce(&mut Sample) -> bool) -> bool {
-        let Some(mut entry) = maps::SAMPLES.reserve_untyped::<Sample>(0) else {
-            return false;
-        };
-        let sample = entry.as_mut_ptr();
-        // SAFETY: the record was reserved for one value of this type.
-        unsafe { zero(sample) };
-        // SAFETY: initialised by the line above: integers and byte arrays only.
-        let keep = fill(unsafe { &mut *sample });
-        if keep {
-            entry.submit(0);
-        } else {
-            entry.discard(0);
-        }
-        keep
+        hand_over(&maps::SAMPLES, fill)
+    }
+
+    #[inline(always)]
+    fn early(self, fill: impl FnOnce(&mut EarlyFragment) -> bool) -> bool {
+        hand_over(&maps::EARLY, fill)
     }
 
     #[inline(always)]
@@ -489,16 +491,10 @@ macro_rules! flows {
 
             #[inline(always)]
             fn event(self, fill: impl FnOnce(&mut ConnEvent<$address>)) -> bool {
-                let Some(mut entry) = maps::EVENTS.reserve_untyped::<ConnEvent<$address>>(0) else {
-                    return false;
-                };
-                let event = entry.as_mut_ptr();
-                // SAFETY: the record was reserved for one value of this type.
-                unsafe { zero(event) };
-                // SAFETY: initialised by the line above: integers only.
-                fill(unsafe { &mut *event });
-                entry.submit(0);
-                true
+                hand_over(&maps::EVENTS, |event| {
+                    fill(event);
+                    true
+                })
             }
 
             #[inline(always)]

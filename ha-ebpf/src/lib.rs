@@ -20,8 +20,11 @@
 //! flow       connection? gate ─ translate ─ out
 //!            ├ to a shared address ─ gate ─ service ─ half-open | new
 //!            └ from a real server ─ gate ─ half-open | rebuild
-//! odd        later fragment? after the first : ICMP error? like its connection : shared address? gate
+//! odd        later fragment? after the first | held : ICMP error? like its connection : shared address? gate
 //! ```
+//!
+//! Two more programs are attached nowhere; the agent runs them: the janitor, and `follow` on the fragments that
+//! were held.
 //!
 //! `─▶` is a tail call: each stage is a program of its own ([`ha_common::stage`]), which reads the packet
 //! anew. Deliberately absent: the election (user space decides who is active, the gate says it here; only
@@ -31,6 +34,7 @@
 pub mod answer;
 pub mod carp;
 pub mod conntrack;
+pub mod early;
 pub mod evidence;
 #[cfg(not(target_arch = "bpf"))]
 pub mod fake;
@@ -271,6 +275,20 @@ pub mod stage {
             }
             None => false,
         }
+    }
+
+    /// A later fragment that was held: after the first one by now, or the kernel's.
+    #[inline(always)]
+    pub fn follow<P: Packet, T: Flows<u32> + Flows<Addr6>>(packet: &mut P, tables: T) -> Reason {
+        let reason = match l3(packet, tables) {
+            Ok(l3) => match ethernet::parse(packet) {
+                Ok(link) if link.ethertype == ethertype::IPV6 => odd::held6(packet, tables, l3),
+                Ok(_) => odd::held4(packet, tables, l3),
+                Err(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        virtual_mac::accept(packet, tables, reason)
     }
 
     /// What else there is in IPv4.

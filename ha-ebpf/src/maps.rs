@@ -163,6 +163,10 @@ pub static EVENTS: RingBuf<(), { size::EVENTS_BYTES as usize }> = RingBuf::new()
 #[btf_map(name = "ha_samples")]
 pub static SAMPLES: RingBuf<(), { size::SAMPLES_BYTES as usize }> = RingBuf::new();
 
+/// Fragments before the first of their packet.
+#[btf_map(name = "ha_early")]
+pub static EARLY: RingBuf<(), { size::EARLY_RING_BYTES as usize }> = RingBuf::new();
+
 /// Advertisements.
 #[btf_map(name = "ha_carp")]
 pub static CARP: RingBuf<(), { size::CARP_BYTES as usize }> = RingBuf::new();

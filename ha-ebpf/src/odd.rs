@@ -7,6 +7,7 @@ use ha_common::reason::Reason;
 use ha_common::service::{Addr6, addr_kind};
 use ha_common::stage::Stage;
 
+use crate::early;
 use crate::family::{Family, is_transport};
 use crate::fragment::{self, Later};
 use crate::icmp::{self, Icmp};
@@ -30,18 +31,8 @@ pub fn ipv4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> R
         };
     }
     let known = if ip.is_later_fragment() {
-        let later = Later {
-            key: FragmentKey {
-                src: ip.src,
-                dst: ip.dst,
-                id: u32::from(ip.id),
-                proto: u32::from(ip.protocol),
-            },
-            l3,
-            len: ip.total_len as u32,
-            ttl: ip.ttl,
-        };
-        fragment::follow(packet, tables, &later)
+        let later = later4(&ip, l3);
+        fragment::follow(packet, tables, &later).or_else(|| early::hold(packet, tables, &later))
     } else if ip.protocol == proto::ICMP {
         about_a_connection::<u32, _, _>(packet, tables, l3)
     } else {
@@ -72,18 +63,8 @@ pub fn ipv6<P: Packet, T: Flows<Addr6>>(packet: &mut P, tables: T, l3: usize) ->
         });
     };
     let known = if payload.later_fragment {
-        let later = Later {
-            key: FragmentKey {
-                src: ip.src,
-                dst: ip.dst,
-                id: payload.id,
-                proto: u32::from(payload.protocol),
-            },
-            l3,
-            len: ip.total_len as u32,
-            ttl: ip.hop_limit,
-        };
-        fragment::follow(packet, tables, &later)
+        let later = later6(&ip, &payload, l3);
+        fragment::follow(packet, tables, &later).or_else(|| early::hold(packet, tables, &later))
     } else if is_transport(payload.protocol) {
         return Outcome::Next(Stage::Flow6);
     } else if ip.next == proto::ICMPV6 {
@@ -99,6 +80,59 @@ pub fn ipv6<P: Packet, T: Flows<Addr6>>(packet: &mut P, tables: T, l3: usize) ->
         };
         local(tables, shared, if_open)
     }))
+}
+
+/// Judges an IPv4 fragment that was held.
+#[inline(never)]
+pub fn held4<P: Packet, T: Flows<u32>>(packet: &mut P, tables: T, l3: usize) -> Reason {
+    match ipv4::parse(packet, l3) {
+        Some(ip) if ip.is_sound() => fragment::follow(packet, tables, &later4(&ip, l3))
+            .unwrap_or_else(|| local(tables, tables.addr_kind(ip.dst), Reason::Fragment)),
+        _ => Reason::NotIp,
+    }
+}
+
+/// Judges an IPv6 fragment that was held.
+#[inline(never)]
+pub fn held6<P: Packet, T: Flows<Addr6>>(packet: &mut P, tables: T, l3: usize) -> Reason {
+    let Some(ip) = ipv6::parse(packet, l3) else {
+        return Reason::NotIp;
+    };
+    match ipv6::payload(packet, l3, &ip) {
+        Some(payload) => fragment::follow(packet, tables, &later6(&ip, &payload, l3))
+            .unwrap_or_else(|| local(tables, tables.addr6_kind(&ip.dst), Reason::Fragment)),
+        None => Reason::NotIp,
+    }
+}
+
+#[inline(always)]
+fn later4(ip: &ipv4::Header, l3: usize) -> Later<u32> {
+    Later {
+        key: FragmentKey {
+            src: ip.src,
+            dst: ip.dst,
+            id: u32::from(ip.id),
+            proto: u32::from(ip.protocol),
+        },
+        l3,
+        len: ip.total_len as u32,
+        ttl: ip.ttl,
+    }
+}
+
+#[inline(always)]
+fn later6(ip: &ipv6::Header, payload: &ipv6::Payload, l3: usize) -> Later<Addr6> {
+    Later {
+        key: FragmentKey {
+            src: ip.src,
+            dst: ip.dst,
+            id: payload.id,
+            proto: u32::from(payload.protocol),
+        },
+        l3,
+        len: ip.total_len as u32,
+        ttl: ip.hop_limit,
+    }
 }
 
 /// Sends an ICMP error the way of the connection that it is about. `None` if it is no such error.

@@ -188,11 +188,17 @@ pub fn account<T: Tables>(tables: T, id: u16, direction: Direction, len: u32) {
 /// The hop that an entry remembers.
 #[inline(always)]
 pub fn known_hop<A: Copy>(entry: Shared<Conn<A>>) -> Hop {
-    entry.read(|conn| Hop {
+    entry.read(hop_of)
+}
+
+/// The hop that a copy of an entry remembers.
+#[inline(always)]
+pub fn hop_of<A: Copy>(conn: &Conn<A>) -> Hop {
+    Hop {
         ifindex: conn.hop_ifindex,
         mac: Mac::read_wide(&conn.hop_mac),
         src: Mac::read_wide(&conn.hop_src),
-    })
+    }
 }
 
 /// The addresses with which a packet goes where an entry remembers.

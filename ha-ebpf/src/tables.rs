@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
 use ha_common::control::{Config, Gate, Pace};
-use ha_common::event::{CarpSeen, ConnEvent, Evidence, Sample};
+use ha_common::event::{CarpSeen, ConnEvent, EarlyFragment, Evidence, Sample};
 use ha_common::filter;
 use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
 use ha_common::reason::Tally;
@@ -71,6 +71,8 @@ pub trait Tables: Copy {
     fn evidence(self, evidence: &Evidence) -> bool;
     /// Shows a packet to whoever captures, as [`Self::carp_seen`] does.
     fn sample(self, fill: impl FnOnce(&mut Sample) -> bool) -> bool;
+    /// Hands a fragment to the agent, as [`Self::carp_seen`] does.
+    fn early(self, fill: impl FnOnce(&mut EarlyFragment) -> bool) -> bool;
     /// Adds one to a counter.
     fn count(self, index: u32);
 }

@@ -28,7 +28,7 @@ pub struct Work<A> {
     pub plan: Plan,
     /// Its real server.
     pub target: Target<A>,
-    /// The forward entry.
+    /// The forward entry; for a fragment or an ICMP error, a copy of the one it follows.
     pub forward: Conn<A>,
     /// Key of the reverse entry.
     pub reverse_key: ConnKey<A>,

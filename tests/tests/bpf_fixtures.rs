@@ -13,18 +13,23 @@
 mod bpf;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use bpf::family::Family;
-use bpf::lab::{BACK, Lab, MTU, Setting, USUAL};
+use bpf::lab::{BACK, Lab, MTU, NODE_BACK_MAC, Setting, USUAL};
+use bpf::routes::{NEIGHBOUR, NEIGHBOUR_MAC, SILENT};
 use bpf::world::Place;
-use bpf::{Instance, agreement, budget, cases, lengths, mutation};
+use bpf::{Instance, agreement, budget, cases, lengths, mutation, routes};
 use clap::Parser as _;
 use ha_common::reason::Reason;
 use ha_common::service::Forwarding;
 use ha_tests::gauge;
+use ha_tests::packet::{Mac, mapped};
 use ha_tests::rig::locate;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
@@ -68,8 +73,9 @@ fn main() -> ExitCode {
         trials.push(trial(format!("host::{name}"), Ok(Place::Host), test));
         trials.push(trial(format!("kernel::{name}"), kernel.clone(), test));
     }
-    let more: [(&str, WholeTest); 3] = [
+    let more: [(&str, WholeTest); 4] = [
         ("agrees_with_the_host", agrees),
+        ("what_the_kernel_can_route_is_sent_at_once", routes::hit),
         ("programs_stay_within_their_budget", |_| budget::check()),
         ("the_bench_finds_every_packet_where_it_belongs", |_| bench()),
     ];
@@ -108,12 +114,27 @@ fn kernel() -> Result<Place, String> {
 }
 
 /// Moves the process, which has no other thread yet, to where the interfaces that the cases name exist
-/// and take packets as long as on the host.
+/// and take packets as long as on the host, and where the kernel is a router with one neighbour.
 fn interfaces() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot leave the network namespace")?;
-    let script = format!(
-        "link set lo mtu {MTU} up\nlink add back index {BACK} mtu {MTU} type veth peer name back-peer"
+    for family in ["ipv4", "ipv6"] {
+        let forwarding = format!("/proc/sys/net/{family}/conf/all/forwarding");
+        fs::write(&forwarding, "1").context(forwarding)?;
+    }
+    let mac = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mut script = format!(
+        "link set lo mtu {MTU} up\nlink add back index {BACK} address {} mtu {MTU} type veth peer name back-peer\n\
+         link set back up\nlink set back-peer up\n",
+        mac(NODE_BACK_MAC)
     );
+    for address in [IpAddr::from(NEIGHBOUR), mapped(NEIGHBOUR).into()] {
+        let lladdr = mac(NEIGHBOUR_MAC);
+        writeln!(script, "route add {address} dev back")?;
+        writeln!(script, "neighbour add {address} lladdr {lladdr} dev back")?;
+    }
+    for address in [IpAddr::from(SILENT), mapped(SILENT).into()] {
+        writeln!(script, "route add {address} dev back")?;
+    }
     let mut ip = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())

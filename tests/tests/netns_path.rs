@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
 use ha_common::proto;
+use ha_common::reason::Reason;
 use ha_tests::clock::now_ns;
 use ha_tests::rig::capture::{Capture, Frame};
 use ha_tests::rig::config::{
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
                 refused(Forwarding::FullNat)
             }),
             ("fragments_find_their_way", fragments),
+            ("the_first_fragment_may_come_last", backwards),
         ],
     )
 }
@@ -382,4 +384,33 @@ fn fragments() -> Result<()> {
     }
     right_checksums(&capture.finish()?);
     Ok(())
+}
+
+/// Late first fragments are waited for: the whole datagram comes back.
+fn backwards() -> Result<()> {
+    let pair = whole(PairConfig::default())?;
+    let capture = capture(&pair)?;
+    let active = &pair.nodes[pair.active()?];
+    for shared in SHARED {
+        let mut datagrams = Datagrams::open(&pair.client, service(shared))?;
+        datagrams.ask()?;
+        let before = held(active)?;
+        datagrams
+            .echo_backwards(&pair.client, 3000)
+            .with_context(|| format!("to {shared}"))?;
+        ensure!(held(active)? >= before + 2, "nothing was held for {shared}");
+    }
+    right_checksums(&capture.finish()?);
+    Ok(())
+}
+
+/// Fragments that came before the first of their packet.
+fn held(node: &Node) -> Result<u64> {
+    let counters = node.counters()?;
+    let held = Reason::FragmentHeld.as_str();
+    let found = counters
+        .counters
+        .iter()
+        .find(|counter| counter.name == held);
+    Ok(found.context("no such counter")?.value)
 }

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod capture;
+mod connections;
 mod doctor;
 mod local;
 mod pcapng;

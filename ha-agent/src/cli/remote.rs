@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use super::args::{Args, DEFAULT_CONFIG, Switch, Verb};
 use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
-use super::{capture, records, trace};
+use super::{capture, connections, records, trace};
 use crate::config;
 use crate::control::{Client, ClientError, Done, Reloaded, Request};
-use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, PAGE_MAX, Services, Status};
+use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
 use crate::status::render::{self, Style};
 
 /// Sends the command and shows the answer.
@@ -74,11 +74,16 @@ pub(super) fn command(args: &Args) -> Exit {
                 from: None,
             };
             let show = |page: &ConnectionPage| render::connections(page, style);
-            if wanted.all {
-                let whole = whole_table(ask.client, query);
-                ask.answer(whole, show)
-            } else {
-                ask.show(&Request::Connections(query), show)
+            match (wanted.all, args.json) {
+                (true, true) => match connections::stream(ask.client, query) {
+                    Ok(exit) => exit,
+                    Err(error) => explain(&error, args),
+                },
+                (true, false) => {
+                    let whole = connections::whole_table(ask.client, query);
+                    ask.answer(whole, show)
+                }
+                (false, _) => ask.show(&Request::Connections(query), show),
             }
         }
         Verb::Counters { all } => ask.show(&Request::Counters, |counters: &Counters| {
@@ -145,24 +150,6 @@ impl Ask<'_> {
             Err(error) => explain(&error, self.args),
         }
     }
-}
-
-/// All pages as one. Connections that come and go meanwhile may be missed, none is listed twice.
-fn whole_table(
-    client: &mut Client,
-    mut query: ConnectionQuery,
-) -> Result<ConnectionPage, ClientError> {
-    let mut whole = query.page();
-    query.limit = PAGE_MAX;
-    query.from = Some(0);
-    while query.from.is_some() {
-        let page: ConnectionPage = client.request(&Request::Connections(query.clone()))?;
-        whole.total += page.total;
-        whole.matching += page.matching;
-        whole.connections.extend(page.connections);
-        query.from = page.next;
-    }
-    Ok(whole)
 }
 
 fn done(done: &Done) -> String {

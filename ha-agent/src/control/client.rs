@@ -69,9 +69,19 @@ impl Client {
 
     /// Sends a command and waits for what it yields.
     pub fn request<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+        self.send(request)?;
+        self.receive()
+    }
+
+    /// Sends a command. Its answer comes after those to the commands before it.
+    pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line)?;
+        Ok(self.stream.get_mut().write_all(&line)?)
+    }
+
+    /// Waits for what a command yields.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<T, ClientError> {
         let mut line = Vec::new();
         (&mut self.stream)
             .take(ANSWER_MAX)

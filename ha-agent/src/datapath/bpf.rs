@@ -9,11 +9,11 @@ use aya::Pod;
 use aya::maps::{MapData, RingBuf};
 use ha_common::conn::Persist;
 use ha_common::control::Config;
-use ha_common::event::{Evidence, Sample};
-use ha_common::maps;
+use ha_common::event::{EarlyFragment, Evidence, Sample};
 use ha_common::pair::{Digest, Pair, Peer};
 use ha_common::reason::COUNTERS;
 use ha_common::service::{Addr6, Load, LocalAddr, Real, Service, Timeouts, Traffic};
+use ha_common::{maps, stage};
 
 use super::family::{ClientKey, FlowEntry, FlowKey, ListenKey, ReturnRoute};
 use super::inspect::Unwritten;
@@ -51,21 +51,32 @@ pub struct Bpf {
     rings: Rings,
     counters: PerCpuCounters,
     janitor: OwnedFd,
+    follow: OwnedFd,
 }
 
-/// The rings nobody is woken for.
+/// The programs that the agent runs.
+pub(crate) struct Runnable {
+    /// Deletes idle connections.
+    pub(crate) janitor: OwnedFd,
+    /// Sends fragments after the first of their packet.
+    pub(crate) follow: OwnedFd,
+}
+
+/// The rings that are read through [`Datapath`].
 pub(crate) struct Rings {
     /// `ha_evidence`.
     pub(crate) evidence: Mutex<RingBuf<MapData>>,
     /// `ha_samples`.
     pub(crate) samples: Mutex<RingBuf<MapData>>,
+    /// `ha_early`.
+    pub(crate) early: Mutex<RingBuf<MapData>>,
 }
 
 impl Bpf {
-    /// Wraps the maps that `open` returns by name, the janitor program and the rings.
+    /// Wraps the maps that `open` returns by name, the programs to run and the rings.
     pub(crate) fn new(
         open: impl Fn(&'static str) -> Result<OwnedFd, DatapathError>,
-        janitor: OwnedFd,
+        programs: Runnable,
         rings: Rings,
     ) -> Result<Self, DatapathError> {
         let per_cpu = |name, words| {
@@ -87,7 +98,8 @@ impl Bpf {
             unwritten: Unwritten::open(&open)?,
             rings,
             counters: per_cpu(maps::REASONS, 1)?,
-            janitor,
+            janitor: programs.janitor,
+            follow: programs.follow,
         })
     }
 
@@ -240,6 +252,26 @@ impl Datapath for Bpf {
 
     fn samples(&self) -> Result<Vec<Sample>, DatapathError> {
         Ok(drain(&self.rings.samples))
+    }
+
+    fn early(&self) -> Result<Vec<EarlyFragment>, DatapathError> {
+        Ok(drain(&self.rings.early))
+    }
+
+    fn first_came(&self, early: &EarlyFragment) -> Result<bool, DatapathError> {
+        match early.family {
+            4 => self.v4.first_came(early),
+            _ => self.v6.first_came(early),
+        }
+    }
+
+    fn follow(&self, early: &EarlyFragment) -> Result<(), DatapathError> {
+        let frame = early.frame.get(..early.len as usize).unwrap_or_default();
+        let run = super::sys::receive(self.follow.as_fd(), frame, early.ifindex);
+        run.map_err(|source| DatapathError::Program {
+            program: stage::FOLLOW,
+            source,
+        })
     }
 
     fn get_conn(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError> {

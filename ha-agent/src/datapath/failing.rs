@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ha_common::conn::Persist;
 use ha_common::control::Config;
-use ha_common::event::{Evidence, Sample};
+use ha_common::event::{EarlyFragment, Evidence, Sample};
 use ha_common::service::{Load, LocalAddr, Real, Service, Timeouts, Traffic};
 
 use super::family::{ClientKey, FlowEntry, FlowKey, ListenKey, ReturnRoute};
@@ -87,6 +87,9 @@ delegate! {
     fn set_pair(&self, tables: &PairTables) -> ();
     fn evidence(&self) -> Vec<Evidence>;
     fn samples(&self) -> Vec<Sample>;
+    fn early(&self) -> Vec<EarlyFragment>;
+    fn first_came(&self, early: &EarlyFragment) -> bool;
+    fn follow(&self, early: &EarlyFragment) -> ();
     fn get_conn(&self, key: &FlowKey) -> Option<FlowEntry>;
     fn put_conns(&self, entries: &[(FlowKey, FlowEntry)]) -> ();
     fn remove_conns(&self, keys: &[FlowKey]) -> usize;

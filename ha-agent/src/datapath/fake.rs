@@ -1,12 +1,12 @@
 //! The data plane's maps in memory: same semantics, same limits, no kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ha_common::conn::{Persist, flags};
 use ha_common::control::Config;
-use ha_common::event::{Evidence, Sample};
+use ha_common::event::{EarlyFragment, Evidence, Sample};
 use ha_common::maps;
 use ha_common::reason::{COUNTERS, Tally};
 use ha_common::service::{Addr6, Load, LocalAddr, Real, Service, Timeouts, Traffic};
@@ -54,6 +54,12 @@ pub struct State {
     pub evidence: Vec<Evidence>,
     /// `ha_samples`.
     pub samples: Vec<Sample>,
+    /// `ha_early`.
+    pub early: Vec<EarlyFragment>,
+    /// Packets of which the first fragment came, by identification.
+    pub firsts: BTreeSet<u32>,
+    /// Fragments that were run once more.
+    pub followed: Vec<EarlyFragment>,
     /// `ha_conns4` and `ha_conns6`.
     pub conns: BTreeMap<FlowKey, FlowEntry>,
     /// `ha_embryo4` and `ha_embryo6`: when each half-open connection last moved.
@@ -85,6 +91,9 @@ impl Fake {
                 pair: None,
                 evidence: Vec::new(),
                 samples: Vec::new(),
+                early: Vec::new(),
+                firsts: BTreeSet::new(),
+                followed: Vec::new(),
                 conns: BTreeMap::new(),
                 half_open: Vec::new(),
                 clients: Vec::new(),
@@ -283,6 +292,19 @@ impl Datapath for Fake {
 
     fn samples(&self) -> Result<Vec<Sample>, DatapathError> {
         Ok(std::mem::take(&mut self.state().samples))
+    }
+
+    fn early(&self) -> Result<Vec<EarlyFragment>, DatapathError> {
+        Ok(std::mem::take(&mut self.state().early))
+    }
+
+    fn first_came(&self, early: &EarlyFragment) -> Result<bool, DatapathError> {
+        Ok(self.state().firsts.contains(&early.id))
+    }
+
+    fn follow(&self, early: &EarlyFragment) -> Result<(), DatapathError> {
+        self.state().followed.push(*early);
+        Ok(())
     }
 
     fn get_conn(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError> {

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use ha_common::stage::{ENTRY, JANITOR, Stage};
+use ha_common::stage::{ENTRY, FOLLOW, JANITOR, Stage};
 use ha_common::{LAYOUT_VERSION, maps};
 
 use super::attach::{self, AttachError, Attacher, Attachment, Device};
-use super::bpf::{Bpf, Rings};
+use super::bpf::{Bpf, Rings, Runnable};
 use super::bpffs::{self, BpffsError};
 use super::gate::GateWord;
 use super::programs::{self, Programs, Shelf};
@@ -66,6 +66,7 @@ const PINNED: &[&str] = &[
     maps::BUCKETS,
     maps::EVIDENCE,
     maps::SAMPLES,
+    maps::EARLY,
     maps::GATE,
     maps::CONFIG,
     maps::REASONS,
@@ -119,6 +120,8 @@ pub struct Loaded {
     pub carp: Ring,
     /// Changes of connections.
     pub events: Ring,
+    /// Readable when fragments are held.
+    pub held: OwnedFd,
     /// Where the program is attached, and how.
     pub attachments: Vec<Attachment>,
     /// Attaches it again.
@@ -286,8 +289,13 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
     let rings = Rings {
         evidence: ring(dir, maps::EVIDENCE)?.into(),
         samples: ring(dir, maps::SAMPLES)?.into(),
+        early: ring(dir, maps::EARLY)?.into(),
     };
-    let datapath = Bpf::new(|name| pins.map(name), programs.janitor, rings)?;
+    let runnable = Runnable {
+        janitor: programs.janitor,
+        follow: programs.follow,
+    };
+    let datapath = Bpf::new(|name| pins.map(name), runnable, rings)?;
     let gate = GateWord::map(pins.map(maps::GATE)?.as_fd()).map_err(map_error(maps::GATE))?;
     let mut carp = ring(dir, maps::CARP)?;
     let mut events = ring(dir, maps::EVENTS)?;
@@ -312,6 +320,7 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
         gate,
         carp,
         events,
+        held: pins.map(maps::EARLY)?,
         attachments,
         attacher: Attacher::new(programs.entry, dir),
         pins,
@@ -354,6 +363,7 @@ fn load_programs(object: &[u8], options: &Options) -> Result<Programs, LoadError
         .map_err(|error| object_error(error, options.connections))?;
     let entry = load_program(&mut ebpf, ENTRY)?;
     let janitor = load_program(&mut ebpf, JANITOR)?;
+    let follow = load_program(&mut ebpf, FOLLOW)?;
     let name = maps::STAGES;
     let Some(aya::maps::Map::ProgramArray(array)) = ebpf.map(name) else {
         return Err(LoadError::Incomplete { name });
@@ -373,6 +383,7 @@ fn load_programs(object: &[u8], options: &Options) -> Result<Programs, LoadError
     Ok(Programs {
         entry,
         janitor,
+        follow,
         stages: array.into_fd(),
     })
 }

@@ -36,7 +36,7 @@ use self::pair::PairTables;
 use crate::proto::time::Instant;
 use ha_common::conn::{Persist, flags};
 use ha_common::control::Config;
-use ha_common::event::{Evidence, Sample};
+use ha_common::event::{EarlyFragment, Evidence, Sample};
 use ha_common::filter;
 use ha_common::service::{Load, LocalAddr, Real, Service, Timeouts, Traffic};
 
@@ -203,6 +203,13 @@ pub trait Datapath: Send + Sync {
     /// The packets it has shown since the last call, oldest first, if it was told to
     /// ([`Config::sample_every`]). Nobody is woken for them either.
     fn samples(&self) -> Result<Vec<Sample>, DatapathError>;
+
+    /// The fragments that were held since the last call, oldest first.
+    fn early(&self) -> Result<Vec<EarlyFragment>, DatapathError>;
+    /// Whether the first of a fragment's packet has come.
+    fn first_came(&self, early: &EarlyFragment) -> Result<bool, DatapathError>;
+    /// Runs a fragment once more, as if it came in now: after the first one, or to the kernel.
+    fn follow(&self, early: &EarlyFragment) -> Result<(), DatapathError>;
 
     /// One entry of the connection tables.
     fn get_conn(&self, key: &FlowKey) -> Result<Option<FlowEntry>, DatapathError>;

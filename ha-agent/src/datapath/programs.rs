@@ -33,6 +33,8 @@ pub(super) struct Programs {
     pub(super) entry: OwnedFd,
     /// The one that deletes idle connections.
     pub(super) janitor: OwnedFd,
+    /// The one that sends fragments after the first.
+    pub(super) follow: OwnedFd,
     /// The array of those in which the entry goes on.
     pub(super) stages: OwnedFd,
 }
@@ -60,10 +62,12 @@ impl<'a> Shelf<'a> {
     /// The programs, if they are in the kernel.
     pub(super) fn find(&self) -> Option<Programs> {
         let all = |prefix: &&str| {
-            let [entry, janitor, stages] = self.pins(prefix).map(|pin| sys::object_get(&pin).ok());
+            let [entry, janitor, follow, stages] =
+                self.pins(prefix).map(|pin| sys::object_get(&pin).ok());
             Some(Programs {
                 entry: entry?,
                 janitor: janitor?,
+                follow: follow?,
                 stages: stages?,
             })
         };
@@ -93,15 +97,18 @@ impl<'a> Shelf<'a> {
         let Programs {
             entry,
             janitor,
+            follow,
             stages,
         } = programs;
-        let mut pins = [entry, janitor, stages].into_iter().zip(self.pins(prefix));
+        let mut pins = [entry, janitor, follow, stages]
+            .into_iter()
+            .zip(self.pins(prefix));
         pins.try_for_each(|(held, pin)| sys::object_pin(held.as_fd(), &pin))
     }
 
-    fn pins(&self, prefix: &str) -> [PathBuf; 3] {
+    fn pins(&self, prefix: &str) -> [PathBuf; 4] {
         let prefix = self.prefix(prefix);
-        ["xdp", "janitor", "stages"].map(|name| self.dir.join(format!("{prefix}{name}")))
+        ["xdp", "janitor", "follow", "stages"].map(|name| self.dir.join(format!("{prefix}{name}")))
     }
 
     fn prefix(&self, prefix: &str) -> String {

@@ -365,32 +365,59 @@ pub fn xdp_link_ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     Ok(Some(unsafe { info.__bindgen_anon_1.xdp.ifindex }))
 }
 
+/// The front of `bpf_attr.test`, with a word behind it in place of padding.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    zero: u32,
+}
+
+impl TestRun {
+    fn once(program: BorrowedFd<'_>, data: &[u8]) -> Self {
+        Self {
+            prog_fd: raw(program),
+            data_size_in: data.len() as u32,
+            data_in: data.as_ptr() as u64,
+            repeat: 1,
+            ..Self::default()
+        }
+    }
+}
+
 /// Runs a program once on `data` and returns its return value.
 pub fn test_run(program: BorrowedFd<'_>, data: &[u8]) -> io::Result<u32> {
-    // The front of `bpf_attr.test`.
-    #[repr(C)]
-    struct TestRun {
-        prog_fd: u32,
-        retval: u32,
-        data_size_in: u32,
-        data_size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-    }
-    let mut attr = TestRun {
-        prog_fd: raw(program),
-        retval: 0,
-        data_size_in: data.len() as u32,
-        data_size_out: 0,
-        data_in: data.as_ptr() as u64,
-        data_out: 0,
-        repeat: 1,
-        duration: 0,
-    };
+    let mut attr = TestRun::once(program, data);
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
     Ok(attr.retval)
+}
+
+/// Runs a program once on a frame as if that came in on the first queue of an interface, and does with the
+/// frame what the program says (Linux 5.18).
+pub fn receive(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32) -> io::Result<()> {
+    // `struct xdp_md`: where the packet starts and ends, its metadata, where it came in, and where it leaves.
+    let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
+    let mut attr = TestRun {
+        ctx_size_in: size_of_val(&context) as u32,
+        ctx_in: context.as_ptr() as u64,
+        flags: abi::BPF_F_TEST_XDP_LIVE_FRAMES,
+        ..TestRun::once(program, frame)
+    };
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
 }
 
 /// Bytes of plain-old-data values.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::Pod;
 use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, Persist, PersistKey};
+use ha_common::event::EarlyFragment;
 use ha_common::service::{LocalAddr, ReturnPath, Service, ServiceKey};
 use ha_common::{maps, stage};
 
@@ -172,6 +173,17 @@ where
             expired += count as usize;
         }
         Ok(expired)
+    }
+
+    /// Whether the first fragment of the packet came that this one belongs to.
+    pub(super) fn first_came(&self, early: &EarlyFragment) -> Result<bool, DatapathError> {
+        let key = FragmentKey {
+            src: A::narrow(early.src),
+            dst: A::narrow(early.dst),
+            id: early.id,
+            proto: early.proto,
+        };
+        Ok(self.fragments.get(&key)?.is_some())
     }
 
     pub(super) fn half_open(&self, since: Instant) -> Result<u64, DatapathError> {

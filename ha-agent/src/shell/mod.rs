@@ -17,6 +17,7 @@ pub mod clock;
 pub mod conflicts;
 pub mod election;
 pub mod ethtool;
+mod fragments;
 pub mod frame;
 pub mod gateway;
 pub mod guard;

@@ -21,7 +21,7 @@ use super::records::http;
 use super::reexec::{self, Inheritance};
 use super::start::{self, Beginning, StartError, Started};
 use super::terms::TermStore;
-use super::{alarms, clock, conflicts, guard, verdicts, virtual_mac};
+use super::{alarms, clock, conflicts, fragments, guard, verdicts, virtual_mac};
 use crate::config::model::Config;
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener, Refusal};
@@ -96,6 +96,7 @@ async fn serve(
         mut reports,
         addresses,
         threads,
+        held,
         pins,
     } = Box::pin(start::start(Beginning {
         path: path.to_owned(),
@@ -109,6 +110,7 @@ async fn serve(
     let control = tokio::spawn(control::serve(listener, Arc::clone(&shared)));
     let conflicts = tokio::spawn(conflicts::watch(Arc::clone(&shared)));
     let verdicts = tokio::spawn(verdicts::keep(Arc::clone(&shared)));
+    let fragments = tokio::spawn(fragments::watch(Arc::clone(&shared.datapath), held));
     let records = serve_records(&shared);
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
@@ -178,6 +180,7 @@ async fn serve(
     control.abort();
     conflicts.abort();
     verdicts.abort();
+    fragments.abort();
     if let Some(records) = records {
         records.abort();
     }

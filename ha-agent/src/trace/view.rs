@@ -11,8 +11,8 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use ha_common::control::{Config, Gate, Pace};
-use ha_common::event::{CarpSeen, Evidence, EvidenceKind, Sample};
-use ha_common::maps::{self, ANSWERS_BUCKET};
+use ha_common::event::{CarpSeen, EarlyFragment, Evidence, EvidenceKind, Sample};
+use ha_common::maps::{self, ANSWERS_BUCKET, EARLY_BUCKET};
 use ha_common::pair::{Digest, Heard, Pair, Peer, Rate, link_flags};
 use ha_common::reason::{REASONS, Reason, Tally};
 use ha_common::service::{
@@ -332,9 +332,10 @@ impl Tables for &View<'_> {
         let table = &self.overlay.buckets;
         self.fetch(maps::BUCKETS, table, index, || self.maps.bucket(index));
         let bucket = (&self.overlay).bucket(index)?;
-        let (about, rate) = match u8::try_from(index).ok().and_then(EvidenceKind::from_u8) {
-            Some(_) if index != ANSWERS_BUCKET => ("evidence for alarms", Rate::EVIDENCE),
-            _ => ("answers of the data plane", Rate::ANSWERS),
+        let (about, rate) = match index {
+            ANSWERS_BUCKET => ("answers of the data plane", Rate::ANSWERS),
+            EARLY_BUCKET => ("fragments that are held", Rate::EARLY),
+            _ => ("evidence for alarms", Rate::EVIDENCE),
         };
         let text = match rate.take(bucket.get(), self.now_ns()) {
             Some(_) => "there is one",
@@ -467,6 +468,12 @@ impl Tables for &View<'_> {
 
     fn sample(self, fill: impl FnOnce(&mut Sample) -> bool) -> bool {
         (&self.overlay).sample(fill)
+    }
+
+    fn early(self, fill: impl FnOnce(&mut EarlyFragment) -> bool) -> bool {
+        let text = "a fragment that is to follow the first of its packet when that comes";
+        self.notes.note(Topic::Tell, "agent", text);
+        (&self.overlay).early(fill)
     }
 
     fn count(self, index: u32) {

@@ -1,5 +1,6 @@
-//! The data plane's BPF object: `ha_xdp` on every interface of the pair, the stages it goes on in, and
-//! `ha_janitor`, which is attached nowhere and is run by the agent to expire connections.
+//! The data plane's BPF object: `ha_xdp` on every interface of the pair, the stages it goes on in, and two
+//! programs that are attached nowhere and are run by the agent: `ha_janitor` to expire connections, `ha_follow`
+//! on fragments that were held.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
@@ -56,6 +57,11 @@ mod programs {
     #[xdp]
     fn ha_janitor(ctx: XdpContext) -> u32 {
         janitor::sweep(&mut Frame::new(&ctx), Maps)
+    }
+
+    #[xdp]
+    fn ha_follow(ctx: XdpContext) -> u32 {
+        end(&ctx, stage::follow(&mut Frame::new(&ctx), Maps))
     }
 
     /// Ends here, or in another program.

@@ -438,7 +438,7 @@ fn is_of<A: Address>(embryo: Shared<Embryo<A>>, flow: &Flow<A>, now: u64) -> boo
 
 /// Whether a half-open connection is still believed.
 #[inline(always)]
-pub(super) fn is_fresh<A: Copy>(embryo: Shared<Embryo<A>>, now: u64) -> bool {
+pub fn is_fresh<A: Copy>(embryo: Shared<Embryo<A>>, now: u64) -> bool {
     now.saturating_sub(embryo.get().last_seen_ns) < Embryo::<A>::LIFETIME_NS
 }
 

@@ -13,14 +13,14 @@ use ha_common::conn::{
     FragmentKey6, Persist, PersistKey4, PersistKey6,
 };
 use ha_common::control::{Config, Gate, Pace};
-use ha_common::event::{CarpSeen, ConnEvent4, ConnEvent6, Evidence, Sample};
+use ha_common::event::{CarpSeen, ConnEvent4, ConnEvent6, EarlyFragment, Evidence, Sample};
 use ha_common::pair::{Digest, Heard, LINKS, Pair, Peer};
 use ha_common::reason::{COUNTERS, REASONS, Reason, Tally};
 use ha_common::service::{
     Addr6, Address, Load, LocalAddr, Real, ReturnPath4, ReturnPath6, Service, ServiceKey4,
     ServiceKey6, Timeouts, Traffic,
 };
-use ha_common::stage::{ENTRY, JANITOR, Stage};
+use ha_common::stage::{ENTRY, FOLLOW, JANITOR, Stage};
 use ha_common::{LAYOUT_VERSION, filter, maps};
 
 /// Interface that frames of a test run seem to come in on: the loopback's, which is 1 everywhere.
@@ -130,6 +130,7 @@ pub struct DataPlane {
     adverts: RingBuf<MapData>,
     evidence: RingBuf<MapData>,
     samples: RingBuf<MapData>,
+    early: RingBuf<MapData>,
 }
 
 impl DataPlane {
@@ -144,7 +145,7 @@ impl DataPlane {
             .map_max_entries(maps::CARP, sizes.carp)
             .load_file(object)
             .with_context(|| format!("cannot load {}", object.display()))?;
-        for name in [ENTRY, JANITOR] {
+        for name in [ENTRY, JANITOR, FOLLOW] {
             load_program(&mut ebpf, name)?;
         }
         for stage in Stage::ALL {
@@ -192,6 +193,7 @@ impl DataPlane {
             adverts: take(maps::CARP)?.try_into()?,
             evidence: take(maps::EVIDENCE)?.try_into()?,
             samples: take(maps::SAMPLES)?.try_into()?,
+            early: take(maps::EARLY)?.try_into()?,
             ebpf,
         };
         plane.version.set(0, LAYOUT_VERSION, 0)?;
@@ -202,6 +204,11 @@ impl DataPlane {
     /// four.
     pub fn run(&self, frame: &[u8], headroom: usize) -> Result<Outcome> {
         self.test_run(ENTRY, frame, headroom, 1)
+    }
+
+    /// Runs a fragment that was held once more.
+    pub fn follow(&self, frame: &[u8], headroom: usize) -> Result<Outcome> {
+        self.test_run(FOLLOW, frame, headroom, 1)
     }
 
     /// Attaches the main program to an interface of the calling thread's namespace.
@@ -326,6 +333,7 @@ impl DataPlane {
         self.adverts()?;
         self.evidence()?;
         self.samples()?;
+        self.early()?;
         Ok(())
     }
 
@@ -391,6 +399,11 @@ impl DataPlane {
     /// The packets shown since the last call.
     pub fn samples(&mut self) -> Result<Vec<Sample>> {
         drain(&mut self.samples)
+    }
+
+    /// The fragments held since the last call.
+    pub fn early(&mut self) -> Result<Vec<EarlyFragment>> {
+        drain(&mut self.early)
     }
 
     /// The advertisements since the last call.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
 
+use super::path;
 use super::pattern::{self, Probe, Stream, WELCOME_LEN};
 use crate::clock::now_ns;
 use crate::rig::netns::Netns;
@@ -173,6 +174,25 @@ impl Datagrams {
                 ensure!(
                     buffer.get(..received) == Some(&sent),
                     "{received} of {length} bytes came back, or others"
+                );
+                return Ok(());
+            }
+        }
+        bail!("{length} bytes did not come back")
+    }
+
+    /// Sends a datagram of this length in fragments, the first one last, until it comes back as it was.
+    pub fn echo_backwards(&mut self, netns: &Netns, length: usize) -> Result<()> {
+        let (source, target) = (self.socket.local_addr()?, self.socket.peer_addr()?);
+        let mut sent = vec![0; length];
+        pattern::to_server(self.sequence).fill(0, &mut sent);
+        let mut buffer = vec![0; length + 1];
+        for id in (0x7000..).take(ATTEMPTS) {
+            path::send_backwards(netns, source, target, &sent, id)?;
+            if let Some(received) = self.receive(&mut buffer)? {
+                ensure!(
+                    buffer.get(..received) == Some(&sent),
+                    "other bytes came back"
                 );
                 return Ok(());
             }

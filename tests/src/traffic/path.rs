@@ -13,11 +13,16 @@ use nix::sys::socket::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::clock::now_ns;
+use crate::packet::Frame;
 use crate::rig::netns::Netns;
 
 /// How long answers are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 5;
+const ETHERNET_HEADER: usize = 14;
+const UDP_HEADER: usize = 8;
+/// Bytes in a fragment, a multiple of eight.
+const PIECE: usize = 1024;
 
 /// An ICMP error, as the kernel tells it to the socket it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +157,30 @@ fn read_error(socket: &impl AsFd) -> Result<Option<Told>> {
         })
     });
     found.context("an error without its sender").map(Some)
+}
+
+/// Sends a datagram in fragments of which the first comes last.
+pub fn send_backwards(
+    netns: &Netns,
+    source: SocketAddr,
+    target: SocketAddr,
+    payload: &[u8],
+    id: u32,
+) -> Result<()> {
+    let whole = Frame::udp(source, target).payload(payload).id(id);
+    let length = UDP_HEADER + payload.len();
+    let begins = (0..length).step_by(PIECE).rev();
+    let pieces = begins.map(|begin| begin..length.min(begin + PIECE));
+    netns.run(|| {
+        let raw = Protocol::from(libc::IPPROTO_RAW);
+        let socket = Socket::new(Domain::for_address(target), Type::RAW, Some(raw))?;
+        let to = SockAddr::from(SocketAddr::new(target.ip(), 0));
+        for piece in pieces {
+            let frame = whole.clone().piece(piece).build();
+            socket.send_to(frame.get(ETHERNET_HEADER..).unwrap_or_default(), &to)?;
+        }
+        Ok(())
+    })
 }
 
 fn live_for(socket: &Socket, target: SocketAddr, hops: u32) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use ha_common::stage::{ENTRY, JANITOR, Stage};
+use ha_common::stage::{ENTRY, FOLLOW, JANITOR, Stage};
 use ha_tests::rig::bpf::{DataPlane, Sizes};
 use ha_tests::rig::locate;
 
@@ -66,7 +66,7 @@ fn measure() -> Result<BTreeMap<String, Budget>> {
     let stacks = stack::of_programs(&object)?;
     let stages = Stage::ALL.iter().map(|stage| stage.program());
     let mut found = BTreeMap::new();
-    for name in [ENTRY, JANITOR].into_iter().chain(stages) {
+    for name in [ENTRY, JANITOR, FOLLOW].into_iter().chain(stages) {
         let verified = plane.info(name)?.verified_instruction_count();
         let budget = Budget {
             verified: verified.context("the kernel does not tell")?.into(),

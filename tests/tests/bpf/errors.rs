@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use anyhow::{Result, ensure};
-use ha_common::conn::flags;
+use anyhow::{Context as _, Result, ensure};
+use ha_common::conn::{Embryo4, flags};
 use ha_common::control::Gate;
 use ha_common::reason::Reason;
 use ha_common::service::{Forwarding, RealState};
@@ -11,8 +11,8 @@ use ha_tests::packet::{Frame, Trouble, flag};
 
 use super::family::Family;
 use super::lab::{
-    CLIENT, CLIENT_MAC, Case, Lab, NAMES, NODE_BACK_MAC, NODE_MAC, ONE, ONE_MAC, RESOLVER, USUAL,
-    WEB, datagram, from_client, id,
+    CLIENT, CLIENT_MAC, Case, Lab, NAMES, NODE_BACK_MAC, NODE_MAC, ONE, ONE_MAC, RESOLVER, SECOND,
+    THREE, TURN, USUAL, WEB, datagram, embryo_key, from_client, id,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -39,6 +39,7 @@ pub(crate) const CASES_OF_METHODS: &[Case] = &[
         USUAL,
         about_requests,
     ),
+    ("an_error_within_a_handshake_goes_its_way", USUAL, handshake),
 ];
 
 /// A router that is nobody's.
@@ -134,26 +135,29 @@ fn about_answer(lab: &mut Lab, talk: &Talk, trouble: Trouble, repeated: usize) -
 }
 
 fn about_requests(lab: &mut Lab) -> Result<()> {
-    let one_way = lab.is_one_way();
     for talk in talks(lab)? {
-        for source in [ROUTER, *talk.real.ip()] {
-            for repeated in REPEATED {
-                let trouble = Trouble::TooBig(1300);
-                let sent = Frame::error(source, trouble, &talk.request, repeated)
-                    .macs(ONE_MAC, NODE_BACK_MAC);
-                if one_way {
-                    // It is between the real server and the client.
-                    lab.untouched(&sent, Reason::NotOurs)?;
-                    continue;
-                }
-                // As the client sent it.
-                let original = talk.request.clone().from(talk.client).to(talk.service);
-                let wanted = Frame::error(*talk.service.ip(), trouble, &original, repeated)
-                    .ttl(63)
-                    .macs(NODE_MAC, CLIENT_MAC);
-                lab.becomes(&sent, Reason::ReverseTransmit, &wanted)?;
-            }
+        for repeated in REPEATED {
+            about_request(lab, &talk, Trouble::TooBig(1300), repeated)?;
         }
+    }
+    Ok(())
+}
+
+fn about_request(lab: &mut Lab, talk: &Talk, trouble: Trouble, repeated: usize) -> Result<()> {
+    for source in [ROUTER, *talk.real.ip()] {
+        let sent =
+            Frame::error(source, trouble, &talk.request, repeated).macs(ONE_MAC, NODE_BACK_MAC);
+        if lab.is_one_way() {
+            // It is between the real server and the client.
+            lab.untouched(&sent, Reason::NotOurs)?;
+            continue;
+        }
+        // As the client sent it.
+        let original = talk.request.clone().from(talk.client).to(talk.service);
+        let wanted = Frame::error(*talk.service.ip(), trouble, &original, repeated)
+            .ttl(63)
+            .macs(NODE_MAC, CLIENT_MAC);
+        lab.becomes(&sent, Reason::ReverseTransmit, &wanted)?;
     }
     Ok(())
 }
@@ -173,12 +177,20 @@ fn about_one() -> Frame {
 fn unknown(lab: &mut Lab) -> Result<()> {
     lab.untouched(&about_web(), Reason::SharedAddressLocal)?;
     lab.untouched(&about_one(), Reason::NotOurs)?;
-    // Half-open is not known well enough.
+    // A half-open connection of the same client to another service, or to another real server.
     lab.run(
-        &from_client(CLIENT, WEB, flag::SYN),
+        &from_client(CLIENT, TURN, flag::SYN),
         Reason::ForwardRedirect,
     )?;
     lab.untouched(&about_web(), Reason::SharedAddressLocal)?;
+    let elsewhere = Frame::tcp(CLIENT, THREE, flag::SYN);
+    let error = Frame::error(ROUTER, Trouble::Port, &elsewhere, 8).macs(ONE_MAC, NODE_BACK_MAC);
+    lab.untouched(&error, Reason::NotOurs)?;
+    // One that is no longer believed.
+    let mut old = lab.embryo(CLIENT)?.context("half-open")?;
+    old.last_seen_ns -= Embryo4::LIFETIME_NS + SECOND;
+    lab.world.set_embryo(embryo_key(CLIENT), old)?;
+    lab.untouched(&about_one(), Reason::NotOurs)?;
     // Too short to tell what it is about.
     lab.connect(CLIENT, WEB)?;
     let answer = Frame::tcp(WEB, CLIENT, flag::ACK);
@@ -192,6 +204,28 @@ fn unknown(lab: &mut Lab) -> Result<()> {
         .piece(24..64);
     let error = Frame::error(ROUTER, Trouble::Port, &later, 40);
     lab.untouched(&error, Reason::SharedAddressLocal)
+}
+
+/// Nobody has answered the request yet, or nobody the answer.
+fn handshake(lab: &mut Lab) -> Result<()> {
+    let syn = from_client(CLIENT, WEB, flag::SYN);
+    lab.run(&syn, Reason::ForwardRedirect)?;
+    let talk = Talk {
+        client: CLIENT,
+        service: WEB,
+        real: ONE,
+        answer: Frame::tcp(WEB, CLIENT, flag::SYN | flag::ACK).numbers(5000, 1001),
+        request: Frame::tcp(lab.seen_by_server(CLIENT, WEB)?, ONE, flag::SYN).ttl(61),
+    };
+    for repeated in REPEATED {
+        about_answer(lab, &talk, Trouble::Port, repeated)?;
+        about_request(lab, &talk, Trouble::Port, repeated)?;
+    }
+    ensure!(
+        lab.world.conns()?.is_empty() && lab.world.events()?.is_empty(),
+        "an error makes no connection"
+    );
+    Ok(())
 }
 
 fn gate(lab: &mut Lab) -> Result<()> {
@@ -237,10 +271,7 @@ fn gone(lab: &mut Lab) -> Result<()> {
 /// Echo to a shared address is the kernel's to answer, and only while the gate is open.
 fn queries(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, WEB)?;
-    let protocol = match lab.family() {
-        Family::V4 => 1,
-        Family::V6 => 58,
-    };
+    let protocol = lab.family().icmp();
     let kinds: &[u8] = match lab.family() {
         Family::V4 => &[0, 5, 8, 13],
         Family::V6 => &[0, 128, 129],

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, FragmentKey, PersistKey};
 use ha_common::event::ConnEvent;
+use ha_common::proto;
 use ha_common::service::{Addr6, Address as _, Real, ReturnPath, Service, ServiceKey};
 use ha_tests::packet::mapped;
 
@@ -21,6 +22,14 @@ impl Family {
         match self {
             Self::V4 => 20,
             Self::V6 => 40,
+        }
+    }
+
+    /// The family's ICMP.
+    pub(crate) const fn icmp(self) -> u8 {
+        match self {
+            Self::V4 => proto::ICMP,
+            Self::V6 => proto::ICMPV6,
         }
     }
 }

@@ -9,9 +9,9 @@ use ha_common::conn::{
     Conn4, ConnKey4, ConnKey6, Embryo4, EmbryoKey4, FragmentKey4, Persist, PersistKey4,
 };
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent4, ConnEvent6, Evidence, Sample};
+use ha_common::event::{CarpSeen, ConnEvent4, ConnEvent6, EarlyFragment, Evidence, Sample};
 use ha_common::pair::Heard;
-use ha_common::reason::{Tally, Verdict};
+use ha_common::reason::{Reason, Tally, Verdict};
 use ha_common::service::{
     Addr6, Load, LocalAddr, Real, ReturnPath4, Service, ServiceKey4, Timeouts, Traffic, addr_kind,
 };
@@ -63,14 +63,19 @@ where
         .collect()
 }
 
-impl World for Host {
-    fn run(&mut self, frame: &[u8]) -> Result<Ran> {
+impl Host {
+    /// Runs a frame through the programs.
+    fn judge(
+        &self,
+        programs: fn(&FakeTables, &mut FakePacket) -> Reason,
+        frame: &[u8],
+    ) -> Result<Ran> {
         self.tables.now_ns.set(now_ns());
         let mut packet = FakePacket::new(frame.to_vec(), INGRESS);
         if let Some(headroom) = self.headroom {
             packet.headroom = headroom;
         }
-        let reason = self.tables.run(&mut packet);
+        let reason = programs(&self.tables, &mut packet);
         ensure!(
             packet.redirected.is_some() == (reason.verdict() == Verdict::Redirect),
             "{reason:?} with redirection to {:?}",
@@ -80,6 +85,16 @@ impl World for Host {
             reason,
             frame: packet.bytes,
         })
+    }
+}
+
+impl World for Host {
+    fn run(&mut self, frame: &[u8]) -> Result<Ran> {
+        self.judge(FakeTables::run, frame)
+    }
+
+    fn follow(&mut self, frame: &[u8]) -> Result<Ran> {
+        self.judge(FakeTables::follow, frame)
     }
 
     fn janitor(&mut self, keys: &[ConnKey4]) -> Result<u32> {
@@ -303,6 +318,10 @@ impl World for Host {
 
     fn evidence(&mut self) -> Result<Vec<Evidence>> {
         Ok(self.tables.evidence.take())
+    }
+
+    fn early(&mut self) -> Result<Vec<EarlyFragment>> {
+        Ok(self.tables.early.take())
     }
 
     fn samples(&mut self) -> Result<Vec<Sample>> {

@@ -11,14 +11,14 @@ use ha_common::conn::{
     Conn4, ConnKey4, ConnKey6, Embryo4, EmbryoKey4, FragmentKey4, Persist, PersistKey4,
 };
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent4, Evidence, Sample};
+use ha_common::event::{CarpSeen, ConnEvent4, EarlyFragment, Evidence, Sample};
 use ha_common::pair::Heard;
 use ha_common::reason::Tally;
 use ha_common::service::{
     Addr6, Load, LocalAddr, Real, ReturnPath4, Service, ServiceKey4, Timeouts, Traffic, addr_kind,
 };
 use ha_ebpf::verdict;
-use ha_tests::rig::bpf::{DataPlane, Sizes, reason_between};
+use ha_tests::rig::bpf::{DataPlane, Outcome, Sizes, reason_between};
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -55,6 +55,31 @@ impl Kernel {
 
     fn plane(&self) -> Result<&DataPlane> {
         self.plane.as_ref().context("given back")
+    }
+
+    /// Runs a frame through one of the programs.
+    fn judge(
+        &self,
+        program: fn(&DataPlane, &[u8], usize) -> Result<Outcome>,
+        frame: &[u8],
+    ) -> Result<Ran> {
+        let before = self.plane()?.counters()?;
+        let outcome = program(self.plane()?, frame, self.rubbish)?;
+        let reason = reason_between(&before, &self.plane()?.counters()?)?;
+        ensure!(
+            outcome.action == verdict::action(reason),
+            "action {} for {reason:?}",
+            outcome.action
+        );
+        ensure!(
+            outcome.duration < Duration::from_secs(1),
+            "{:?}",
+            outcome.duration
+        );
+        Ok(Ran {
+            reason,
+            frame: outcome.frame,
+        })
     }
 
     fn plane_mut(&mut self) -> Result<&mut DataPlane> {
@@ -104,23 +129,11 @@ fn get<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, key: K) -> Result<Option<V>
 
 impl World for Kernel {
     fn run(&mut self, frame: &[u8]) -> Result<Ran> {
-        let before = self.plane()?.counters()?;
-        let outcome = self.plane()?.run(frame, self.rubbish)?;
-        let reason = reason_between(&before, &self.plane()?.counters()?)?;
-        ensure!(
-            outcome.action == verdict::action(reason),
-            "action {} for {reason:?}",
-            outcome.action
-        );
-        ensure!(
-            outcome.duration < Duration::from_secs(1),
-            "{:?}",
-            outcome.duration
-        );
-        Ok(Ran {
-            reason,
-            frame: outcome.frame,
-        })
+        self.judge(DataPlane::run, frame)
+    }
+
+    fn follow(&mut self, frame: &[u8]) -> Result<Ran> {
+        self.judge(DataPlane::follow, frame)
     }
 
     fn janitor(&mut self, keys: &[ConnKey4]) -> Result<u32> {
@@ -350,6 +363,10 @@ impl World for Kernel {
 
     fn evidence(&mut self) -> Result<Vec<Evidence>> {
         self.plane_mut()?.evidence()
+    }
+
+    fn early(&mut self) -> Result<Vec<EarlyFragment>> {
+        self.plane_mut()?.early()
     }
 
     fn samples(&mut self) -> Result<Vec<Sample>> {

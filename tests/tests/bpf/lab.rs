@@ -282,6 +282,39 @@ impl Lab {
         Ok(())
     }
 
+    /// Runs a fragment that comes before the first of its packet, and must be handed to the agent.
+    pub(crate) fn held(&mut self, frame: &Frame) -> Result<()> {
+        self.untouched(frame, Reason::FragmentHeld)?;
+        let held = self.world.early()?;
+        let [early] = held.as_slice() else {
+            anyhow::bail!("{} fragments are held", held.len());
+        };
+        let kept = early.frame.get(..early.len as usize).unwrap_or_default();
+        ensure!(kept == self.bytes(frame), "{early:?}");
+        ensure!(early.ifindex == INGRESS, "{early:?}");
+        Ok(())
+    }
+
+    /// Runs a fragment that was held once more, which must come to this end.
+    pub(crate) fn follows(&mut self, frame: &Frame, wanted: Reason) -> Result<Vec<u8>> {
+        let ran = self.world.follow(&self.bytes(frame))?;
+        self.seen.push(ran.reason);
+        ensure!(
+            ran.reason == wanted,
+            "{:?} instead of {wanted:?}",
+            ran.reason
+        );
+        Ok(ran.frame)
+    }
+
+    /// Runs a fragment that belongs to nothing known: it is held, and in the end the kernel's.
+    pub(crate) fn given_up(&mut self, frame: &Frame) -> Result<()> {
+        self.held(frame)?;
+        let after = self.follows(frame, Reason::Fragment)?;
+        ensure!(after == self.bytes(frame), "changed");
+        Ok(())
+    }
+
     /// Runs a frame that must become another.
     pub(crate) fn becomes(
         &mut self,
@@ -328,7 +361,7 @@ impl Lab {
         Ok(from_server(real, self.seen_by_server(client, WEB)?, flags))
     }
 
-    fn same(&self, after: &[u8], wanted: &Frame, reason: Reason) -> Result<()> {
+    pub(crate) fn same(&self, after: &[u8], wanted: &Frame, reason: Reason) -> Result<()> {
         let wanted = self.bytes(wanted);
         ensure!(
             after == wanted,

@@ -7,6 +7,7 @@ pub(crate) mod lab;
 pub(crate) mod lengths;
 pub(crate) mod mutation;
 pub(crate) mod partner;
+pub(crate) mod routes;
 pub(crate) mod templates;
 pub(crate) mod world;
 

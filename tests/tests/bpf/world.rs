@@ -7,7 +7,7 @@ use anyhow::Result;
 use ha_agent::datapath::pair::PairTables;
 use ha_common::conn::{Conn4, ConnKey4, Embryo4, EmbryoKey4, FragmentKey4, Persist, PersistKey4};
 use ha_common::control::{Config, Gate};
-use ha_common::event::{CarpSeen, ConnEvent4, Evidence, Sample};
+use ha_common::event::{CarpSeen, ConnEvent4, EarlyFragment, Evidence, Sample};
 use ha_common::pair::Heard;
 use ha_common::reason::{Reason, Tally};
 use ha_common::service::{
@@ -30,6 +30,8 @@ pub(crate) struct Ran {
 pub(crate) trait World {
     /// Runs a frame that came in on [`ha_tests::rig::bpf::INGRESS`].
     fn run(&mut self, frame: &[u8]) -> Result<Ran>;
+    /// Runs a fragment that was held once more.
+    fn follow(&mut self, frame: &[u8]) -> Result<Ran>;
     /// Runs the janitor.
     fn janitor(&mut self, keys: &[ConnKey4]) -> Result<u32>;
     /// From now on no frame has room in front of it.
@@ -73,6 +75,8 @@ pub(crate) trait World {
     fn adverts(&mut self) -> Result<Vec<CarpSeen>>;
     /// Evidence since the last call.
     fn evidence(&mut self) -> Result<Vec<Evidence>>;
+    /// Fragments held since the last call.
+    fn early(&mut self) -> Result<Vec<EarlyFragment>>;
     /// Packets shown since the last call.
     fn samples(&mut self) -> Result<Vec<Sample>>;
 

@@ -4,6 +4,7 @@
 mod error;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -59,6 +60,8 @@ pub struct Started {
     pub addresses: tokio::task::JoinHandle<()>,
     /// The threads, to be waited for.
     pub threads: Vec<JoinHandle<()>>,
+    /// Readable when fragments are held.
+    pub held: OwnedFd,
     /// What a clean stop removes from the kernel.
     pub pins: Pins,
 }
@@ -480,6 +483,7 @@ async fn bring_up(
         terms,
         addresses,
         threads,
+        held: plane.held,
         pins: plane.pins,
     })
 }
