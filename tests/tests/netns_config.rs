@@ -58,11 +58,11 @@ fn whole() -> Result<Pair> {
 
 const NO_NODE: &str = "no such node";
 
-fn node(pair: &Pair, index: usize) -> Result<&Node> {
+fn nth(pair: &Pair, index: usize) -> Result<&Node> {
     pair.nodes.get(index).context(NO_NODE)
 }
 
-fn node_mut(pair: &mut Pair, index: usize) -> Result<&mut Node> {
+fn nth_mut(pair: &mut Pair, index: usize) -> Result<&mut Node> {
     pair.nodes.get_mut(index).context(NO_NODE)
 }
 
@@ -132,7 +132,7 @@ fn edit() -> Result<()> {
     let active = pair.active()?;
     let standby = 1 - active;
     // The other node's file has remarks of its own.
-    let file = node(&pair, standby)?.config_file();
+    let file = nth(&pair, standby)?.config_file();
     let own = fs::read_to_string(&file)?.replace("node:\n", "# Mine.\nnode:\n  # Mine, too.\n");
     fs::write(&file, own)?;
     let before = pair.nodes.each_ref().map(Node::status);
@@ -142,13 +142,13 @@ fn edit() -> Result<()> {
     let mut delays = Vec::new();
     for new in 2..9 {
         pair.config.servers = servers(new);
-        let node = node(&pair, active)?;
+        let node = nth(&pair, active)?;
         node.write_config(&pair.config)?;
         let at = now_ns();
         let printed = node.command(&["reload"])?;
         ensure!(printed.contains("weight"), "no difference: {printed}");
         until("the other node has the edit", || {
-            Ok(weight(node(&pair, standby)?, 2)? == Some(new))
+            Ok(weight(nth(&pair, standby)?, 2)? == Some(new))
         })?;
         delays.push(Duration::from_nanos(now_ns() - at));
     }
@@ -175,7 +175,7 @@ fn edit() -> Result<()> {
         })
         .collect();
     ensure!(on_channel.len() > 50, "{} frames", on_channel.len());
-    let key = fs::read_to_string(node(&pair, active)?.dir().join("pair.key"))?;
+    let key = fs::read_to_string(nth(&pair, active)?.dir().join("pair.key"))?;
     let key = key.lines().find_map(|line| line.strip_prefix("1 "));
     let key = key.context("no key")?;
     for word in [
@@ -200,17 +200,17 @@ fn edit() -> Result<()> {
         ensure!(after.alarms.is_empty(), "{:#?}", after.alarms);
         ensure!(after.config_generation >= before.config_generation + 7);
     }
-    let pushed = node(&pair, active)?.command(&["push"])?;
+    let pushed = nth(&pair, active)?.command(&["push"])?;
     ensure!(pushed.contains("both nodes have version"), "{pushed}");
-    let shown = node(&pair, standby)?.command(&["config", "show"])?;
+    let shown = nth(&pair, standby)?.command(&["config", "show"])?;
     ensure!(shown == text, "{shown}");
-    let difference = node(&pair, standby)?.command(&["config", "diff"])?;
+    let difference = nth(&pair, standby)?.command(&["config", "diff"])?;
     ensure!(difference == "no difference\n", "{difference}");
 
     // And the pair does with it what it is for.
     let at = now_ns();
     load.fault_at(at);
-    node(&pair, active)?.failover()?;
+    nth(&pair, active)?.failover()?;
     let (tcp, _) = load.finish(at, pair.config.timeout)?;
     assert_eq!(
         (tcp.survived, tcp.broken_before),
@@ -224,39 +224,39 @@ fn elsewhere() -> Result<()> {
     let mut pair = whole()?;
     let active = pair.active()?;
     let standby = 1 - active;
-    let before = node(&pair, standby)?.status()?;
+    let before = nth(&pair, standby)?.status()?;
     pair.config.servers = servers(7);
-    node(&pair, standby)?.write_config(&pair.config)?;
-    let refused = fs::read_to_string(node(&pair, standby)?.config_file())?;
-    let (code, text) = said(node(&pair, standby)?, &["reload"])?;
+    nth(&pair, standby)?.write_config(&pair.config)?;
+    let refused = fs::read_to_string(nth(&pair, standby)?.config_file())?;
+    let (code, text) = said(nth(&pair, standby)?, &["reload"])?;
     ensure!(code == Some(1), "{code:?}: {text}");
     let named = format!("edit the file on lb{}", active + 1);
     ensure!(
         text.contains("not active") && text.contains("`virtual_services`") && text.contains(&named),
         "{text}"
     );
-    ensure!(weight(node(&pair, standby)?, 2)? == Some(1));
-    assert_eq!(standing(&before), standing(node(&pair, standby)?.status()?));
-    let difference = node(&pair, standby)?.command(&["config", "diff"])?;
+    ensure!(weight(nth(&pair, standby)?, 2)? == Some(1));
+    assert_eq!(standing(&before), standing(&nth(&pair, standby)?.status()?));
+    let difference = nth(&pair, standby)?.command(&["config", "diff"])?;
     ensure!(difference.contains("weight 1 to 7"), "{difference}");
 
     // The active node's edit comes over it; what was written here is kept.
     pair.config.servers = servers(5);
     pair.change_config()?;
-    ensure!(weight(node(&pair, standby)?, 2)? == Some(5));
-    let lost = configuration(node(&pair, standby)?)?.lost;
+    ensure!(weight(nth(&pair, standby)?, 2)? == Some(5));
+    let lost = configuration(nth(&pair, standby)?)?.lost;
     let [kept] = &*lost else { bail!("{lost:?}") };
     assert_eq!(fs::read_to_string(kept)?, refused);
     until("the alarm", || {
-        alarmed(node(&pair, standby)?, "configuration_lost")
+        alarmed(nth(&pair, standby)?, "configuration_lost")
     })?;
-    ensure!(!alarmed(node(&pair, active)?, "configuration_lost")?);
+    ensure!(!alarmed(nth(&pair, active)?, "configuration_lost")?);
     let kept_text = kept.display().to_string();
-    let difference = node(&pair, standby)?.command(&["config", "diff", &kept_text])?;
+    let difference = nth(&pair, standby)?.command(&["config", "diff", &kept_text])?;
     ensure!(difference.contains("weight 5 to 7"), "{difference}");
     fs::remove_file(kept)?;
     until("the alarm's end", || {
-        Ok(!alarmed(node(&pair, standby)?, "configuration_lost")?)
+        Ok(!alarmed(nth(&pair, standby)?, "configuration_lost")?)
     })
 }
 
@@ -274,21 +274,21 @@ fn cut() -> Result<()> {
         node.netns.nft(CUT)?;
     }
     pair.config.servers = servers(6);
-    node(&pair, active)?.write_config(&pair.config)?;
-    node(&pair, active)?.reload()?;
+    nth(&pair, active)?.write_config(&pair.config)?;
+    nth(&pair, active)?.reload()?;
     for node in &pair.nodes {
         until("the pair shows it", || {
             Ok(!node.in_sync() && alarmed(node, "configuration_differs")?)
         })?;
     }
     until("the channel's alarm", || {
-        alarmed(node(&pair, active)?, "configuration_channel")
+        alarmed(nth(&pair, active)?, "configuration_channel")
     })?;
-    let (code, text) = said(node(&pair, active)?, &["push"])?;
+    let (code, text) = said(nth(&pair, active)?, &["push"])?;
     ensure!(code == Some(1) && text.contains("not reached"), "{text}");
-    let (code, text) = said(node(&pair, active)?, &["failover"])?;
+    let (code, text) = said(nth(&pair, active)?, &["failover"])?;
     ensure!(code == Some(1) && text.contains("not complete"), "{text}");
-    ensure!(weight(node(&pair, standby)?, 2)? == Some(1));
+    ensure!(weight(nth(&pair, standby)?, 2)? == Some(1));
     for node in &pair.nodes {
         node.netns.nft("delete table inet cut")?;
     }
@@ -297,7 +297,7 @@ fn cut() -> Result<()> {
     let took = Duration::from_nanos(now_ns() - healed);
     report(&format!("from healing to the same configuration: {took:?}"));
     ensure!(took < Duration::from_secs(5), "{took:?}");
-    ensure!(weight(node(&pair, standby)?, 2)? == Some(6));
+    ensure!(weight(nth(&pair, standby)?, 2)? == Some(6));
     for (before, node) in before.into_iter().zip(&pair.nodes) {
         until("the alarms' end", || Ok(node.status()?.alarms.is_empty()))?;
         let (before, after) = (before?, node.status()?);
@@ -310,13 +310,13 @@ fn restart() -> Result<()> {
     let mut pair = whole()?;
     let active = pair.active()?;
     pair.config.ha = vec!["initial_wait: 50ms"];
-    node(&pair, active)?.write_config(&pair.config)?;
-    let (code, text) = said(node(&pair, active)?, &["reload"])?;
+    nth(&pair, active)?.write_config(&pair.config)?;
+    let (code, text) = said(nth(&pair, active)?, &["reload"])?;
     ensure!(
         code == Some(CONFIG) && text.contains("needs a restart"),
         "{text}"
     );
-    let pushed = node(&pair, active)?.command(&["push"])?;
+    let pushed = nth(&pair, active)?.command(&["push"])?;
     ensure!(pushed.contains("need a restart"), "{pushed}");
     for node in &pair.nodes {
         let text = fs::read_to_string(node.config_file())?;
@@ -326,7 +326,7 @@ fn restart() -> Result<()> {
     }
     // The standby first; the active node hands over when it stops.
     for index in [1 - active, active] {
-        let node = node_mut(&mut pair, index)?;
+        let node = nth_mut(&mut pair, index)?;
         node.signal(nix::sys::signal::Signal::SIGTERM)?;
         if let Some(agent) = &mut node.agent {
             agent.wait(PATIENCE)?;
@@ -383,7 +383,7 @@ const MISTAKES: [(&str, &str, &str); 12] = [
     (
         "address: 10.77.2.1/24",
         "address: 10.77.9.1/24",
-        "10.77.9.1/24",
+        "shared address 10.77.9.1 is not in the subnet",
     ),
     (
         "    port: 80\n",
@@ -404,7 +404,7 @@ const MISTAKES: [(&str, &str, &str); 12] = [
 
 fn mistakes() -> Result<()> {
     let pair = whole()?;
-    let node = node(&pair, pair.active()?)?;
+    let node = nth(&pair, pair.active()?)?;
     let load = Load::start(&pair.client, SERVICE, 50)?;
     let before = pair.nodes.each_ref().map(Node::status);
     let good = fs::read_to_string(node.config_file())?;
@@ -491,46 +491,46 @@ fn crash() -> Result<()> {
     let standby = 1 - active;
     let mut number = 10;
     for point in fault::APPLY {
-        node_mut(&mut pair, standby)?.kill()?;
-        node_mut(&mut pair, standby)?.start_dying(point)?;
+        nth_mut(&mut pair, standby)?.kill()?;
+        nth_mut(&mut pair, standby)?.start_dying(point)?;
         pair.wait_whole()?;
         pair.wait_in_sync()?;
         number += 2;
         pair.config.servers = servers(number);
-        node(&pair, standby)?.write_config(&pair.config)?;
-        let own = fs::read_to_string(node(&pair, standby)?.config_file())?;
+        nth(&pair, standby)?.write_config(&pair.config)?;
+        let own = fs::read_to_string(nth(&pair, standby)?.config_file())?;
         pair.config.servers = servers(number + 1);
-        node(&pair, active)?.write_config(&pair.config)?;
-        node(&pair, active)?.reload()?;
-        let agent = node_mut(&mut pair, standby)?
+        nth(&pair, active)?.write_config(&pair.config)?;
+        nth(&pair, active)?.reload()?;
+        let agent = nth_mut(&mut pair, standby)?
             .agent
             .as_mut()
             .context("no agent")?;
         agent
             .wait(PATIENCE)
             .with_context(|| format!("at {point}"))?;
-        let file = fs::read_to_string(node(&pair, standby)?.config_file())?;
+        let file = fs::read_to_string(nth(&pair, standby)?.config_file())?;
         let new = own.replace(
             &format!("weight: {number} "),
             &format!("weight: {} ", number + 1),
         );
         ensure!(file == own || file == new, "at {point}: {file}");
-        node_mut(&mut pair, standby)?.start()?;
+        nth_mut(&mut pair, standby)?.start()?;
         pair.wait_whole()?;
         pair.wait_in_sync()?;
-        let file = fs::read_to_string(node(&pair, standby)?.config_file())?;
+        let file = fs::read_to_string(nth(&pair, standby)?.config_file())?;
         ensure!(file == new, "after {point}: {file}");
         ensure!(
-            weight(node(&pair, standby)?, 2)? == Some(number + 1),
+            weight(nth(&pair, standby)?, 2)? == Some(number + 1),
             "after {point}"
         );
         ensure!(pair.active()? == active, "the role moved at {point}");
-        let beside = fs::read_dir(node(&pair, standby)?.dir())?;
+        let beside = fs::read_dir(nth(&pair, standby)?.dir())?;
         for entry in beside {
             let name = entry?.file_name().to_string_lossy().into_owned();
             ensure!(name != "ha-agent.yaml.new", "left behind after {point}");
         }
-        let lost = configuration(node(&pair, standby)?)?.lost;
+        let lost = configuration(nth(&pair, standby)?)?.lost;
         ensure!(
             !lost.is_empty(),
             "the standby's own edit is gone after {point}"
@@ -648,36 +648,36 @@ fn disk() -> Result<()> {
 
     // On the active node: the edit is refused, and says why.
     disks.get(active).context(NO_NODE)?.fill()?;
-    let good = fs::read_to_string(node(&pair, active)?.config_file())?;
+    let good = fs::read_to_string(nth(&pair, active)?.config_file())?;
     pair.config.servers = servers(4);
-    node(&pair, active)?.write_config(&pair.config)?;
-    let (code, text) = said(node(&pair, active)?, &["reload"])?;
+    nth(&pair, active)?.write_config(&pair.config)?;
+    let (code, text) = said(nth(&pair, active)?, &["reload"])?;
     ensure!(code == Some(1) && text.contains("node.state_dir"), "{text}");
-    ensure!(weight(node(&pair, active)?, 2)? == Some(1));
+    ensure!(weight(nth(&pair, active)?, 2)? == Some(1));
     fs::remove_file(disks.get(active).context(NO_NODE)?.filler())?;
-    fs::write(node(&pair, active)?.config_file(), good)?;
+    fs::write(nth(&pair, active)?.config_file(), good)?;
 
     // On the standby: both go on with what they have, say why, and agree when there is room again.
     for (new, read_only) in [(5, false), (6, true)] {
-        let old = weight(node(&pair, standby)?, 2)?;
-        let before = fs::read_to_string(node(&pair, standby)?.config_file())?;
+        let old = weight(nth(&pair, standby)?, 2)?;
+        let before = fs::read_to_string(nth(&pair, standby)?.config_file())?;
         if read_only {
             disks.get(standby).context(NO_NODE)?.set_read_only(true)?;
         } else {
             disks.get(standby).context(NO_NODE)?.fill()?;
         }
         pair.config.servers = servers(new);
-        node(&pair, active)?.write_config(&pair.config)?;
-        node(&pair, active)?.reload()?;
+        nth(&pair, active)?.write_config(&pair.config)?;
+        nth(&pair, active)?.reload()?;
         for node in &pair.nodes {
             until("the refusal is told", || {
                 alarmed(node, "configuration_refused")
             })?;
         }
-        ensure!(weight(node(&pair, standby)?, 2)? == old);
+        ensure!(weight(nth(&pair, standby)?, 2)? == old);
         assert_eq!(
             before,
-            fs::read_to_string(node(&pair, standby)?.config_file())?
+            fs::read_to_string(nth(&pair, standby)?.config_file())?
         );
         if read_only {
             disks.get(standby).context(NO_NODE)?.set_read_only(false)?;
@@ -685,7 +685,7 @@ fn disk() -> Result<()> {
             fs::remove_file(disks.get(standby).context(NO_NODE)?.filler())?;
         }
         pair.wait_in_sync()?;
-        ensure!(weight(node(&pair, standby)?, 2)? == Some(new));
+        ensure!(weight(nth(&pair, standby)?, 2)? == Some(new));
     }
     assert_eq!(roles, pair.roles());
     Ok(())

@@ -206,11 +206,9 @@ fn objects(
 /// Puts a key into the object at the end of a way through the example of everything.
 fn with(way: &[String], key: &str) -> String {
     let mut file = json(WHOLE);
-    let place = way.iter().fold(&mut file, |value, step| match value {
-        Value::Array(items) => &mut items[step.parse::<usize>().unwrap()],
-        other => other
-            .get_mut(step)
-            .unwrap_or_else(|| panic!("{way:?} is in no example")),
+    let place = way.iter().fold(&mut file, |value, step| {
+        let below = value.pointer_mut(&format!("/{step}"));
+        below.unwrap_or_else(|| panic!("{way:?} is in no example"))
     });
     place
         .as_object_mut()

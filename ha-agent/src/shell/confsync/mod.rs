@@ -106,7 +106,7 @@ impl Replica {
         let start = Start {
             name: node.name.clone(),
             first,
-            record: record.unwrap_or(Record::fresh(loaded.shared.hash)),
+            record: record.unwrap_or_else(|| Record::fresh(loaded.shared.hash)),
             hash: loaded.shared.hash,
             document: loaded.shared.document.clone(),
         };

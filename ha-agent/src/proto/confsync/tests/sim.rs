@@ -158,7 +158,7 @@ impl World {
         let start = Start {
             name: format!("lb{}", at + 1),
             first: at == 0,
-            record: record.unwrap_or(Record::fresh(hash)),
+            record: record.unwrap_or_else(|| Record::fresh(hash)),
             hash,
             document: host.disk.file.clone(),
         };

@@ -76,10 +76,10 @@ fn lengths_are_bounded_before_anything_is_read() {
 #[test]
 fn what_is_shown_to_people_moves_no_cursor() {
     let refused = Response::Refused(claim(1), "a\u{1b}[2Jb".to_owned());
-    match Response::decode(&refused.encode()).unwrap() {
-        Response::Refused(_, reason) => assert_eq!(reason, "a [2Jb"),
-        other => panic!("{other:?}"),
-    }
+    let Response::Refused(_, reason) = Response::decode(&refused.encode()).unwrap() else {
+        panic!("another kind");
+    };
+    assert_eq!(reason, "a [2Jb");
     let mut named = claim(1);
     for name in ["", "a b", "\u{1b}[2J", &"x".repeat(64)] {
         name.clone_into(&mut named.name);
