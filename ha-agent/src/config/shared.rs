@@ -91,10 +91,10 @@ pub fn document_hash(document: &str) -> ContentHash {
 pub fn compose(path: &Path, own: &str, document: &str) -> Result<Loaded, Vec<Diagnostic>> {
     let wanted = document_hash(document);
     let spliced = splice(own, document).map(|text| Config::parse(path, text.into_bytes()));
-    if let Some(Ok(loaded)) = &spliced
+    if let Some(Ok(loaded)) = spliced
         && loaded.shared.hash == wanted
     {
-        return spliced.unwrap_or_else(|| Err(Vec::new()));
+        return Ok(loaded);
     }
     // Aliases between sections: only all of them together mean what they should.
     let whole = rebuild(own, document).unwrap_or_else(|| document.to_owned());

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Exit, complain, complain_about, print, print_json};
+use super::{Exit, complain, complain_about, local, print, print_json};
 use crate::config::model::Config;
 use crate::config::{self, Diagnostic};
 use crate::control::ConfigShown;
 use crate::status::model::SCHEMA_VERSION;
 
 /// What a file may hold, for editors.
-const SCHEMA: &str = include_str!("../config/schema.json");
+const SCHEMA: &str = include_str!("../../config/schema.json");
 
 /// `config schema`.
 pub(super) fn schema() -> Exit {
@@ -42,7 +42,7 @@ pub(super) fn diff(shown: &ConfigShown, file: &Path, json: bool) -> Exit {
         Ok(new) => new,
         Err(problems) => {
             complain_about(&problems);
-            return super::local::blame(file);
+            return local::blame(file);
         }
     };
     let old = match Config::parse(Path::new("(in force)"), shown.text.clone().into_bytes()) {
