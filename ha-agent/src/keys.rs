@@ -106,6 +106,12 @@ impl PairKey {
         out
     }
 
+    /// Seed of an SSH key of the pair: its purpose (`host`, `client`) and whose it is.
+    pub fn ssh_seed(&self, purpose: &str, first: bool) -> Zeroizing<[u8; 32]> {
+        let whose = if first { "first" } else { "second" };
+        Zeroizing::new(self.derive(&[], &format!("ha-agent ssh {purpose} {whose} v1")))
+    }
+
     /// The SipHash key of trailers and HELLOs.
     pub fn trailer_key(&self) -> [u8; 16] {
         self.derive(&[], "ha-agent trailer v1")

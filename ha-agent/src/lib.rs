@@ -10,6 +10,7 @@ pub mod control;
 pub mod datapath;
 pub mod doctor;
 pub mod echo;
+pub mod fault;
 pub mod health;
 pub mod journal;
 pub mod keys;

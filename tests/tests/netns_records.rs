@@ -207,7 +207,7 @@ fn keeping() -> Result<Pair> {
     let mut pair = Pair::build(PairConfig {
         timeout: Duration::from_millis(500),
         sections: "records:
-  listen: '{dir}/run/records.sock'
+  listen: records.sock
   namespaces:
     - { name: sessions, records: 1000 }
     - { name: few, records: 3 }

@@ -104,6 +104,13 @@ pub(crate) fn build(profile: Profile) -> Result<()> {
     run(&mut command)
 }
 
+/// Builds the agent that dies where a test says, beside the other one.
+pub(crate) fn build_faulty() -> Result<()> {
+    run(cargo()
+        .args(["build", "--locked", "--package", "ha-tests"])
+        .args(["--features", "fault-points", "--bin", "ha-faulty"]))
+}
+
 /// Builds what it needs and runs a program of the rig with the given options.
 pub(crate) fn rig(program: &str, args: &[String]) -> Result<ExitCode> {
     if !args.iter().any(|arg| arg == "--help" || arg == "-h") {

@@ -35,6 +35,7 @@ pub(crate) struct TidyArgs {
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
     setup::setup()?;
     build::build(Profile::Dev)?;
+    build::build_faulty()?;
     if args.filter.is_none() {
         tidy(&TidyArgs { fix: false })?;
     }

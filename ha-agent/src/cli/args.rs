@@ -77,8 +77,16 @@ pub enum Verb {
     },
     /// Take this node back, after maintenance or after it was pacified
     Resume,
-    /// Take over changes of real servers and health checks from the configuration file
+    /// Take over what may change under traffic from the configuration file, and show what that was
     Reload,
+    /// Make sure, now, that the partner has this node's configuration
+    Push,
+    /// Show the configuration in force, how a file differs from it, or what a file may hold
+    Config {
+        /// What to do
+        #[command(subcommand)]
+        action: Config,
+    },
     /// Replace the running agent by the program that is installed now, under traffic
     Reexec,
     /// Tell whether this program could replace the running agent; changes nothing
@@ -120,6 +128,20 @@ pub enum Verb {
         /// What `record`, a simulator or a conformance case wrote
         log: PathBuf,
     },
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Show the configuration that the running agent has in force; it holds no secrets
+    Show,
+    /// Show what taking over a file would change
+    Diff {
+        /// The file [default: the configuration file]
+        file: Option<PathBuf>,
+    },
+    /// Print a JSON schema of the file, for editors
+    Schema,
 }
 
 /// Whom to ask for echoes.

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod capture;
+mod config;
 mod connections;
 mod doctor;
 mod local;
@@ -62,6 +63,9 @@ pub fn main() -> ExitCode {
         Verb::Replay { log } => local::replay(log),
         Verb::Doctor => return doctor::doctor(&args),
         Verb::Ping(wanted) => doctor::ping(&args, wanted),
+        Verb::Config {
+            action: args::Config::Schema,
+        } => config::schema(),
         Verb::UpgradeCheck { prepare } => replace::upgrade_check(&args.config, *prepare, args.json),
         Verb::Status
         | Verb::Connections(_)
@@ -70,6 +74,8 @@ pub fn main() -> ExitCode {
         | Verb::Failover
         | Verb::Maintenance { .. }
         | Verb::Reload
+        | Verb::Push
+        | Verb::Config { .. }
         | Verb::Resume
         | Verb::Record { .. }
         | Verb::Records { .. }
@@ -93,6 +99,9 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::Replay { .. } => Some("replay"),
         Verb::Ping(_) => Some("ping"),
         Verb::UpgradeCheck { .. } => Some("upgrade-check"),
+        Verb::Config {
+            action: args::Config::Schema,
+        } => Some("config schema"),
         Verb::Status
         | Verb::Connections(_)
         | Verb::Counters { .. }
@@ -100,6 +109,8 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Failover
         | Verb::Maintenance { .. }
         | Verb::Reload
+        | Verb::Push
+        | Verb::Config { .. }
         | Verb::Resume
         | Verb::Record { .. }
         | Verb::Records { .. }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::args::{Args, DEFAULT_CONFIG, Switch, Verb};
+use super::args::{Args, Config, DEFAULT_CONFIG, Switch, Verb};
 use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
-use super::{capture, connections, records, trace};
+use super::{capture, config as config_of, connections, records, trace};
 use crate::config;
 use crate::control::{Client, ClientError, Done, Reloaded, Request};
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
@@ -99,6 +99,20 @@ pub(super) fn command(args: &Args) -> Exit {
         }
         Verb::Resume => ask.show(&Request::Resume, done),
         Verb::Reload => ask.show(&Request::Reload, reloaded),
+        Verb::Push => ask.show(&Request::Push, done),
+        Verb::Config { action } => {
+            let shown = match ask.client.request(&Request::ShowConfig) {
+                Ok(shown) => shown,
+                Err(error) => return explain(&error, args),
+            };
+            match action {
+                Config::Diff { file } => {
+                    let file = file.as_ref().unwrap_or(&args.config);
+                    config_of::diff(&shown, file, args.json)
+                }
+                Config::Show | Config::Schema => config_of::show(&shown, args.json),
+            }
+        }
         Verb::Record { file, seconds } => match std::path::absolute(file) {
             Ok(path) => {
                 let seconds = *seconds;

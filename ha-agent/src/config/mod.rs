@@ -11,6 +11,7 @@ mod network;
 mod reload;
 mod rules;
 mod sections;
+pub mod shared;
 mod tree;
 mod values;
 mod walk;
@@ -26,8 +27,9 @@ use crate::keys::{CARP_PASSPHRASE_MAX, PairKeys};
 pub use diagnostic::{Diagnostic, Severity};
 use diagnostic::{Problem, Source, Span};
 use model::{Config, Mode, Node};
-pub use reload::{Change, diff};
+pub use reload::{Change, Difference, diff, difference};
 use sections::Draft;
+pub use shared::SharedPart;
 use tree::{Kind, Step, Tree};
 pub(crate) use values::read_duration;
 use walk::Walk;
@@ -42,6 +44,8 @@ pub struct Loaded {
     pub config: Config,
     /// What somebody should look at.
     pub warnings: Vec<Diagnostic>,
+    /// What both nodes of a pair have alike.
+    pub shared: SharedPart,
     source: Source,
 }
 
@@ -77,17 +81,26 @@ impl Config {
             }
         };
         let source = Source::new(path, text);
-        let (config, problems) = interpret(source.text());
+        let (config, mut problems) = interpret(source.text());
         let faulty = problems.iter().any(|p| p.severity == Severity::Error);
-        let diagnostics = source.diagnose(problems);
-        match config {
-            Some(config) if !faulty => Ok(Loaded {
-                config,
-                warnings: diagnostics,
-                source,
-            }),
-            _ => Err(diagnostics),
-        }
+        let Some(config) = config.filter(|_| !faulty) else {
+            return Err(source.diagnose(problems));
+        };
+        let shared = match SharedPart::of(source.text()) {
+            Ok(shared) => shared,
+            // A node alone has nobody to replicate to.
+            Err(_) if config.node.mode == Mode::Off => SharedPart::whole(source.text()),
+            Err(problem) => {
+                problems.push(problem);
+                return Err(source.diagnose(problems));
+            }
+        };
+        Ok(Loaded {
+            config,
+            warnings: source.diagnose(problems),
+            shared,
+            source,
+        })
     }
 }
 

@@ -43,7 +43,7 @@ pub struct Records {
 pub enum RecordsListen {
     /// A loopback address.
     Address(SocketAddr),
-    /// A UNIX socket.
+    /// A UNIX socket; a path that is not absolute is one in `node.run_dir`.
     Path(PathBuf),
 }
 
@@ -185,6 +185,10 @@ pub struct Ha {
     pub multicast_group: IpAddr,
     /// Replication's UDP port.
     pub multicast_port: u16,
+    /// Logical name of the interface over which the configuration is replicated; empty if there is none.
+    pub update_interface: String,
+    /// Its TCP port.
+    pub update_port: u16,
     /// Whether connections are replicated; never if high availability is off.
     pub l4_connection_updates: bool,
     /// Whether the standby is told where persistent clients go; never without connections.

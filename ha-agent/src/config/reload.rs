@@ -127,8 +127,27 @@ impl fmt::Display for Change {
     }
 }
 
+/// How two configurations differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What may change under traffic.
+    pub changes: Vec<Change>,
+    /// What needs a restart, each with its place in the new file.
+    pub restart: Vec<Diagnostic>,
+}
+
 /// What changes from `old` to `new`, or every place where the change needs a restart.
 pub fn diff(old: &Config, new: &Loaded) -> Result<Vec<Change>, Vec<Diagnostic>> {
+    let found = difference(old, new);
+    if found.restart.is_empty() {
+        Ok(found.changes)
+    } else {
+        Err(found.restart)
+    }
+}
+
+/// What changes from `old` to `new`.
+pub fn difference(old: &Config, new: &Loaded) -> Difference {
     let mut refused = Refused {
         new,
         problems: Vec::new(),
@@ -151,10 +170,9 @@ pub fn diff(old: &Config, new: &Loaded) -> Result<Vec<Change>, Vec<Diagnostic>> 
     refused.unless_equal(&[Step::Key("records")], &old.records, records);
     changes.extend(refused.limits(&old.limits, limits));
     changes.extend(services(&old.virtual_services, virtual_services));
-    if refused.problems.is_empty() {
-        Ok(changes)
-    } else {
-        Err(new.source.diagnose(refused.problems))
+    Difference {
+        changes,
+        restart: new.source.diagnose(refused.problems),
     }
 }
 
@@ -258,6 +276,8 @@ impl Refused<'_> {
             multicast_interface,
             multicast_group,
             multicast_port,
+            update_interface,
+            update_port,
             l4_connection_updates,
             persistence_updates,
             pacify,
@@ -280,6 +300,12 @@ impl Refused<'_> {
             multicast_group,
         );
         self.unless_equal(&at("multicast_port"), &old.multicast_port, multicast_port);
+        self.unless_equal(
+            &at("update_interface"),
+            &old.update_interface,
+            update_interface,
+        );
+        self.unless_equal(&at("update_port"), &old.update_port, update_port);
         self.unless_equal(
             &at("l4_connection_updates"),
             &old.l4_connection_updates,

@@ -242,11 +242,6 @@ pub(crate) fn ports(scalar: Scalar<'_>) -> Parsed<Ports> {
     }
 }
 
-/// A thing of the full configuration that this version cannot do.
-pub(crate) fn not_yet(what: &str, remedy: &str) -> Fault {
-    Fault::new(format!("`{what}` is not yet supported"), remedy)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,13 +11,14 @@ pub mod server;
 pub mod socket;
 
 pub use client::{Client, ClientError};
-pub use protocol::{CaptureRequest, Done, Refusal, Reloaded, Reply, Request};
+pub use protocol::{CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, Request};
 pub use records::{
     Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
 };
 pub use server::{BindError, Heirloom, Listener, serve};
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::status::capture::Captured;
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
@@ -44,7 +45,11 @@ pub trait Handler: Send + Sync + 'static {
     /// Takes the node back, whatever put it aside.
     fn resume(&self) -> impl Future<Output = Reply<Done>> + Send;
     /// Reads the configuration file again.
-    fn reload(&self) -> impl Future<Output = Reply<Reloaded>> + Send;
+    fn reload(self: Arc<Self>) -> impl Future<Output = Reply<Reloaded>> + Send;
+    /// Makes sure that the partner has this node's configuration.
+    fn push(self: Arc<Self>) -> impl Future<Output = Reply<Done>> + Send;
+    /// The configuration in force.
+    fn show_config(&self) -> impl Future<Output = Reply<ConfigShown>> + Send;
     /// Writes down what happens to the election.
     fn record(&self, path: PathBuf, seconds: u32) -> impl Future<Output = Reply<Done>> + Send;
     /// Begins, goes on with, or ends a capture, and yields the packets since the last step.

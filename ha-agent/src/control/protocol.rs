@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::RecordsRequest;
 use crate::config::Diagnostic;
+use crate::proto::confsync::ContentHash;
 use crate::status::model::ConnectionQuery;
 use crate::trace::model::TraceRequest;
 
@@ -40,6 +41,10 @@ pub enum Request {
     Resume,
     /// Read the configuration file again.
     Reload,
+    /// Make sure that the partner has this node's configuration.
+    Push,
+    /// The configuration in force.
+    ShowConfig,
     /// Write down what happens to the election.
     Record {
         /// File to make, an absolute path.
@@ -149,6 +154,19 @@ impl Done {
             took_ms: Some(took.as_secs_f64() * 1e3),
         }
     }
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigShown {
+    /// [`crate::status::model::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Number of its version.
+    pub generation: u64,
+    /// What the version says, in short.
+    pub hash: ContentHash,
+    /// The file, as it was read.
+    pub text: String,
 }
 
 /// A configuration file that was taken over.

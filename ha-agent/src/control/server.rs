@@ -206,7 +206,7 @@ pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>) -> io::Resul
         };
         let handler = Arc::clone(&handler);
         tokio::spawn(async move {
-            if let Err(error) = client(stream, &*handler).await {
+            if let Err(error) = client(stream, &handler).await {
                 tracing::debug!(%error, "control connection ended");
             }
             drop(place);
@@ -225,7 +225,7 @@ async fn turn_away(mut stream: UnixStream) {
 }
 
 /// Serves one client until it closes, errs or stalls.
-async fn client<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()> {
+async fn client<H: Handler>(stream: UnixStream, handler: &Arc<H>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -256,7 +256,7 @@ async fn client<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()> {
     }
 }
 
-async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<u8>> {
+async fn carry_out<H: Handler>(handler: &Arc<H>, request: Request) -> io::Result<Vec<u8>> {
     match request {
         Request::Status => encode(handler.status().await),
         Request::Connections(query) => encode(handler.connections(query).await),
@@ -265,7 +265,9 @@ async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<
         Request::Failover => encode(handler.failover().await),
         Request::Maintenance { on, force } => encode(handler.maintenance(on, force).await),
         Request::Resume => encode(handler.resume().await),
-        Request::Reload => encode(handler.reload().await),
+        Request::Reload => encode(Arc::clone(handler).reload().await),
+        Request::Push => encode(Arc::clone(handler).push().await),
+        Request::ShowConfig => encode(handler.show_config().await),
         Request::Record { path, seconds } => encode(handler.record(path, seconds).await),
         Request::Capture(request) => encode(handler.capture(request).await),
         Request::TracePacket(request) => encode(handler.trace(request).await),

@@ -4,12 +4,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::proto::confsync::ContentHash;
 use crate::status::capture::Packet;
 use crate::status::model::{Connection, SCHEMA_VERSION};
 use crate::status::render::tests::sample;
@@ -68,7 +68,20 @@ impl Handler for Memory {
         Ok(Done::new("done".to_owned()))
     }
 
-    async fn reload(&self) -> Reply<Reloaded> {
+    async fn push(self: Arc<Self>) -> Reply<Done> {
+        Ok(Done::new("both nodes have version 7"))
+    }
+
+    async fn show_config(&self) -> Reply<ConfigShown> {
+        Ok(ConfigShown {
+            schema_version: 1,
+            generation: 7,
+            hash: ContentHash::new([7; 32]),
+            text: "version: 1\n".to_owned(),
+        })
+    }
+
+    async fn reload(self: Arc<Self>) -> Reply<Reloaded> {
         Ok(Reloaded {
             changes: Vec::new(),
             warnings: Vec::new(),

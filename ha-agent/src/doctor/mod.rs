@@ -136,7 +136,7 @@ checks! {
         "run the same version of ha-agent on both nodes";
     SameConfiguration = "same_configuration",
         "Do both nodes have the same configuration?",
-        "copy everything but the section node from the right node to the other, and reload";
+        "run `ha-agent push` on the active node, and mend what it names";
     OneActive = "one_active",
         "Is exactly one node active?",
         "find out what cut the links between the nodes, or both from their gateways";

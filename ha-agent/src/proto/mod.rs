@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod carp;
+pub mod confsync;
 pub mod hex;
 pub mod pacify;
 pub mod records;

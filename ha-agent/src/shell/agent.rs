@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use super::addresses::{self, SharedOn};
+use super::addresses::SharedOn;
 use super::capture::Capture;
 use super::conflicts::Picture;
+use super::confsync::{self, Replica};
 use super::guard::Guard;
 use super::history::HistoryFile;
 use super::names::Names;
@@ -17,10 +18,11 @@ use super::parts::{self, Bound};
 use super::records::api;
 use super::reexec::Program;
 use super::{alarms, clock, election, frame, replication};
+use crate::config::Loaded;
 use crate::config::model::{Config, Mode};
-use crate::config::{self, Loaded};
 use crate::control::{
-    CaptureRequest, Done, Handler, Heirloom, RecordsReply, RecordsRequest, Refusal, Reloaded, Reply,
+    CaptureRequest, ConfigShown, Done, Handler, Heirloom, RecordsReply, RecordsRequest, Refusal,
+    Reloaded, Reply,
 };
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::inspect::Inspect;
@@ -82,6 +84,8 @@ pub struct Shared {
     pub health: Mutex<HealthChecks>,
     /// Which real servers are up.
     pub verdicts: Arc<Verdicts>,
+    /// The configuration's version and its replication.
+    pub replica: Arc<Replica>,
     /// What is wrong.
     pub board: alarms::Board,
     /// Who else has the shared addresses.
@@ -115,12 +119,14 @@ impl Shared {
         let snapshot = &published.election;
         let alarms = alarms::current(&self.board, &published, self.replication.as_ref());
         let role = role(snapshot.role);
+        let configuration = self.replica.status();
+        let same = self.replica.in_sync(confsync::has_channel(self));
         let partner = (config.node.mode != Mode::Off).then(|| Partner {
             name: self
                 .replication
                 .as_ref()
                 .and_then(|replication| replication.published().sync.partner_name.clone()),
-            ..partner(&config, snapshot)
+            ..partner(&config, snapshot, same)
         });
         Status {
             schema_version: SCHEMA_VERSION,
@@ -132,7 +138,8 @@ impl Shared {
             since_seconds: snapshot.since.as_secs_f64(),
             square: own_square(snapshot),
             term: snapshot.term,
-            config_generation: parts::generation(&config),
+            config_generation: configuration.version.generation,
+            configuration: Some(configuration),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
             replaced: self.replaced.clone(),
@@ -249,60 +256,6 @@ impl Shared {
         })
     }
 
-    /// Reads the file again and takes over what may change under traffic; on any error nothing changes.
-    pub fn reload(&self) -> Reply<Reloaded> {
-        let fresh = Config::load(&self.path).map_err(Refusal::configuration)?;
-        let changes = config::diff(&self.config(), &fresh).map_err(Refusal::configuration)?;
-        let secrets = fresh.secrets().map_err(Refusal::configuration)?;
-        let failed = |error: &dyn std::fmt::Display| {
-            Refusal::new(
-                error.to_string(),
-                "the agent goes on with what it has; see its log",
-            )
-        };
-        let mut services = lock(&self.services);
-        if !changes.is_empty() {
-            services
-                .configure(&fresh.config.virtual_services)
-                .map_err(|error| failed(&error))?;
-        }
-        services.set_hash_seed(secrets.keys.hash_seed());
-        services
-            .apply(&*self.datapath)
-            .map_err(|error| failed(&error))?;
-        drop(services);
-        let new_flows_max = fresh.config.limits.new_flows;
-        self.settings
-            .update(|settings| settings.new_flows_max = new_flows_max)
-            .map_err(|error| failed(&error))?;
-        if !changes.is_empty() {
-            self.check_health(&fresh.config);
-            self.guard(&fresh.config);
-        }
-        // The data plane first: nothing is to be signed with a key that is not accepted yet.
-        let keys = parts::election_keys(&secrets);
-        self.tell_pair(&fresh.config, &keys)
-            .map_err(|error| failed(&error))?;
-        let warnings = fresh.warnings.clone();
-        *lock(&self.loaded) = fresh;
-        let config = self.config();
-        self.lifetime.send_replace(addresses::lifetime(&config));
-        self.election
-            .send(election::Command::Settings(parts::settings(&config)));
-        let generation = parts::generation(&config);
-        self.election
-            .send(election::Command::Generation(generation));
-        self.election.send(election::Command::Keys(keys));
-        if let Some(replication) = &self.replication {
-            replication.generation(generation);
-            replication.keys(secrets.keys.clone());
-        }
-        Ok(Reloaded {
-            changes: changes.iter().map(ToString::to_string).collect(),
-            warnings,
-        })
-    }
-
     /// Tells the data plane of the addresses of interfaces that were made anew.
     pub(super) fn tell_addresses(&self, bound: &[Bound]) -> Result<(), ApplyError> {
         let local = parts::local_addresses(&self.config(), bound);
@@ -313,7 +266,11 @@ impl Shared {
     }
 
     /// Tells the data plane of the pair's keys, if they are other ones.
-    fn tell_pair(&self, config: &Config, keys: &ElectionKeys) -> Result<(), DatapathError> {
+    pub(super) fn tell_pair(
+        &self,
+        config: &Config,
+        keys: &ElectionKeys,
+    ) -> Result<(), DatapathError> {
         // Held until all is done: an interface that is made anew meanwhile is told afterwards.
         let mut known = lock(&self.pair);
         let epoch = known.pair.own_epoch;
@@ -391,8 +348,16 @@ impl Handler for Shared {
         Self::resume(self).await
     }
 
-    async fn reload(&self) -> Reply<Reloaded> {
-        Self::reload(self)
+    async fn reload(self: Arc<Self>) -> Reply<Reloaded> {
+        off_the_runtime(move || Self::reload(&self)).await
+    }
+
+    async fn push(self: Arc<Self>) -> Reply<Done> {
+        Self::push(&self).await
+    }
+
+    async fn show_config(&self) -> Reply<ConfigShown> {
+        Ok(self.shown())
     }
 
     async fn record(&self, path: PathBuf, seconds: u32) -> Reply<Done> {
@@ -427,6 +392,14 @@ impl Handler for Shared {
     }
 }
 
+/// Does what may wait for a disk where nobody else waits for it.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Reply<T> + Send + 'static,
+) -> Reply<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| Err(Refusal::new(panic.to_string(), "look at the agent's log")))
+}
+
 pub(super) fn map_refusal(error: &DatapathError) -> Refusal {
     Refusal::new(
         error.to_string(),
@@ -455,7 +428,7 @@ const fn wire_role(role: WireRole) -> model::Role {
     }
 }
 
-fn partner(config: &Config, snapshot: &carp::Snapshot) -> Partner {
+fn partner(config: &Config, snapshot: &carp::Snapshot, same: bool) -> Partner {
     let found = snapshot.partner.as_ref();
     Partner {
         name: None,
@@ -466,8 +439,8 @@ fn partner(config: &Config, snapshot: &carp::Snapshot) -> Partner {
             .iter()
             .map(|link| (link.name.clone(), link.heard))
             .collect(),
-        config_in_sync: found
-            .is_some_and(|partner| partner.generation == parts::generation(config)),
+        config_in_sync: same
+            && found.is_some_and(|partner| partner.generation == parts::digest(config)),
     }
 }
 

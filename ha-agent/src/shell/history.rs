@@ -14,7 +14,7 @@ use tracing::{error, warn};
 
 use super::agent::lock;
 use super::alarms::{Board, Kind};
-use super::terms::replace;
+use super::atomic::replace;
 use crate::config::model::Pacify;
 use crate::proto::pacify::{History, Moment, Start};
 

@@ -151,7 +151,7 @@ pub(super) fn election_config(
         hold_down: config.ha.hold_down,
         preferred: config.ha.preferred,
         auth: config.ha.carp_auth,
-        generation: generation(config),
+        generation: digest(config),
         start_pacified: history.is_pacified(),
         start_maintenance: history.in_maintenance(),
         links: checked(bound).collect(),
@@ -280,9 +280,9 @@ pub(super) fn election_keys(secrets: &Secrets) -> ElectionKeys {
     }
 }
 
-/// A number for the part of the configuration that both nodes must have alike: equal if and only if
-/// that part is. 48 bits, so that JSON readers keep it exact.
-pub fn generation(config: &Config) -> u64 {
+/// A number for the part of the configuration in force that both nodes must have alike to be ready for each
+/// other: equal if and only if that part is. Advertisements carry it.
+pub fn digest(config: &Config) -> u64 {
     let text = format!(
         "{:?}",
         (

@@ -21,8 +21,8 @@ use super::records::http;
 use super::reexec::{self, Inheritance};
 use super::start::{self, Beginning, StartError, Started};
 use super::terms::TermStore;
-use super::{alarms, clock, conflicts, fragments, guard, verdicts, virtual_mac};
-use crate::config::model::Config;
+use super::{alarms, clock, conflicts, confsync, fragments, guard, verdicts, virtual_mac};
+use crate::config::model::{Config, RecordsListen};
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener, Refusal};
 use crate::health::Report;
@@ -111,6 +111,7 @@ async fn serve(
     let conflicts = tokio::spawn(conflicts::watch(Arc::clone(&shared)));
     let verdicts = tokio::spawn(verdicts::keep(Arc::clone(&shared)));
     let fragments = tokio::spawn(fragments::watch(Arc::clone(&shared.datapath), held));
+    let replica = tokio::spawn(confsync::replicate(Arc::clone(&shared)));
     let records = serve_records(&shared);
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
@@ -165,7 +166,10 @@ async fn serve(
                 tokio::task::spawn_blocking(move || history.prove_sound());
             }
             _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
-            _ = hangup.recv() => reload(&shared),
+            _ = hangup.recv() => {
+                let shared = Arc::clone(&shared);
+                tokio::task::spawn_blocking(move || reload(&shared));
+            }
             _ = replace.recv() => {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move { refuse("not replaced", &shared.reexec().await) });
@@ -181,6 +185,7 @@ async fn serve(
     conflicts.abort();
     verdicts.abort();
     fragments.abort();
+    replica.abort();
     if let Some(records) = records {
         records.abort();
     }
@@ -197,7 +202,11 @@ async fn serve(
 /// Serves records over HTTP where the configuration says so. A node whose proxies cannot reach it is
 /// better than none, and the log tells.
 fn serve_records(shared: &Shared) -> Option<Task<()>> {
-    let listen = shared.config().records.listen?;
+    let config = shared.config();
+    let listen = match config.records.listen? {
+        RecordsListen::Path(path) => RecordsListen::Path(config.node.run_dir.join(path)),
+        address @ RecordsListen::Address(_) => address,
+    };
     let records = shared.replication.as_ref()?.records().clone();
     match http::Listener::bind(&listen) {
         Ok(listener) => Some(tokio::spawn(http::serve(listener, records))),
@@ -249,6 +258,9 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
         } => {
             info!(?from, ?to, ?reason, term, "role change");
             shared.verdicts.set_active(to == Role::Active);
+            shared
+                .replica
+                .set_active(matches!(to, Role::Active | Role::Off));
         }
         Event::ReserveTerm { up_to } => reserve(shared, terms.clone(), up_to),
         Event::Alarm {

@@ -4,8 +4,10 @@
 //! a crash the node goes on above the whole block, used or not.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use super::atomic::replace;
 
 const FILE: &str = "term";
 
@@ -40,19 +42,6 @@ impl TermStore {
     pub fn reserve(&self, term: u64) -> io::Result<()> {
         replace(&self.path, format!("{term}\n").as_bytes())
     }
-}
-
-/// Replaces a file as a whole, durably: a crash leaves the old one or the new one.
-pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    if let Some(directory) = path.parent() {
-        fs::File::open(directory)?.sync_all()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use ha_common::conn::{ConnState, flags};
 use ha_common::reason::{REASONS, Reason, Tally, Verdict};
 use serde::{Deserialize, Serialize};
 
+pub use super::configuration::Configuration;
 pub use super::replication::{Progress, Replication, ReplicationClass};
 pub use super::services::{
     PersistenceStatus, RealServerState, RealServerStatus, ServiceStatus, Services, TrafficStatus,
@@ -37,8 +38,11 @@ pub struct Status {
     pub square: Square,
     /// Term of the last takeover known.
     pub term: u64,
-    /// Generation of the configuration in use.
+    /// Generation of the configuration.
     pub config_generation: u64,
+    /// Its version, and how it is replicated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Configuration>,
     /// Version of the agent.
     pub version: String,
     /// Its process id.

@@ -38,6 +38,8 @@ use crate::clock::now_ns;
 pub const SERVERS: u8 = 3;
 /// How long a pair may take from its start until the standby is ready.
 const SETTLE: Duration = Duration::from_secs(30);
+/// How long it may take until both nodes have a changed configuration.
+const SYNC: Duration = Duration::from_secs(20);
 
 /// One load balancer.
 #[derive(Debug)]
@@ -204,15 +206,32 @@ impl Pair {
         table_complete && node.services().is_ok_and(|services| all_up(&services))
     }
 
-    /// Replaces the real servers of both services on both nodes: writes both files and tells both
-    /// agents to read them.
+    /// Replaces the real servers of both services, as a person would: where the active role is. The other
+    /// node gets the change by itself.
     pub fn change_servers(&mut self, servers: Vec<RealServer>) -> Result<()> {
         self.config.servers = servers;
-        for node in &self.nodes {
-            node.write_config(&self.config)?;
-        }
-        for node in &self.nodes {
-            node.reload()?;
+        self.change_config().map(|_changes| ())
+    }
+
+    /// Writes the active node's file anew, has it read, and waits until both nodes have it; returns what
+    /// changed.
+    pub fn change_config(&self) -> Result<Vec<String>> {
+        let node = self.nodes.get(self.active()?).context("no such node")?;
+        node.write_config(&self.config)?;
+        let changes = node.reload()?.changes;
+        self.wait_in_sync()?;
+        Ok(changes)
+    }
+
+    /// Waits until both nodes say that they have the same configuration.
+    pub fn wait_in_sync(&self) -> Result<()> {
+        let end = now_ns() + u64::try_from(SYNC.as_nanos())?;
+        while !self.nodes.iter().all(Node::in_sync) {
+            if now_ns() > end {
+                let said = self.nodes.each_ref().map(|node| node.status().ok());
+                bail!("the configurations are not the same after {SYNC:?}: {said:#?}");
+            }
+            thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
@@ -403,6 +422,17 @@ impl Node {
         Ok(())
     }
 
+    /// Starts an agent that dies at a place named in [`ha_agent::fault`].
+    pub fn start_dying(&mut self, point: &str) -> Result<()> {
+        let mut command = Command::new(locate::program("ha-faulty")?);
+        command.arg("run").arg("-f").arg(self.config_file());
+        command.env(ha_agent::fault::VARIABLE, point);
+        let name = format!("agent of lb{}, which dies", self.number);
+        let log = self.dir.join("agent.log");
+        self.agent = Some(Process::start(&name, &self.netns, &mut command, &log)?);
+        Ok(())
+    }
+
     /// Asks its agent over the control socket.
     fn request<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
         let socket = self.dir.join("run/ctl.sock");
@@ -434,6 +464,12 @@ impl Node {
     /// Tells it to read its configuration again.
     pub fn reload(&self) -> Result<Reloaded> {
         self.request(&Request::Reload)
+    }
+
+    /// Whether it says that the partner has its configuration.
+    pub fn in_sync(&self) -> bool {
+        let partner = self.status().ok().and_then(|status| status.partner);
+        partner.is_some_and(|partner| partner.config_in_sync)
     }
 
     /// Its role; `None` if it does not answer.

@@ -20,6 +20,7 @@ pub(super) fn check(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
     interfaces(node, walk);
     ha_checks(node, draft, walk);
     multicast(node, draft, walk);
+    update_interface(node, draft, walk);
     virtual_id(node, draft, walk);
     records(draft, walk);
 }
@@ -267,6 +268,32 @@ fn multicast(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
             }
         }
         Field::Absent | Field::Bad => {}
+    }
+}
+
+/// The configuration travels between the nodes' own addresses.
+fn update_interface(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
+    let Field::Given(wanted) = &draft.ha.update_interface else {
+        return;
+    };
+    if paired(node) != Some(true) || !node.interfaces.known {
+        return;
+    }
+    let Some(interface) = find(node, &wanted.value) else {
+        return unknown_interface(node, wanted, walk);
+    };
+    if interface.is_unnumbered() {
+        walk.error(
+            wanted.span,
+            format!("`{}` is a heartbeat link without an address", wanted.value),
+            "replication of the configuration needs an interface with an address",
+        );
+    } else if interface.partners.known && interface.partners.list.is_empty() {
+        walk.error(
+            wanted.span,
+            format!("the partner's address on `{}` is not given", wanted.value),
+            "add `partner:` to that interface, or name another one",
+        );
     }
 }
 

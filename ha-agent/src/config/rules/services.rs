@@ -12,8 +12,6 @@ use super::super::sections::services::{ServiceDraft, bits};
 use super::super::walk::Walk;
 use super::{Seen, family, servers};
 
-/// TCP port of the pair's configuration channel.
-const UPDATE_PORT: u16 = 6973;
 /// TCP port of the node's own SSH.
 const SSH_PORT: u16 = 22;
 
@@ -72,7 +70,7 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
         names.once(walk, service.name.given(), "a virtual service is named");
         listeners.add(service, walk);
         address(service, &around, walk);
-        update_port(service, &reserved, walk);
+        update_port(service, draft, &reserved, walk);
         source(service, &around, walk);
         persistence(service, walk);
         servers::check(service, &around, walk);
@@ -90,7 +88,7 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
     }
 }
 
-/// Shared addresses on the interface that the pair's own traffic uses.
+/// Shared addresses on the interface over which the configuration is replicated.
 fn reserved_addresses(draft: &Draft) -> BTreeSet<IpAddr> {
     let default = || {
         let mut usable = draft.interfaces().rev();
@@ -98,7 +96,7 @@ fn reserved_addresses(draft: &Draft) -> BTreeSet<IpAddr> {
             .find(|i| i.checks() && i.has_address())
             .and_then(|i| i.name.value().cloned())
     };
-    let name = draft.ha.multicast_interface.value().cloned();
+    let name = draft.ha.update_interface.value().cloned();
     let name = name.or_else(default);
     draft
         .shared
@@ -109,11 +107,19 @@ fn reserved_addresses(draft: &Draft) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-fn update_port(service: &ServiceDraft, reserved: &BTreeSet<IpAddr>, walk: &mut Walk<'_>) {
+fn update_port(
+    service: &ServiceDraft,
+    draft: &Draft,
+    reserved: &BTreeSet<IpAddr>,
+    walk: &mut Walk<'_>,
+) {
     let (Some(address), Some(ports)) = (service.address.value(), service.ports.given()) else {
         return;
     };
-    if ports.value.contains(UPDATE_PORT)
+    let Some(port) = draft.ha.update_port() else {
+        return;
+    };
+    if ports.value.contains(port)
         && service.protocol.or_default(Protocol::Tcp) == Some(Protocol::Tcp)
         && reserved.contains(address)
     {
@@ -126,7 +132,7 @@ fn update_port(service: &ServiceDraft, reserved: &BTreeSet<IpAddr>, walk: &mut W
         walk.error(
             ports.span,
             format!(
-                "TCP {UPDATE_PORT} on this interface is reserved for the pair's own configuration \
+                "TCP {port} on this interface is reserved for the pair's own configuration \
                  updates"
             ),
             remedy,

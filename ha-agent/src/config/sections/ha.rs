@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::diagnostic::Span;
 use super::super::model::{CarpAuth, Ha, Mode, Node, Pacify, Preferred, SharedAddress, Transport};
 use super::super::network;
-use super::super::values::{self, Parsed};
+use super::super::values;
 use super::super::walk::{Field, Section, Walk};
 
 /// Bounds of `advertisement_interval`: CARP carries whole seconds in one byte and 1/256 s in another.
@@ -29,6 +29,8 @@ const GROUP_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 255, 69, 73));
 /// The same where there is no IPv4: transient, link-local scope (RFC 4291 section 2.7).
 const GROUP_DEFAULT_6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0, 0x4549));
 const PORT_DEFAULT: u16 = 6974;
+/// TCP port of the pair's configuration channel unless configured otherwise.
+const UPDATE_PORT: u16 = 6973;
 
 pub(crate) struct HaDraft {
     /// Where the section is, or what stands for it.
@@ -45,6 +47,8 @@ pub(crate) struct HaDraft {
     pub(crate) multicast_interface: Field<String>,
     pub(crate) multicast_group: Field<IpAddr>,
     multicast_port: Field<u16>,
+    pub(crate) update_interface: Field<String>,
+    update_port: Field<u16>,
     pub(crate) connection_updates: Field<bool>,
     pub(crate) persistence_updates: Field<bool>,
     restarts: Field<u32>,
@@ -93,7 +97,6 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
     let Some(section) = section else {
         return HaDraft::absent(top.place("ha"));
     };
-    not_yet_supported(walk, &section);
     let s = &section;
     let (restarts, window) = pacify(walk, s);
     let draft = HaDraft {
@@ -120,6 +123,8 @@ pub(crate) fn read(walk: &mut Walk<'_>, top: &Section<'_>) -> HaDraft {
         multicast_interface: walk.value(s, "multicast_interface", values::name),
         multicast_group: walk.value(s, "multicast_group", network::group),
         multicast_port: walk.value(s, "multicast_port", |v| values::number(v, 1, u16::MAX)),
+        update_interface: walk.value(s, "update_interface", values::name),
+        update_port: walk.value(s, "update_port", |v| values::number(v, 1, u16::MAX)),
         connection_updates: walk.value(s, "l4_connection_updates", values::boolean),
         persistence_updates: walk.value(s, "persistence_updates", values::boolean),
         restarts,
@@ -144,23 +149,6 @@ fn pacify(walk: &mut Walk<'_>, section: &Section<'_>) -> (Field<u32>, Field<Dura
     (restarts, window)
 }
 
-/// Keys of the full configuration that this version cannot act on. What they can be set to without
-/// meaning anything is accepted.
-fn not_yet_supported(walk: &mut Walk<'_>, section: &Section<'_>) {
-    walk.value(section, "update_interface", |v| {
-        values::name(v)?;
-        refuse::<()>("update_interface")
-    });
-    walk.value(section, "update_port", |v| {
-        values::number::<u16>(v, 1, u16::MAX)?;
-        refuse::<()>("update_port")
-    });
-}
-
-fn refuse<T>(key: &str) -> Parsed<T> {
-    Err(values::not_yet(key, "remove the key"))
-}
-
 impl HaDraft {
     fn absent(span: Span) -> Self {
         Self {
@@ -177,6 +165,8 @@ impl HaDraft {
             multicast_interface: Field::Absent,
             multicast_group: Field::Absent,
             multicast_port: Field::Absent,
+            update_interface: Field::Absent,
+            update_port: Field::Absent,
             connection_updates: Field::Absent,
             persistence_updates: Field::Absent,
             restarts: Field::Absent,
@@ -223,6 +213,11 @@ impl HaDraft {
         }
     }
 
+    /// The port of the configuration channel; unknown if the value was refused.
+    pub(crate) fn update_port(&self) -> Option<u16> {
+        self.update_port.or_default(UPDATE_PORT)
+    }
+
     /// Whether connections are to be replicated; unknown if the value was refused.
     pub(crate) fn replicates(&self) -> Option<bool> {
         self.connection_updates.or_default(true)
@@ -257,6 +252,10 @@ impl HaDraft {
             multicast_interface,
             multicast_group,
             multicast_port: self.multicast_port.or(|| PORT_DEFAULT)?,
+            update_interface: self
+                .update_interface
+                .or(|| default_multicast_interface(node))?,
+            update_port: self.update_port.or(|| UPDATE_PORT)?,
             l4_connection_updates: self.connection_updates.or(|| true)? && node.mode != Mode::Off,
             persistence_updates: self.persistence_updates.or(|| true)?
                 && self.connection_updates.or(|| true)?

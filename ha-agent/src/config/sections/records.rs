@@ -93,11 +93,16 @@ fn name(scalar: Scalar<'_>) -> Parsed<String> {
     Ok(scalar.text.to_owned())
 }
 
+/// A name in `node.run_dir`, which may be another directory on each node.
+fn is_socket_name(scalar: Scalar<'_>) -> bool {
+    values::name(scalar).is_ok() && scalar.text.ends_with(".sock")
+}
+
 /// A path, or a loopback address and port: whoever can connect may write.
 fn listen(scalar: Scalar<'_>) -> Parsed<RecordsListen> {
-    const REMEDY: &str =
-        "write `127.0.0.1:6975`, `[::1]:6975` or a path like `/run/ha-agent/records.sock`";
-    if scalar.text.starts_with('/') {
+    const REMEDY: &str = "write `127.0.0.1:6975`, `[::1]:6975`, a path like `/run/ha-agent/records.sock`, or a name in \
+         node.run_dir like `records.sock`";
+    if scalar.text.starts_with('/') || is_socket_name(scalar) {
         if scalar.text.len() > SOCKET_PATH_MAX {
             return Err(Fault::new(
                 format!("a socket's path has at most {SOCKET_PATH_MAX} bytes"),

@@ -5,6 +5,7 @@ mod ipv6;
 mod reload;
 mod rules;
 mod services;
+mod shared;
 
 use std::net::IpAddr;
 use std::time::Duration;

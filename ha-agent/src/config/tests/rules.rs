@@ -332,14 +332,44 @@ fn records_that_are_good() {
 }
 
 #[test]
-fn not_yet_supported() {
+fn the_configuration_travels_where_both_nodes_have_addresses() {
     let ha = |keys: &str| format!("ha: {{ {keys} }}\nshared_addresses");
-    for (key, place) in [
-        ("update_interface: back", "back"),
-        ("update_port: 6973", "6973"),
+    let of = |keys: &str| {
+        let ha = parse(&with("shared_addresses", &ha(keys)))
+            .unwrap()
+            .config
+            .ha;
+        (ha.update_interface, ha.update_port)
+    };
+    assert_eq!(of(""), ("back".to_owned(), 6973));
+    let other = of("update_interface: front, update_port: 7000");
+    assert_eq!(other, ("front".to_owned(), 7000));
+    for (key, place, what) in [
+        (
+            "update_interface: side",
+            "side",
+            "no interface named `side`",
+        ),
+        (
+            "update_interface: eth1",
+            "eth1",
+            "no interface named `eth1`",
+        ),
+        ("update_interface: cable", "cable", "without an address"),
+        ("update_port: 0", "0", "out of range"),
     ] {
-        refuses("shared_addresses", &ha(key), place, "is not yet supported");
+        refuses("shared_addresses", &ha(key), place, what);
     }
+    // The port that is reserved goes with it.
+    let text = with(
+        "virtual_services",
+        "ha: { update_interface: front, update_port: 80 }\nvirtual_services",
+    );
+    assert!(said(&text)[0].contains("TCP 80 on this interface is reserved"));
+}
+
+#[test]
+fn not_yet_supported() {
     refuses(
         "  mode: first",
         "  mode: first\n  web: { listen: \"[::]:8443\" }",

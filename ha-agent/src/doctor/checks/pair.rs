@@ -10,17 +10,26 @@ use crate::status::model::{RealServerState, Role, Services, Square, Status};
 pub(in crate::doctor) const fn check_of(kind: Kind) -> Check {
     match kind {
         Kind::ModeConflict => Check::ModeConflict,
-        Kind::TermNotReserved | Kind::StartsUnreadable => Check::StateDirectory,
-        Kind::TimingDiffers | Kind::ConfigurationDiffers => Check::SameConfiguration,
+        Kind::TermNotReserved | Kind::StartsUnreadable | Kind::ConfigurationNotStored => {
+            Check::StateDirectory
+        }
+        Kind::TimingDiffers
+        | Kind::ConfigurationDiffers
+        | Kind::ConfigurationChannel
+        | Kind::ConfigurationRefused
+        | Kind::ConfigurationLost
+        | Kind::RestartNeeded => Check::SameConfiguration,
         Kind::CarpGroupDiffers
         | Kind::UnsignedPeer
         | Kind::VrrpSameVhid
         | Kind::CarpForeignVersion => Check::VirtualId,
         Kind::VersionMismatch => Check::Versions,
         Kind::DuplicateAddress => Check::DuplicateAddress,
-        Kind::BadTag | Kind::UnknownKey | Kind::WrongSource | Kind::UnverifiedPartner => {
-            Check::Keys
-        }
+        Kind::BadTag
+        | Kind::UnknownKey
+        | Kind::WrongSource
+        | Kind::UnverifiedPartner
+        | Kind::ConfigurationKey => Check::Keys,
         Kind::BothActive | Kind::Isolated => Check::OneActive,
         Kind::OneWayHearing | Kind::LinkSilent => Check::PartnerHeard,
         Kind::FamilySilent | Kind::MulticastBlocked => Check::Multicast,
@@ -126,7 +135,7 @@ fn pair(facts: &Facts, status: &Status, report: &mut Report) {
     let differs = partner.is_some_and(|partner| partner.role.is_some() && !partner.config_in_sync);
     if !alarmed(facts, report, Check::SameConfiguration) {
         if differs {
-            report.fail(Check::SameConfiguration, "the generations differ");
+            report.fail(Check::SameConfiguration, "the two versions differ");
         } else {
             report.pass(
                 Check::SameConfiguration,

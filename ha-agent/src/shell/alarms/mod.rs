@@ -52,7 +52,29 @@ kinds! {
         "make ha.advertisement_interval and ha.timeout equal on both nodes, and run `ha-agent reload`";
     ConfigurationDiffers = "configuration_differs",
         "What both nodes must have alike is not alike, so neither is ready for the other.",
-        "copy everything but the section node from the right node to the other, and reload";
+        "wait a moment: the active node's configuration is copied to the other; if this stays, see the other \
+         configuration alarms and `ha-agent config diff`, and compare the sections node of both";
+    ConfigurationChannel = "configuration_channel",
+        "The nodes hear each other, but not on the configuration channel, so changes do not reach the other node.",
+        "let TCP to ha.update_port pass on ha.update_interface both ways, and see that both nodes have the same \
+         node.key_file";
+    ConfigurationRefused = "configuration_refused",
+        "One node cannot take over the other's configuration; both go on with what they have.",
+        "mend what the evidence names: on the active node the file, on the other its section node or its disk";
+    ConfigurationLost = "configuration_lost",
+        "A configuration was replaced by the partner's, which did not come from it; it was kept.",
+        "compare it (`ha-agent config diff FILE`), edit the active node's file if something of it is wanted, and remove \
+         the file that was kept";
+    ConfigurationKey = "configuration_key",
+        "Somebody without the pair's key spoke on the configuration channel; nothing was accepted.",
+        "if it is the partner, copy node.key_file from one node to the other and reload; if not, find the sender by \
+         its address";
+    ConfigurationNotStored = "configuration_not_stored",
+        "The number of the configuration's version could not be written to disk; after a restart this node may lag behind.",
+        "check the disk of node.state_dir: space, mount, errors in the kernel's log";
+    RestartNeeded = "restart_needed",
+        "The configuration file says something that only a restart puts in force.",
+        "restart the agent (`systemctl restart ha-agent`) on the standby, then on the other node";
     CarpGroupDiffers = "carp_group_differs",
         "Somebody advertises for this virtual id with another CARP digest.",
         "if it is the partner, make node.carp_passphrase_file and shared_addresses equal on both nodes; if not, \

@@ -20,7 +20,7 @@ use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::health::verdicts::{Verdict, Verdicts};
 use crate::health::{self, HealthChecks, Report};
-use crate::proto::carp::{Election, ElectionConfig};
+use crate::proto::carp::{Election, ElectionConfig, Role};
 use crate::proto::pacify::Start;
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Input, Record, Sync};
@@ -29,6 +29,7 @@ use crate::services::expiry::Keeper;
 use crate::shell::addresses;
 use crate::shell::agent::{Shared, lock};
 use crate::shell::capture::Capture;
+use crate::shell::confsync::{Replica, Store};
 use crate::shell::history::HistoryFile;
 use crate::shell::netlink::{Changes, Netlink};
 use crate::shell::parts::{self, Bound};
@@ -140,6 +141,8 @@ async fn start_with(
     }
     let state = state_error(&config);
     let terms = TermStore::open(&config.node.state_dir).map_err(&state)?;
+    let versions = Store::open(&config.node.state_dir).map_err(&state)?;
+    let replica = Replica::new(&loaded, &secrets.keys, versions);
     let first_term = terms.load().map_err(&state)?;
 
     let (machine, estate) = election_machine(
@@ -172,6 +175,7 @@ async fn start_with(
         changes,
         bound,
         terms,
+        replica,
         machine,
         estate,
         control,
@@ -230,6 +234,7 @@ async fn bring_up(
     changes: Changes,
     mut bound: Vec<Bound>,
     terms: TermStore,
+    replica: Replica,
     machine: Election,
     mut estate: Option<Estate>,
     control: Heirloom,
@@ -464,6 +469,7 @@ async fn bring_up(
             HealthChecks::new(reports_out, rng()?).knowing(failures.keys().copied().collect()),
         ),
         verdicts,
+        replica: Arc::new(replica),
         board: alarms::Board::default(),
         conflicts: watch::Sender::default(),
         history,
@@ -475,6 +481,10 @@ async fn bring_up(
     shared.guard(&config);
     virtual_mac::readdress(&config, &lock(&shared.bound));
     shared.history.tell(&shared.board);
+    let role = shared.election.published().election.role;
+    shared
+        .replica
+        .set_active(matches!(role, Role::Active | Role::Off));
     Ok(Started {
         shared,
         events,

@@ -25,6 +25,7 @@ pub(crate) fn sample() -> Status {
         square: Square::Green,
         term: 3,
         config_generation: 7,
+        configuration: None,
         version: "0.1.0".to_owned(),
         process: 4711,
         replaced: None,
