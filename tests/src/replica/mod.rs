@@ -9,10 +9,13 @@
 //! programs of both nodes have run, system calls included.
 
 mod bulk;
+pub mod kills;
+mod lives;
 mod meter;
 mod probe;
 mod rival;
 mod short;
+mod takeover;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -114,10 +117,18 @@ pub fn run(options: &Options) -> Result<bool> {
         stalls: CoreStalls::start()?,
         report: Report::default(),
     };
-    let cases: [(&'static str, Case); 5] = [
+    let cases: [(&'static str, Case); 9] = [
         (FIVE.case, |bench| bench.short(&FIVE)),
         (EIGHT.case, |bench| bench.short(&EIGHT)),
         (INJECTED, injected),
+        (lives::CASE, lives::measure),
+        (kills::CHANGING.case, |bench| {
+            kills::measure(bench, &kills::CHANGING)
+        }),
+        (kills::ALONE.case, |bench| {
+            kills::measure(bench, &kills::ALONE)
+        }),
+        (takeover::CASE, takeover::measure),
         (bulk::CASE, bulk::measure),
         (bulk::OPERATIONS, bulk::operations),
     ];
