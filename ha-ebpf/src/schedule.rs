@@ -57,6 +57,7 @@ pub enum Choice {
 
 impl Choice {
     /// The same without an entry in the table.
+    #[must_use]
     #[inline(always)]
     pub const fn stateless(self) -> Self {
         match self {

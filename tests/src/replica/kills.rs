@@ -129,6 +129,7 @@ impl Scene {
         let verdict = self.crowd.judge(killed, settled, OLD)?;
         outcome.verdict.older.add(verdict.older);
         outcome.verdict.younger.add(verdict.younger);
+        outcome.verdict.meanwhile += verdict.meanwhile;
 
         for node in &mut self.pair.nodes {
             if node.agent.is_none() {
@@ -198,7 +199,11 @@ pub(super) fn measure(bench: &mut Bench<'_>, kills: &Kills) -> Result<()> {
 }
 
 fn note(bench: &mut Bench<'_>, kills: &Kills, outcome: &Outcome, idle: Fates, stalled: f64) {
-    let Verdict { older, younger } = outcome.verdict;
+    let Verdict {
+        older,
+        younger,
+        meanwhile,
+    } = outcome.verdict;
     let mut takeovers = outcome.takeovers.clone();
     takeovers.sort_unstable();
     let survived = |fates: Fates| {
@@ -245,6 +250,12 @@ fn note(bench: &mut Bench<'_>, kills: &Kills, outcome: &Outcome, idle: Fates, st
         younger.connections as f64,
     );
     add("of these lost, too", "count", none, younger.lost() as f64);
+    add(
+        "begun after a kill and before the takeover, not judged",
+        "count",
+        none,
+        meanwhile as f64,
+    );
     add(
         "until the other node is active, p50",
         "ms",

@@ -23,6 +23,10 @@ pub(super) const CASE: &str = "whole lives injected";
 
 /// Lives begun a second, from the promised rate upwards.
 const RATES: [u64; 5] = [40_000, 50_000, 60_000, 80_000, 100_000];
+/// How long lives begin: a table holds no more than the end of so many.
+const LONGEST: Duration = Duration::from_secs(5);
+/// How long the table may take to be empty again: lives end at leisure.
+const EMPTY: Duration = Duration::from_mins(3);
 /// Part of the lives wanted that must be carried, or the rate was too high.
 const CARRIED: f64 = 0.97;
 
@@ -171,19 +175,19 @@ fn run(bench: &Bench<'_>, ours: &Ours, rate: u64) -> Result<Seen> {
     let frame = Frame::tcp(source, SERVICE, flag::ACK)
         .macs(own, mac)
         .build();
-    ours.wait_empty()?;
+    ours.wait_empty_for(EMPTY)?;
     let idle = idle_cost(ours.programs()?, bench.options)?;
     let (before, books) = (meter::read(ours.programs()?)?, Books::of(active)?);
 
     let from = now_ns();
     let mut flood = Generator::of_whole_lives(rate)?;
-    let time = bench.options.load_for();
+    let time = bench.options.load_for().min(LONGEST);
     let switch = ours.pair.switch.netns();
     flood.run(switch, active.front.name(), &frame, time)?;
     let seconds = (now_ns() - from) as f64 / 1e9;
     let lag_us = active.status()?.replication.lag_us_p99.unwrap_or_default();
     thread::sleep(Duration::from_millis(500));
-    ours.wait_empty()?;
+    ours.wait_empty_for(EMPTY)?;
     let cost = meter::read(ours.programs()?)?.since(before);
     let cost = idle.off(cost, now_ns() - from);
     let books = Books::of(active)?.since(books);

@@ -206,12 +206,16 @@ impl Ours {
 
     /// Waits until the standby has forgotten all but a few connections, as the active node has.
     fn wait_empty(&self) -> Result<()> {
+        self.wait_empty_for(EMPTY)
+    }
+
+    fn wait_empty_for(&self, patience: Duration) -> Result<()> {
         let table = Conns::open(self.nodes()[1])?;
-        let end = now_ns() + u64::try_from(EMPTY.as_nanos())?;
+        let end = now_ns() + u64::try_from(patience.as_nanos())?;
         while table.all()?.len() > 10 {
             ensure!(
                 now_ns() < end,
-                "the standby's table is not empty after {EMPTY:?}"
+                "the standby's table is not empty after {patience:?}"
             );
             thread::sleep(Duration::from_millis(200));
         }

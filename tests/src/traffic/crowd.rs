@@ -97,6 +97,9 @@ pub struct Verdict {
     pub older: Fates,
     /// Younger ones.
     pub younger: Fates,
+    /// Connections that were established between the fault and the end of the takeover: whatever admitted
+    /// them told nobody.
+    pub meanwhile: u64,
 }
 
 /// The running crowd.
@@ -187,16 +190,12 @@ impl Crowd {
         members.open_every_ns = 1_000_000_000 / rate.max(1);
     }
 
-    /// Waits until all that were to be opened are established and greeted.
+    /// Waits until all that were to be opened are established.
     pub fn wait_complete(&self) -> Result<()> {
         let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
         loop {
             let members = self.shared.members();
-            let greeted = |member: &Member| {
-                member.broken.is_some() || matches!(member.phase, Phase::Talking(_))
-            };
-            let left = members.to_open.len();
-            let late = members.all().filter(|member| !greeted(member)).count();
+            let (left, late) = (members.to_open.len(), members.opening);
             drop(members);
             if left + late == 0 {
                 return Ok(());
@@ -204,7 +203,7 @@ impl Crowd {
             self.check()?;
             ensure!(
                 now_ns() < end,
-                "{left} connections were not opened, and {late} not greeted, after {PATIENCE:?}"
+                "{left} connections were not opened, and {late} not established, after {PATIENCE:?}"
             );
             thread::sleep(Duration::from_millis(10));
         }
@@ -232,7 +231,8 @@ impl Crowd {
 
     /// Waits until each connection but the idle ones has been heard since `settled_ns`, or is lost by then,
     /// and tells what became of those that were there at `fault_ns`, by whether they were older than `age`.
-    /// Those that are lost are removed.
+    /// Those that are lost are removed, and so are those that were established before `settled_ns`, but after the
+    /// fault.
     pub fn judge(&self, fault_ns: u64, settled_ns: u64, age: Duration) -> Result<Verdict> {
         let concerns = |member: &Member| member.established_ns.is_some_and(|at| at <= fault_ns);
         let heard =
@@ -254,6 +254,14 @@ impl Crowd {
         // Those that never came about are no connections.
         for (_, token) in members.places(|m| m.broken.is_some() && m.established_ns.is_none()) {
             members.remove(token);
+        }
+        let meanwhile = |member: &Member| {
+            let at = member.established_ns;
+            at.is_some_and(|at| at > fault_ns && at <= settled_ns)
+        };
+        for (_number, token) in members.places(meanwhile) {
+            members.remove(token);
+            verdict.meanwhile += 1;
         }
         for (_number, token) in members.places(concerns) {
             let Some(member) = members.list.get(token).and_then(Option::as_ref) else {

@@ -160,23 +160,24 @@ impl<'a> Items<'a> {
 impl<'a> Iterator for Items<'a> {
     type Item = Result<Item<'a>, ItemError>;
 
-    /// After an error nothing more can be read.
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
+        let item = loop {
             let short = match self.reader.u8()? {
                 PUT_SHORT => self.ways.decode_put(&mut self.reader),
                 DELETE_SHORT => self.ways.decode_delete(&mut self.reader),
                 kind => match Item::decode(kind, &mut self.reader) {
-                    Some(item) => {
-                        if let Ok(Item::Change(change)) = &item {
-                            self.ways.learn(change);
-                        }
-                        return Some(item);
-                    }
+                    Some(item) => break item,
                     None => continue,
                 },
             };
-            return Some(short.map(Item::Change).ok_or(ItemError::Truncated));
+            break short.map(Item::Change).ok_or(ItemError::Truncated);
+        };
+        match &item {
+            Ok(Item::Change(change)) => self.ways.learn(change),
+            Ok(_) => {}
+            // What follows cannot be found.
+            Err(_) => self.reader = Reader::new(&[]),
         }
+        Some(item)
     }
 }

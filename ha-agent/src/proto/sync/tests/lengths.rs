@@ -62,7 +62,7 @@ fn packets_are_no_longer_than_the_path_takes() {
         restart_standby(&mut world);
         assert!((1300..=LONG.sure).contains(&longest(&mut world)));
         let standby = world.snapshot(1).counters;
-        assert_eq!((standby.missing, standby.digests_differed), (0, 0));
+        assert_eq!((standby.skipped, standby.digests_differed), (0, 0));
     }
 }
 
@@ -86,11 +86,14 @@ fn a_path_that_takes_less_than_before_costs_what_was_under_way() {
     longest(&mut world);
     world.run(SECOND * 5);
     assert!(longest(&mut world) <= LONG.sure);
-    let path = world.faults.longest;
+    // So many repairs in a row did not help that the next one waits for half a minute.
     world.rate = 0;
-    world.run(SECOND * 35);
-    assert_eq!(path, LONG.sure);
-    assert!(world.nodes[1].ready && world.same_tables());
+    world.run(SECOND * 70);
+    assert!(
+        world.nodes[1].ready && world.same_tables(),
+        "{:#?}",
+        world.snapshot(1)
+    );
     assert_eq!(world.snapshot(0).counters.transfers_begun, transfers);
     // Another session tries anew.
     world.faults.longest = LONG.most;

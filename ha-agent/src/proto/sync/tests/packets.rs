@@ -317,8 +317,9 @@ fn a_packet_says_once_what_its_connections_have_in_common() {
             full += 1;
         }
     }
-    // Half of them have a stand-in, whose deletion alone is short, and one in eight a port of its own.
-    assert!(short > 4000 && full > 3000, "{short} {full}");
+    // Half of them have a stand-in, and of these the deletion alone is short; of the others, what has a port of
+    // its own is not.
+    assert!(short > 3900 && full > 3900, "{short} {full}");
     let wanted = changes.into_iter().map(|change| Ok(Item::Change(change)));
     assert!(Items::new(&body).eq(wanted));
     // A way that no record has named.
