@@ -21,6 +21,8 @@ use crate::rig::pair::Node;
 
 pub(super) const CASE: &str = "whole lives injected";
 
+/// Those that began last are not reset any more.
+const TIMEOUTS: &str = "timeouts: { established: 10s, closing: 2s, closed: 2s, udp: 2m }";
 /// Lives begun a second, from the promised rate upwards.
 const RATES: [u64; 5] = [40_000, 50_000, 60_000, 80_000, 100_000];
 /// How long lives begin: a table holds no more than the end of so many.
@@ -80,7 +82,7 @@ impl Books {
 }
 
 pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
-    let ours = Ours::start()?;
+    let ours = Ours::with(TIMEOUTS)?;
     for node in ours.nodes() {
         meter::count_frames(node)?;
         // The real servers would reset what they do not know.

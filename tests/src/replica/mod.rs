@@ -180,8 +180,12 @@ struct Ours {
 
 impl Ours {
     fn start() -> Result<Self> {
+        Self::with(TIMEOUTS)
+    }
+
+    fn with(timeouts: &'static str) -> Result<Self> {
         let mut pair = Pair::build(PairConfig {
-            keys: vec![TIMEOUTS],
+            keys: vec![timeouts],
             ..PairConfig::default()
         })?;
         pair.start()?;
