@@ -72,6 +72,7 @@ pub struct Scene {
     pair: Pair,
     crowd: Crowd,
     rng: Rng,
+    connections: usize,
     changing: bool,
     kills: usize,
 }
@@ -103,6 +104,7 @@ impl Scene {
             pair,
             crowd,
             rng: Rng::new(now_ns()),
+            connections,
             changing,
             kills: 0,
         })
@@ -117,7 +119,8 @@ impl Scene {
         // As many as begin now.
         let young = (RATE * (BEFORE.as_millis() as u64 + SPREAD_MS) / 1000) as usize;
         self.crowd.close(young);
-        self.crowd.open(young, &Manner::LIVELY, RATE);
+        let missing = self.connections.saturating_sub(self.crowd.len());
+        self.crowd.open(missing, &Manner::LIVELY, RATE);
         thread::sleep(BEFORE + Duration::from_millis(self.rng.below(SPREAD_MS)));
 
         let (active, standby) = self.pair.active_and_standby()?;
