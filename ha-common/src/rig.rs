@@ -55,10 +55,12 @@ pub struct Flood {
     /// Whether each frame, which is then a TCP segment in IPv4 without options, is to come from another port
     /// of another one of [`FLOODERS`].
     pub many_clients: u64,
+    /// If not 0, such frames come in turn from the next client and, as a reset, from the one that many before it.
+    pub lives: u64,
     /// The beginning of the frame, restored each time: the kernel sends the same memory again, with what
     /// its receivers made of it.
     pub head: [u64; FLOOD_HEAD],
 }
 
 const _: () = assert!(size_of::<PortCtl>() == 8);
-const _: () = assert!(size_of::<Flood>() == 32 + 8 * FLOOD_HEAD);
+const _: () = assert!(size_of::<Flood>() == 40 + 8 * FLOOD_HEAD);

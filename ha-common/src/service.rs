@@ -113,9 +113,9 @@ impl Forwarding {
 
 /// A virtual service: value of `ha_services4`.
 ///
-/// The agent builds a new Maglev table and member list in the half of `ha_slots` that is not in use
+/// The agent builds a new Maglev table and member list in a part of `ha_slots` that is not in use
 /// and then replaces this value as a whole, so a packet sees the old choice or the new one and never
-/// a mixture.
+/// a mixture. In front of each table stands its length.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
@@ -144,8 +144,8 @@ pub struct Service {
     pub pad: u8,
     /// How long a client without new connections keeps its real server, in seconds; 0 = no persistence.
     pub persist_seconds: u32,
-    /// Zero.
-    pub pad2: u32,
+    /// First slot of the Maglev table that was used before; 0 = none, or not any more.
+    pub former_offset: u32,
 }
 
 /// Bits of [`Service::flags`].

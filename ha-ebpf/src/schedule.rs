@@ -44,11 +44,34 @@ pub enum Choice {
     Made,
     /// As the service's scheduler says.
     Scheduled,
-    /// By the Maglev table, whatever the scheduler: for packets of connections not in the table.
+    /// By the Maglev table, whatever the scheduler: for packets of connections not in the table. Where the
+    /// table has just been replaced by another, such a connection is older than that.
     ByHash,
-    /// The same for a packet that leaves nothing in the table. Another flow with this client address and port
-    /// may go to the same real server, which tells them apart; to find out would cost more than all the rest.
+    /// By the Maglev table for a flow that leaves nothing in the table. Another flow with this client address
+    /// and port may go to the same real server, which tells them apart; to find out would cost more than all
+    /// the rest.
     Stateless,
+    /// The same for a connection that is not in the table, and is not to be.
+    StatelessByHash,
+}
+
+impl Choice {
+    /// The same without an entry in the table.
+    #[must_use]
+    #[inline(always)]
+    pub const fn stateless(self) -> Self {
+        match self {
+            Self::Made => Self::Made,
+            Self::Scheduled | Self::Stateless => Self::Stateless,
+            Self::ByHash | Self::StatelessByHash => Self::StatelessByHash,
+        }
+    }
+
+    /// Whether no other flow with this client address and port may go to the same real server.
+    #[inline(always)]
+    const fn is_alone(self) -> bool {
+        matches!(self, Self::Made | Self::Scheduled | Self::ByHash)
+    }
 }
 
 /// Chooses a real server that is up, has room, and to which no other flow has this client address and
@@ -63,17 +86,24 @@ pub fn choose<A: Family, T: Flows<A>>(
     choice: Choice,
     target: &mut Target<A>,
 ) -> Option<Reason> {
-    let alone = choice != Choice::Stateless;
+    let alone = choice.is_alone();
     if service.get().persist_seconds != 0 && persisted(tables, service, key, target) {
+        return None;
+    }
+    if matches!(choice, Choice::ByHash | Choice::StatelessByHash)
+        && service.get().former_offset != 0
+        && formerly(tables, service, key, alone, target)
+    {
         return None;
     }
     let value = service;
     let service = service.get();
     let scheduler = match (choice, Scheduler::from_u8(service.scheduler)) {
-        (Choice::ByHash | Choice::Stateless, Some(Scheduler::Sh)) => Scheduler::Sh,
-        (Choice::ByHash | Choice::Stateless | Choice::Made, _) | (Choice::Scheduled, None) => {
-            Scheduler::Mh
+        (Choice::ByHash | Choice::Stateless | Choice::StatelessByHash, Some(Scheduler::Sh)) => {
+            Scheduler::Sh
         }
+        (Choice::ByHash | Choice::Stateless | Choice::StatelessByHash | Choice::Made, _)
+        | (Choice::Scheduled, None) => Scheduler::Mh,
         (Choice::Scheduled, Some(scheduler)) => scheduler,
     };
     let by_hash = scheduler.is_hash();
@@ -85,8 +115,7 @@ pub fn choose<A: Family, T: Flows<A>>(
     let mut failure = Reason::NoRealServer;
     if len != 0 {
         let first = match scheduler {
-            Scheduler::Mh => hash::reduce(hash::flow(service.hash_seed, key), len),
-            Scheduler::Sh => hash::reduce(hash::client(service.hash_seed, key.src), len),
+            Scheduler::Mh | Scheduler::Sh => hash::reduce(hash_of(&service, key), len),
             Scheduler::Rr | Scheduler::Wrr => tables.turn(service.id, len),
             Scheduler::Lc => least(tables, value, false),
             Scheduler::Wlc => least(tables, value, true),
@@ -116,6 +145,52 @@ pub fn choose<A: Family, T: Flows<A>>(
     Some(failure)
 }
 
+/// What leads this flow to a slot of a Maglev table.
+#[inline(always)]
+fn hash_of<A: Family>(service: &Service, key: &ConnKey<A>) -> u32 {
+    if service.scheduler == Scheduler::Sh as u8 {
+        hash::client(service.hash_seed, key.src)
+    } else {
+        hash::flow(service.hash_seed, key)
+    }
+}
+
+/// Takes the real server that the Maglev table before this one named, if that is another one and still
+/// serves the connections it has. The partner need not know that table, so it is not told that it would
+/// choose the same.
+#[inline(never)]
+fn formerly<A: Family, T: Flows<A>>(
+    tables: T,
+    service: Shared<Service>,
+    key: &ConnKey<A>,
+    alone: bool,
+    target: &mut Target<A>,
+) -> bool {
+    let service = &service.get();
+    let hash = hash_of(service, key);
+    let slot = |offset: u32, len: u32| match len {
+        0 => None,
+        _ => tables.slot(offset.wrapping_add(hash::reduce(hash, len))),
+    };
+    let len = tables.slot(service.former_offset.wrapping_sub(1));
+    let Some(was) = slot(service.former_offset, len.unwrap_or(0)) else {
+        return false;
+    };
+    if slot(service.table_offset, service.table_len) == Some(was) {
+        return false;
+    }
+    let Some(real) = tables.real(was as u16) else {
+        return false;
+    };
+    let real = real.get();
+    real.service == service.id
+        && matches!(
+            RealState::from_u8(real.state),
+            RealState::Up | RealState::Draining
+        )
+        && aim(tables, key, (was as u16, &real), alone, target).is_none()
+}
+
 /// Takes a real server if it is up, has room, and, where it is to be `alone` there, if the connection would
 /// not clash with another. Returns why not.
 #[inline(never)]
@@ -136,6 +211,18 @@ fn take<A: Family, T: Flows<A>>(
     if is_full(tables, &real, id) {
         return Some(Reason::RealServersFull);
     }
+    aim(tables, key, (id, &real), alone, target)
+}
+
+/// Takes a real server unless the connection would clash with another.
+#[inline(always)]
+fn aim<A: Family, T: Flows<A>>(
+    tables: T,
+    key: &ConnKey<A>,
+    (id, real): (u16, &Real),
+    alone: bool,
+    target: &mut Target<A>,
+) -> Option<Reason> {
     let port = if real.port == 0 { key.dport } else { real.port };
     let addr: A = real.addr();
     let forwarding = Forwarding::from_u8(real.forwarding);

@@ -297,12 +297,25 @@ fn replication_link() -> Result<()> {
     Ok(())
 }
 
-/// Packets become shorter and longer with the interface, and are never cut into pieces.
+/// Packets become shorter and longer with the interface, longer than every Ethernet takes only if the path takes
+/// them, and are never cut into pieces.
 fn replication_mtu() -> Result<()> {
     let mut pair = whole(config())?;
     let active = pair.active()?;
-    let _kept = connect(&pair, 200)?;
-    for (mtu, long) in [(1500, true), (1400, false), (2000, true)] {
+    let _kept = connect(&pair, 1000)?;
+    for (mtu, path, long, longer) in [
+        (1500, 1500, true, false),
+        (1400, 1500, false, false),
+        (3000, 1500, true, false),
+        (3000, 3000, true, true),
+        (1500, 3000, true, false),
+    ] {
+        for node in &pair.nodes {
+            let port = node.back.name();
+            pair.switch
+                .netns()
+                .ip(&format!("link set {port} mtu {path}"))?;
+        }
         let [one, other] = &mut pair.nodes;
         let (node, standby) = if active == 0 {
             (one, other)
@@ -310,30 +323,39 @@ fn replication_mtu() -> Result<()> {
             (other, one)
         };
         node.netns.ip(&format!("link set back mtu {mtu}"))?;
+        standby.netns.ip(&format!("link set back mtu {path}"))?;
         standby.netns.nft(
             "table inet lengths
             delete table inet lengths
             table inet lengths {
                 counter long { }
+                counter longer { }
                 counter pieces { }
                 chain in {
                     type filter hook prerouting priority -450
                     udp dport 6974 meta length > 1400 counter name long
+                    udp dport 6974 meta length > 1500 @th,88,8 1 counter name longer
                     ip daddr 239.255.69.73 ip frag-off & 0x3fff != 0 counter name pieces
                 }
             }",
         )?;
-        // A standby that begins is sent the whole table, in packets that are full.
-        standby.kill()?;
-        standby.start()?;
-        pair.wait_whole()?;
+        // A standby that begins is sent the whole table, in packets that are full. The first time it shows what
+        // the path takes, the second time it is known.
+        for _ in 0..2 {
+            let standby = pair.nodes.get_mut(1 - active).context("no such node")?;
+            standby.kill()?;
+            standby.start()?;
+            pair.wait_whole()?;
+            sleep(Duration::from_millis(1500));
+        }
         until_equal(&pair)?;
         let node = pair.nodes.get(1 - active).context("no such node")?;
         let counted = |name: &str| -> Result<bool> {
             let text = nft(node, &["list", "counter", "inet", "lengths", name])?;
             Ok(!text.contains("packets 0 "))
         };
-        assert_eq!(counted("long")?, long, "MTU {mtu}");
+        assert_eq!(counted("long")?, long, "MTU {mtu}, path {path}");
+        assert_eq!(counted("longer")?, longer, "MTU {mtu}, path {path}");
         ensure!(
             !counted("pieces")?,
             "MTU {mtu}: a packet was cut into pieces"

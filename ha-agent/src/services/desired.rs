@@ -52,13 +52,17 @@ impl ServiceTable {
 
     /// Among whom each service chooses, by service id.
     fn choices(&mut self) -> BTreeMap<u16, Choice> {
+        let seed = self.hash_seed;
         let configured = self.services.values_mut().filter(|entry| entry.configured);
         let mut entries: Vec<&mut Entry> = configured.collect();
         let pools: Vec<usize> = entries.iter().map(|entry| entry.pool()).collect();
         let sizes = maglev::sizes(&pools);
         let sized = entries.iter_mut().zip(sizes);
         sized
-            .map(|(entry, size)| (entry.id, entry.choice(size)))
+            .map(|(entry, size)| {
+                let choice = entry.choice(size);
+                (entry.id, Choice { seed, ..choice })
+            })
             .collect()
     }
 

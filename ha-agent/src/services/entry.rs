@@ -163,6 +163,7 @@ impl Entry {
             self.chosen.choice = Choice {
                 table: maglev::table(members, size).into(),
                 members: self.turns(members),
+                seed: 0,
             };
             self.chosen.from = from;
         }

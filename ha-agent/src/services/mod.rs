@@ -12,6 +12,9 @@
 //! connections, until a scan of the connection table has found it unused for [`LINGER`]. The same
 //! holds for a real server that only the partner knows (its configuration is a reload ahead or
 //! behind): a replicated connection to it gets an entry of its own and drains too.
+//!
+//! A service's Maglev table stays beside the one that replaces it for [`LINGER`]: a connection that is not in
+//! the table of connections goes to the real server that it had, if that still serves it.
 
 mod clients;
 mod desired;
@@ -45,8 +48,8 @@ pub use pair::{Halves, entries as halves};
 use plan::Applied;
 pub use status::{RealStatus, ServiceStatus};
 
-/// How long a real server that has left must be seen without connections before its number is free:
-/// longer than a half-open connection can take to complete.
+/// How long a real server that has left must be seen without connections before its number is free, and
+/// how long the Maglev table before a change counts: longer than a half-open connection can take to complete.
 pub const LINGER: Duration = Duration::from_mins(1);
 
 /// A real server within its service.
@@ -399,6 +402,7 @@ impl ServiceTable {
             entry.reals.remove(&key.server);
             self.dirty = true;
         }
+        self.dirty |= self.applied.age(now);
         let used: BTreeSet<IpAddr> = self.addresses().collect();
         self.hops.retain(|addr, _| used.contains(addr));
         let done: Vec<ListenKey> = self
@@ -433,8 +437,8 @@ impl ServiceTable {
                 self.dirty = false;
                 return Ok(());
             }
-            // What was replaced has made room, perhaps.
-            if done {
+            // What was replaced has made room, perhaps, or will if it is not kept.
+            if done && !self.applied.end_formers() {
                 return Err(ApplyError::NoRoom {
                     services: plan.no_room.len(),
                 });

@@ -14,8 +14,10 @@ use std::sync::Arc;
 use ha_common::maps;
 use ha_common::service::{LocalAddr, Real, Service, Timeouts};
 
+use super::LINGER;
 use crate::datapath::family::{ListenKey, ReturnRoute};
 use crate::datapath::{Datapath, DatapathError, Filter};
+use crate::proto::time::Instant;
 
 /// Among whom a service chooses: real-server ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,12 +26,43 @@ pub(super) struct Choice {
     pub(super) table: Arc<[u32]>,
     /// Members, one after the other.
     pub(super) members: Arc<[u32]>,
+    /// Key of the hash that leads to a slot of the table.
+    pub(super) seed: u64,
 }
 
 impl Choice {
-    fn len(&self) -> usize {
-        self.table.len() + self.members.len()
+    /// What is stored: the length of the table, the table, the members.
+    fn slots(&self) -> Vec<u32> {
+        let len = self.table.len() as u32;
+        let all = [&[len], &*self.table, &*self.members];
+        all.concat()
     }
+
+    fn len(&self) -> usize {
+        1 + self.table.len() + self.members.len()
+    }
+
+    /// Whether another choice leads some connections to another real server.
+    fn moves(&self, other: &Self) -> bool {
+        !self.table.is_empty() && self.table != other.table && self.seed == other.seed
+    }
+
+    /// Where its table is if all of it is at `offset`.
+    const fn table_at(offset: u32) -> u32 {
+        offset + 1
+    }
+}
+
+/// The choice before the one that a service has: connections that are not in the table may be older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Former {
+    offset: u32,
+    len: u32,
+    seed: u64,
+    /// When it was first known to be replaced.
+    since: Option<Instant>,
+    /// It is of no use any more, and its slots are free once no service refers to them.
+    over: bool,
 }
 
 /// What the maps should hold.
@@ -60,6 +93,8 @@ pub(super) struct Applied {
     timeouts: BTreeMap<u16, Timeouts>,
     /// Choices that are stored, by service id, and where. What a previous agent wrote is not among them.
     choices: BTreeMap<u16, (u32, Choice)>,
+    /// Those before them, by service id.
+    formers: BTreeMap<u16, Former>,
     services: BTreeMap<ListenKey, Service>,
     /// A packet in hand may still use slots that nothing refers to any more.
     unsettled: bool,
@@ -103,6 +138,7 @@ impl Applied {
             return_paths: datapath.return_paths()?.into_iter().collect(),
             timeouts: (0..).zip(datapath.timeouts()?).collect(),
             choices: BTreeMap::new(),
+            formers: BTreeMap::new(),
             services: datapath.services()?.into_iter().collect(),
             unsettled: true,
         })
@@ -121,6 +157,26 @@ impl Applied {
     /// The idle times, as they are, by service id.
     pub(super) fn timeouts(&self) -> impl Iterator<Item = (u16, &Timeouts)> {
         self.timeouts.iter().map(|(id, timeouts)| (*id, timeouts))
+    }
+
+    /// Time has passed: choices that were replaced long ago end. Whether there were any.
+    pub(super) fn age(&mut self, now: Instant) -> bool {
+        let mut ended = false;
+        for former in self.formers.values_mut().filter(|former| !former.over) {
+            let since = *former.since.get_or_insert(now);
+            former.over = now.since(since) >= LINGER;
+            ended |= former.over;
+        }
+        ended
+    }
+
+    /// Room is needed more than choices that were replaced; whether there are any.
+    pub(super) fn end_formers(&mut self) -> bool {
+        let mut ended = false;
+        for former in self.formers.values_mut() {
+            ended |= !std::mem::replace(&mut former.over, true);
+        }
+        ended
     }
 
     /// What has to be done to get from here to `desired`.
@@ -183,6 +239,7 @@ impl Applied {
     fn choices(&mut self, desired: &Desired, plan: &mut Plan) {
         self.choices
             .retain(|id, _| desired.choices.contains_key(id));
+        self.tidy_formers(desired);
         let mut used = self.used();
         let mut settled = !self.unsettled;
         let mut places = BTreeMap::new();
@@ -199,26 +256,50 @@ impl Applied {
             });
             match place {
                 Some(offset) => {
-                    places.insert(*id, (offset, choice.table.len(), choice.members.len()));
+                    places.insert(*id, (offset, self.former_table(*id, choice), choice));
                 }
                 None => plan.no_room.push(*id),
             }
         }
         for (key, value) in &desired.services {
-            let Some((offset, slots, members)) = places.get(&value.id) else {
+            let Some((offset, former_offset, choice)) = places.get(&value.id) else {
                 continue;
             };
+            let table_offset = Choice::table_at(*offset);
+            let table_len = choice.table.len() as u32;
             let value = Service {
-                table_offset: *offset,
-                table_len: *slots as u32,
-                members_offset: offset + *slots as u32,
-                members_len: *members as u32,
+                table_offset,
+                table_len,
+                members_offset: table_offset + table_len,
+                members_len: choice.members.len() as u32,
+                former_offset: *former_offset,
                 ..*value
             };
             if self.services.get(key) != Some(&value) {
                 plan.steps.push(Step::PutService(*key, value));
             }
         }
+    }
+
+    /// Forgets former choices that no service refers to any more.
+    fn tidy_formers(&mut self, desired: &Desired) {
+        let services = &self.services;
+        self.formers.retain(|id, former| {
+            former.over |= !desired.choices.contains_key(id);
+            let table = Choice::table_at(former.offset);
+            !former.over || services.values().any(|value| value.former_offset == table)
+        });
+    }
+
+    /// Where the table is that a service with this choice had before, 0 if nowhere.
+    fn former_table(&self, id: u16, choice: &Choice) -> u32 {
+        let replaced = self.choices.get(&id).filter(|(_, held)| held.moves(choice));
+        let former = self.formers.get(&id);
+        let former = former.filter(|former| !former.over && former.seed == choice.seed);
+        let offset = replaced.map(|(offset, _)| *offset);
+        offset
+            .or(former.map(|former| former.offset))
+            .map_or(0, Choice::table_at)
     }
 
     /// Carries out one step and remembers it.
@@ -262,14 +343,19 @@ impl Applied {
             }
             Step::PutChoice(id, offset, choice) => {
                 // Until all is written, what is there is not this choice.
-                self.choices.remove(&id);
-                let slots: Vec<u32> = choice
-                    .table
-                    .iter()
-                    .chain(&*choice.members)
-                    .copied()
-                    .collect();
-                datapath.put_slots(offset, &slots)?;
+                if let Some((offset, held)) = self.choices.remove(&id)
+                    && held.moves(&choice)
+                {
+                    let former = Former {
+                        offset,
+                        len: held.len() as u32,
+                        seed: held.seed,
+                        since: None,
+                        over: false,
+                    };
+                    self.formers.insert(id, former);
+                }
+                datapath.put_slots(offset, &choice.slots())?;
                 self.choices.insert(id, (offset, choice));
             }
             Step::PutService(key, value) => {
@@ -317,8 +403,14 @@ impl Applied {
         });
         let choices = self.choices.values();
         let choices = choices.map(|(offset, choice)| (*offset, choice.len() as u32));
+        let formers = self.formers.values();
+        let formers = formers.map(|former| (former.offset, former.len));
         let mut used = BTreeMap::new();
-        for (offset, len) in services.chain(choices).filter(|(_, len)| *len > 0) {
+        for (offset, len) in services
+            .chain(choices)
+            .chain(formers)
+            .filter(|(_, len)| *len > 0)
+        {
             let end = offset.saturating_add(len);
             used.entry(offset)
                 .and_modify(|held: &mut u32| *held = end.max(*held))

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::ifreq::ifreq;
 use crate::config::model::Transport;
-use crate::proto::sync::{Destination, SyncRole, SyncSnapshot};
+use crate::proto::sync::{Destination, Lengths, SyncRole, SyncSnapshot};
 use crate::proto::time::Instant;
 
 /// Socket buffers asked for: a full transfer at full rate for a tenth of a second, or a thousand
@@ -97,12 +97,16 @@ impl Channel {
             .chain(alone.then(|| self.to(self.partner)))
     }
 
-    /// The longest payload that the interface of this socket takes, and every Ethernet: whether more gets through
-    /// is not known.
-    pub fn payload(&self, socket: &UdpSocket) -> io::Result<usize> {
+    /// The longest payloads that the interface of this socket takes. Whether more gets through than every Ethernet
+    /// takes is not known.
+    pub fn lengths(&self, socket: &UdpSocket) -> io::Result<Lengths> {
         let headers = if self.group.is_ipv4() { 28 } else { 48 };
         let mtu = mtu(socket, &self.device)?;
-        Ok(mtu.min(ETHERNET).saturating_sub(headers))
+        let payload = |mtu: usize| mtu.saturating_sub(headers);
+        Ok(Lengths {
+            sure: payload(mtu.min(ETHERNET)),
+            most: payload(mtu),
+        })
     }
 
     /// An address on the channel's link: a link-local one means nothing without its interface.

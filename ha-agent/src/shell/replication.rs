@@ -347,8 +347,8 @@ impl Worker {
 
     /// Sends packets as long as the interface takes.
     fn fit(&mut self) {
-        match self.parts.channel.payload(&self.parts.socket) {
-            Ok(payload) => self.parts.sync.set_mtu_payload(payload),
+        match self.parts.channel.lengths(&self.parts.socket) {
+            Ok(lengths) => self.parts.sync.set_lengths(clock::now(), lengths),
             Err(error) => tracing::debug!(%error, "MTU of the replication interface not known"),
         }
     }

@@ -19,7 +19,7 @@ mod programs {
     use ha_ebpf::kernel::Frame;
     use ha_ebpf::packet::Packet as _;
     use ha_ebpf::parse::ethernet::{self, ethertype};
-    use ha_ebpf::parse::transport::{SPORT, TCP_CHECKSUM, TCP_LEN};
+    use ha_ebpf::parse::transport::{SPORT, TCP_CHECKSUM, TCP_LEN, TCP_OFFSET, flag};
     use ha_ebpf::parse::{ipv4, ipv6};
 
     #[btf_map(name = "ha_port_ctl")]
@@ -52,13 +52,14 @@ mod programs {
         }
         // What was missed is made up within a millisecond or not at all.
         flood.next_ns = (flood.next_ns + flood.step_ns).max(now.saturating_sub(1_000_000));
+        let nth = flood.sent;
         flood.sent += 1;
         let mut frame = Frame::new(&ctx);
         match frame.window::<{ 8 * FLOOD_HEAD }>(0) {
             Some(mut head) => head.store::<0, [u64; FLOOD_HEAD]>(flood.head),
             None => return xdp_action::XDP_ABORTED,
         }
-        if flood.many_clients != 0 && from_another_client(&mut frame).is_none() {
+        if flood.many_clients != 0 && from_another_client(&mut frame, flood.lives, nth).is_none() {
             return xdp_action::XDP_ABORTED;
         }
         xdp_action::XDP_TX
@@ -66,11 +67,32 @@ mod programs {
 
     /// Makes a TCP segment with right checksums one of another client.
     #[inline(always)]
-    fn from_another_client(frame: &mut Frame) -> Option<()> {
+    fn from_another_client(frame: &mut Frame, lives: u64, nth: u64) -> Option<()> {
         const L4: usize = ethernet::LEN + ipv4::LEN;
+        const FLAGS: usize = L4 + TCP_OFFSET;
         let mut head = frame.window::<{ L4 + TCP_LEN }>(0)?;
-        // SAFETY: no memory is involved.
-        let (client, port) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
+        let (client, port) = if lives == 0 {
+            // SAFETY: no memory is involved.
+            unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) }
+        } else {
+            let begins = nth & 1 == 0;
+            let number = if begins {
+                nth / 2
+            } else {
+                (nth / 2).wrapping_sub(lives)
+            };
+            if !begins {
+                let reset = u16::from(flag::RST).to_be();
+                let flags: u16 = head.load::<FLAGS, _>();
+                let sum: u16 = head.load::<{ L4 + TCP_CHECKSUM }, _>();
+                head.store::<FLAGS, u16>(flags | reset);
+                head.store::<{ L4 + TCP_CHECKSUM }, u16>(apply(sum, delta16(flags, flags | reset)));
+            }
+            (
+                number as u32,
+                (number >> FLOODERS_COUNT.trailing_zeros()) as u32,
+            )
+        };
         let address = (FLOODERS + (client & (FLOODERS_COUNT - 1))).to_be();
         // Not one of the reserved ports.
         let port = port as u16 | 0x0400;

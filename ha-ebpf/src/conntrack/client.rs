@@ -65,6 +65,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Nothing is to be remembered of the flow.
+    const fn forget(&mut self) {
+        self.choice = self.choice.stateless();
+        self.keep = Keep::Nothing;
+    }
+
     /// That of a connection of which the real server speaks first.
     pub(super) const fn rebuilt() -> Self {
         Self {
@@ -163,15 +169,13 @@ fn plan<A: Family, P: Packet, T: Flows<A>>(
             work.plan.choice = Choice::ByHash;
             work.plan.first.flags = flags::RECONSTRUCTED;
             if !work.flow.rebuilds() {
-                work.plan.choice = Choice::Stateless;
-                work.plan.keep = Keep::Nothing;
+                work.plan.forget();
                 return None;
             }
         }
     }
     if pace::exceeds::<A, _>(tables, now) {
-        work.plan.choice = Choice::Stateless;
-        work.plan.keep = Keep::Nothing;
+        work.plan.forget();
     }
     None
 }
@@ -272,8 +276,7 @@ fn carry_out<A: Family, P: Packet, T: Flows<A>>(
         if work.plan.choice == Choice::Made {
             return None;
         }
-        work.plan.choice = Choice::Stateless;
-        work.plan.keep = Keep::Nothing;
+        work.plan.forget();
     }
     None
 }

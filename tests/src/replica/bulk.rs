@@ -22,9 +22,9 @@ use crate::rig::pair::{Node, Pair};
 pub(super) const CASE: &str = "a million to an empty standby";
 pub(super) const OPERATIONS: &str = "map operations";
 
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
-fn table(node: &Node) -> Result<Map<ConnKey4, Conn4>> {
+pub(super) fn table(node: &Node) -> Result<Map<ConnKey4, Conn4>> {
     let pin = node.bpf_dir().join(maps::CONNS4);
     Ok(Map::new(sys::object_get(&pin)?)?)
 }
@@ -40,8 +40,8 @@ const fn row(case: &'static str, what: &'static str, unit: &'static str, promise
 }
 
 /// A node by itself, and one connection through it.
-fn alone() -> Result<(Pair, TcpStream)> {
-    let mut pair = Pair::build(PairConfig::default())?;
+pub(super) fn alone(config: PairConfig) -> Result<(Pair, TcpStream)> {
+    let mut pair = Pair::build(config)?;
     let [node, _] = &mut pair.nodes;
     node.start()?;
     node.wait_role(Role::Active, PATIENCE)?;
@@ -58,14 +58,20 @@ fn alone() -> Result<(Pair, TcpStream)> {
     Ok((pair, stream))
 }
 
-/// The active node begins with a full table; then the standby is started for the first time.
-pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
-    let (mut pair, _stream) = alone()?;
-    let [node, other] = &mut pair.nodes;
+/// Starts a node that is by itself again, with a full table.
+pub(super) fn begin_with_a_million(node: &mut Node) -> Result<()> {
     node.kill()?;
     million::fill(&table(node)?)?;
     node.start()?;
     node.wait_role(Role::Active, PATIENCE)?;
+    Ok(())
+}
+
+/// The active node begins with a full table; then the standby is started for the first time.
+pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
+    let (mut pair, _stream) = alone(PairConfig::default())?;
+    begin_with_a_million(&mut pair.nodes[0])?;
+    let [node, other] = &mut pair.nodes;
     let wanted = node
         .status()?
         .connections
@@ -137,7 +143,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
 /// Entries written and removed with one system call each, and with one for many.
 pub(super) fn operations(bench: &mut Bench<'_>) -> Result<()> {
     const ENTRIES: usize = 200_000;
-    let (mut pair, _stream) = alone()?;
+    let (mut pair, _stream) = alone(PairConfig::default())?;
     let node = &mut pair.nodes[0];
     let template = Conns::open(node)?.all()?;
     let (key, value) = template.into_iter().next().context("no entry")?;

@@ -9,10 +9,13 @@
 //! programs of both nodes have run, system calls included.
 
 mod bulk;
+pub mod kills;
+mod lives;
 mod meter;
 mod probe;
 mod rival;
 mod short;
+mod takeover;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -114,10 +117,18 @@ pub fn run(options: &Options) -> Result<bool> {
         stalls: CoreStalls::start()?,
         report: Report::default(),
     };
-    let cases: [(&'static str, Case); 5] = [
+    let cases: [(&'static str, Case); 9] = [
         (FIVE.case, |bench| bench.short(&FIVE)),
         (EIGHT.case, |bench| bench.short(&EIGHT)),
         (INJECTED, injected),
+        (lives::CASE, lives::measure),
+        (kills::CHANGING.case, |bench| {
+            kills::measure(bench, &kills::CHANGING)
+        }),
+        (kills::ALONE.case, |bench| {
+            kills::measure(bench, &kills::ALONE)
+        }),
+        (takeover::CASE, takeover::measure),
         (bulk::CASE, bulk::measure),
         (bulk::OPERATIONS, bulk::operations),
     ];
@@ -169,8 +180,12 @@ struct Ours {
 
 impl Ours {
     fn start() -> Result<Self> {
+        Self::with(TIMEOUTS)
+    }
+
+    fn with(timeouts: &'static str) -> Result<Self> {
         let mut pair = Pair::build(PairConfig {
-            keys: vec![TIMEOUTS],
+            keys: vec![timeouts],
             ..PairConfig::default()
         })?;
         pair.start()?;
@@ -195,12 +210,16 @@ impl Ours {
 
     /// Waits until the standby has forgotten all but a few connections, as the active node has.
     fn wait_empty(&self) -> Result<()> {
+        self.wait_empty_for(EMPTY)
+    }
+
+    fn wait_empty_for(&self, patience: Duration) -> Result<()> {
         let table = Conns::open(self.nodes()[1])?;
-        let end = now_ns() + u64::try_from(EMPTY.as_nanos())?;
+        let end = now_ns() + u64::try_from(patience.as_nanos())?;
         while table.all()?.len() > 10 {
             ensure!(
                 now_ns() < end,
-                "the standby's table is not empty after {EMPTY:?}"
+                "the standby's table is not empty after {patience:?}"
             );
             thread::sleep(Duration::from_millis(200));
         }

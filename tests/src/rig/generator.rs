@@ -30,7 +30,7 @@ impl Generator {
         let mut ebpf = Ebpf::load_file(&locate::bpf_object("ha_rig")?)?;
         program(&mut ebpf)?.load()?;
         let mut generator = Self { ebpf, rate };
-        generator.pace(0)?;
+        generator.pace(0, 0)?;
         Ok(generator)
     }
 
@@ -38,7 +38,15 @@ impl Generator {
     /// [`ha_common::rig::FLOODERS`].
     pub fn of_many_clients(rate: u64) -> Result<Self> {
         let mut generator = Self::new(rate)?;
-        generator.pace(1)?;
+        generator.pace(1, 0)?;
+        Ok(generator)
+    }
+
+    /// One whose frames are in turn the first segment of such a client and, a tenth of a second later, its
+    /// reset: two frames for each of the lives that begin each second. The frame to send is an ACK.
+    pub fn of_whole_lives(rate: u64) -> Result<Self> {
+        let mut generator = Self::new(2 * rate)?;
+        generator.pace(1, rate.div_ceil(10))?;
         Ok(generator)
     }
 
@@ -47,10 +55,11 @@ impl Generator {
         Self::new(u64::MAX)
     }
 
-    fn pace(&mut self, many_clients: u64) -> Result<()> {
+    fn pace(&mut self, many_clients: u64, lives: u64) -> Result<()> {
         let flood = Flood {
             step_ns: 1_000_000_000 / self.rate.max(1),
             many_clients,
+            lives,
             ..Flood::default()
         };
         Ok(self.control()?.set(0, flood, 0)?)

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod conversation;
+pub mod crowd;
 pub mod load;
 pub mod path;
 pub mod pattern;

@@ -8,6 +8,7 @@ pub const WELCOME_LEN: usize = 8;
 pub const PROBE_LEN: usize = 32;
 
 const HELLO_MAGIC: u64 = 0x6f6c_6c65_682d_6168;
+const LISTEN_MAGIC: u64 = 0x6e65_7473_696c_6168;
 const WELCOME_MAGIC: u32 = 0x6d65_7773;
 
 /// The stream from the client of this connection.
@@ -45,19 +46,40 @@ impl Stream {
     }
 }
 
-/// The client's first bytes.
+/// When the server of a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// A byte for each of the client's.
+    WhenAsked,
+    /// By itself, now and then, also once the client has said its last word.
+    Unasked,
+}
+
+/// The client's first bytes, if the server is to speak when it is asked.
 pub fn hello(connection: u64) -> [u8; HELLO_LEN] {
+    hello_to(Speaks::WhenAsked, connection)
+}
+
+/// The client's first bytes.
+pub fn hello_to(server: Speaks, connection: u64) -> [u8; HELLO_LEN] {
+    let magic = match server {
+        Speaks::WhenAsked => HELLO_MAGIC,
+        Speaks::Unasked => LISTEN_MAGIC,
+    };
     let mut out = [0; HELLO_LEN];
-    put(&mut out, 0, &HELLO_MAGIC.to_le_bytes());
+    put(&mut out, 0, &magic.to_le_bytes());
     put(&mut out, 8, &connection.to_le_bytes());
     out
 }
 
-/// The connection number in a client's first bytes.
-pub fn parse_hello(bytes: &[u8; HELLO_LEN]) -> Option<u64> {
-    (word(bytes, 0)? == HELLO_MAGIC)
-        .then(|| word(bytes, 8))
-        .flatten()
+/// What a client's first bytes say: when the server is to speak, and the connection number.
+pub fn parse_hello(bytes: &[u8; HELLO_LEN]) -> Option<(Speaks, u64)> {
+    let speaks = match word(bytes, 0)? {
+        HELLO_MAGIC => Speaks::WhenAsked,
+        LISTEN_MAGIC => Speaks::Unasked,
+        _ => return None,
+    };
+    Some((speaks, word(bytes, 8)?))
 }
 
 /// The server's first bytes.
@@ -147,7 +169,9 @@ mod tests {
 
     #[test]
     fn greetings_round_trip() {
-        assert_eq!(parse_hello(&hello(99)), Some(99));
+        for speaks in [Speaks::WhenAsked, Speaks::Unasked] {
+            assert_eq!(parse_hello(&hello_to(speaks, 99)), Some((speaks, 99)));
+        }
         assert_eq!(parse_hello(&[0; HELLO_LEN]), None);
         assert_eq!(parse_welcome(welcome(3)), Some(3));
         assert_eq!(parse_welcome([0; WELCOME_LEN]), None);

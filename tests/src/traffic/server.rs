@@ -1,20 +1,28 @@
-//! A real server: answers each checked byte of a TCP connection with one of its own, and each UDP
-//! probe with an answer that names it.
+//! A real server: answers each checked byte of a TCP connection with one of its own, or speaks by itself if
+//! the client asks for that, and answers each UDP probe with one that names it.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Socket, Type};
 
-use super::pattern::{self, HELLO_LEN, PROBE_LEN, Probe, Stream};
+use super::pattern::{self, HELLO_LEN, PROBE_LEN, Probe, Speaks, Stream};
+use crate::clock::now_ns;
 
 /// Waiting connections the kernel holds: those of a burst while this process is not scheduled.
 const BACKLOG: i32 = 16_384;
 /// Tokens from here on are those of listening sockets.
 const LISTENERS: u64 = 1 << 32;
+/// Between two words that a server says by itself, and their length.
+pub const UNASKED_EVERY_NS: u64 = 2_000_000_000;
+const UNASKED: u64 = 32;
+/// A client that takes this much less than it is told hears no more until it does.
+const UNHEARD_MAX: u64 = 64 << 10;
 /// Longest datagram that is answered: more than a link carries at once.
 const DATAGRAM_MAX: usize = 16_384;
 /// Of the thread that answers probes: what else runs on the machine must not look like a gap.
@@ -45,10 +53,12 @@ pub fn serve(server: u32, addresses: &[SocketAddr]) -> Result<()> {
         epoll,
         connections: Vec::new(),
         free: Vec::new(),
+        unasked: VecDeque::new(),
     };
     let mut events = vec![EpollEvent::empty(); 512];
     loop {
-        let count = match state.epoll.wait(&mut events, EpollTimeout::NONE) {
+        let timeout = state.speak_unasked()?;
+        let count = match state.epoll.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
@@ -90,6 +100,8 @@ struct Server {
     epoll: Epoll,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
+    /// When to speak unasked, to which connection: place and number.
+    unasked: VecDeque<(u64, usize, u64)>,
 }
 
 struct Connection {
@@ -97,7 +109,9 @@ struct Connection {
     phase: Phase,
     /// Bytes checked so far.
     received: u64,
-    /// Bytes answered so far.
+    /// Bytes that should have been sent by now.
+    due: u64,
+    /// Bytes sent so far.
     sent: u64,
 }
 
@@ -105,7 +119,12 @@ enum Phase {
     /// Collecting the client's first bytes.
     Greeting([u8; HELLO_LEN], usize),
     /// The number is known.
-    Talking { from: Stream, to: Stream },
+    Talking {
+        number: u64,
+        speaks: Speaks,
+        from: Stream,
+        to: Stream,
+    },
 }
 
 impl Server {
@@ -130,37 +149,105 @@ impl Server {
                     stream,
                     phase: Phase::Greeting([0; HELLO_LEN], 0),
                     received: 0,
+                    due: 0,
                     sent: 0,
                 });
             }
         }
     }
 
+    /// Says what is due; how long there is nothing more to say.
+    fn speak_unasked(&mut self) -> Result<EpollTimeout> {
+        while let Some((due, token, number)) = self.unasked.front().copied() {
+            let now = now_ns();
+            if due > now {
+                let pause = Duration::from_nanos(due - now) + Duration::from_millis(1);
+                return Ok(EpollTimeout::try_from(pause)?);
+            }
+            self.unasked.pop_front();
+            let Some(place) = self.connections.get_mut(token) else {
+                continue;
+            };
+            let Some(connection) = place.as_mut().filter(|other| other.is(number)) else {
+                continue;
+            };
+            if connection.due - connection.sent < UNHEARD_MAX {
+                connection.due += UNASKED;
+            }
+            if connection.send() {
+                let next = due.max(now.saturating_sub(UNASKED_EVERY_NS)) + UNASKED_EVERY_NS;
+                self.unasked.push_back((next, token, number));
+            } else {
+                *place = None;
+                self.free.push(token);
+            }
+        }
+        Ok(EpollTimeout::NONE)
+    }
+
     fn serve(&mut self, token: usize) {
         let Some(place) = self.connections.get_mut(token) else {
             return;
         };
-        if let Some(connection) = place
-            && !connection.talk(self.number)
+        let Some(connection) = place else {
+            return;
+        };
+        let known = connection.number();
+        match connection.talk(self.number) {
+            Next::Listen => {}
+            Next::SpeakOnly => {
+                // Its end would be told over and over.
+                let silent = &mut EpollEvent::new(EpollFlags::empty(), token as u64);
+                let _dead_sockets_are_told_of = self.epoll.modify(&connection.stream, silent);
+            }
+            Next::Close => {
+                // Closing takes it out of the epoll set.
+                *place = None;
+                self.free.push(token);
+                return;
+            }
+        }
+        if known.is_none()
+            && let Some((Speaks::Unasked, number)) = connection.number()
         {
-            // Closing takes it out of the epoll set.
-            *place = None;
-            self.free.push(token);
+            let due = now_ns() + UNASKED_EVERY_NS;
+            self.unasked.push_back((due, token, number));
         }
     }
 }
 
+/// How a connection goes on.
+enum Next {
+    Listen,
+    SpeakOnly,
+    Close,
+}
+
 impl Connection {
-    /// Reads and answers what is there; whether the connection goes on.
-    fn talk(&mut self, server: u32) -> bool {
+    /// When the server is to speak, and the connection's number, once the client has said so.
+    const fn number(&self) -> Option<(Speaks, u64)> {
+        match self.phase {
+            Phase::Greeting(..) => None,
+            Phase::Talking { number, speaks, .. } => Some((speaks, number)),
+        }
+    }
+
+    fn is(&self, number: u64) -> bool {
+        self.number().is_some_and(|(_, own)| own == number)
+    }
+
+    /// Reads and answers what is there.
+    fn talk(&mut self, server: u32) -> Next {
         let mut buffer = [0u8; 4096];
-        match self.stream.read(&mut buffer) {
+        let goes_on = match self.stream.read(&mut buffer) {
+            Ok(0) if matches!(self.number(), Some((Speaks::Unasked, _))) => return Next::SpeakOnly,
             Ok(0) => false,
             Ok(count) => buffer
                 .get(..count)
-                .is_some_and(|bytes| self.take(bytes, server) && self.answer()),
+                .is_some_and(|bytes| self.take(bytes, server) && self.send()),
             Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        }
+        };
+        if goes_on { Next::Listen } else { Next::Close }
     }
 
     fn take(&mut self, mut bytes: &[u8], server: u32) -> bool {
@@ -175,10 +262,12 @@ impl Connection {
                 return true;
             }
             // A stranger (a health check that speaks, a scan) is hung up on.
-            let Some(number) = pattern::parse_hello(hello) else {
+            let Some((speaks, number)) = pattern::parse_hello(hello) else {
                 return false;
             };
             self.phase = Phase::Talking {
+                number,
+                speaks,
                 from: pattern::to_server(number),
                 to: pattern::to_client(number, server),
             };
@@ -187,24 +276,30 @@ impl Connection {
                 return false;
             }
         }
-        if let Phase::Talking { from, to } = &mut self.phase {
+        if let Phase::Talking {
+            speaks, from, to, ..
+        } = &mut self.phase
+        {
             if !from.matches(self.received, bytes) {
                 // Spoil all answers from here on: the client, which keeps the books, sees it.
                 *to = pattern::to_client(u64::MAX, u32::MAX);
             }
             self.received += bytes.len() as u64;
+            if *speaks == Speaks::WhenAsked {
+                self.due = self.received;
+            }
         }
         true
     }
 
-    /// Sends as many bytes as were received.
-    fn answer(&mut self) -> bool {
+    /// Sends what is due.
+    fn send(&mut self) -> bool {
         let Phase::Talking { to, .. } = self.phase else {
             return true;
         };
-        while self.sent < self.received {
+        while self.sent < self.due {
             let mut buffer = [0u8; 4096];
-            let owed = buffer.len().min((self.received - self.sent) as usize);
+            let owed = buffer.len().min((self.due - self.sent) as usize);
             let Some(bytes) = buffer.get_mut(..owed) else {
                 return false;
             };

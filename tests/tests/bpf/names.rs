@@ -84,6 +84,8 @@ pub(crate) const THREE_TABLE: u32 = 24;
 pub(crate) const RESOLVER_TABLE: u32 = 32;
 pub(crate) const TWIN_TABLE: u32 = 40;
 pub(crate) const TABLE_LEN: u32 = 8;
+/// A table that a service had before; its length is in front of it.
+pub(crate) const FORMER_TABLE: u32 = 49;
 
 pub(crate) const GENERATION: u16 = 3;
 pub(crate) const BACK: u32 = 77;

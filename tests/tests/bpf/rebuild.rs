@@ -7,11 +7,13 @@ use ha_common::conn::{ConnState, flags};
 use ha_common::event::EventKind;
 use ha_common::proto;
 use ha_common::reason::{Reason, Tally};
+use ha_common::service::RealState;
 use ha_tests::packet::{Frame, flag};
 
 use super::lab::{
-    CLIENT, Case, Lab, NAMES, ONE, OWN, RESOLVER, STRICT, THREE, TURN, TWIN, TWO, USUAL, WEB,
-    at_client, at_server, conn_key, from_client, from_server, has_flags, id, net,
+    CLIENT, Case, FORMER_TABLE, Lab, NAMES, ONE, OWN, RESOLVER, STRICT, TABLE_LEN, THREE, TURN,
+    TWIN, TWIN_TABLE, TWO, USUAL, WEB, at_client, at_server, conn_key, from_client, from_server,
+    has_flags, id, net,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -19,6 +21,21 @@ pub(crate) const CASES: &[Case] = &[
         "a_segment_of_an_unknown_connection_is_steered_by_hash",
         USUAL,
         by_hash,
+    ),
+    (
+        "a_segment_of_an_unknown_connection_goes_where_the_table_before_led_it",
+        USUAL,
+        formerly,
+    ),
+    (
+        "a_former_real_server_that_serves_nobody_is_passed_over",
+        USUAL,
+        formerly_dead,
+    ),
+    (
+        "a_former_table_that_says_nothing_changes_nothing",
+        USUAL,
+        formerly_the_same,
     ),
     ("a_fin_or_reset_makes_no_entry", USUAL, endings),
     ("strict_services_refuse_unknown_connections", USUAL, strict),
@@ -71,6 +88,77 @@ fn by_hash(lab: &mut Lab) -> Result<()> {
     }
     lab.tallied(Tally::Reconstructed, 2)?;
     lab.tallied(Tally::Established, 0)
+}
+
+/// [`WEB`] had a table before that led everybody to this real server.
+fn replace_table(lab: &mut Lab, id: u16) -> Result<()> {
+    lab.world.set_slot(FORMER_TABLE - 1, TABLE_LEN)?;
+    for index in 0..TABLE_LEN {
+        lab.world.set_slot(FORMER_TABLE + index, u32::from(id))?;
+    }
+    lab.change_service(WEB, proto::TCP, |service| {
+        service.former_offset = FORMER_TABLE;
+    })
+}
+
+fn formerly(lab: &mut Lab) -> Result<()> {
+    replace_table(lab, id::TWO)?;
+    // One that drains serves what it has.
+    for (port, state) in [(1, RealState::Up), (2, RealState::Draining)] {
+        lab.change_real(id::TWO, |real| real.state = state as u8)?;
+        let client = SocketAddrV4::new(*CLIENT.ip(), port);
+        let data = from_client(client, WEB, flag::ACK);
+        lab.becomes(&data, Reason::ForwardTransmit, &at_server(&data, TWO))?;
+        let event = lab.announced(EventKind::Add, ConnState::Established)?;
+        ensure!(event.real_addr == net(*TWO.ip()), "{event:?}");
+        // The partner has no such table, perhaps.
+        ensure!(event.flags & flags::BY_HASH == 0, "{event:?}");
+    }
+    // What makes no entry goes there, too; what begins does not.
+    let other = SocketAddrV4::new(*CLIENT.ip(), 3);
+    let end = from_client(other, WEB, flag::FIN | flag::ACK);
+    lab.becomes(&end, Reason::ForwardTransmit, &at_server(&end, TWO))?;
+    let syn = from_client(other, WEB, flag::SYN);
+    lab.becomes(&syn, Reason::ForwardRedirect, &at_server(&syn, ONE))?;
+    lab.tallied(Tally::Reconstructed, 2)
+}
+
+fn formerly_dead(lab: &mut Lab) -> Result<()> {
+    replace_table(lab, id::TWO)?;
+    let data = from_client(CLIENT, WEB, flag::FIN);
+    for state in [RealState::Down, RealState::Unused] {
+        lab.change_real(id::TWO, |real| real.state = state as u8)?;
+        lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))?;
+    }
+    // The number was given to a real server of another service.
+    lab.change_real(id::TWO, |real| real.service = 3)?;
+    lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))?;
+    lab.change_real(id::TWO, |_| {})?;
+    lab.becomes(&data, Reason::ForwardTransmit, &at_server(&data, TWO))?;
+    // Another connection of this client's port goes there already.
+    for index in 0..TABLE_LEN {
+        lab.world
+            .set_slot(TWIN_TABLE + index, u32::from(id::TWIN_TWO))?;
+    }
+    lab.connect(CLIENT, TWIN)?;
+    let data = from_client(CLIENT, WEB, flag::ACK);
+    lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))
+}
+
+fn formerly_the_same(lab: &mut Lab) -> Result<()> {
+    replace_table(lab, id::ONE)?;
+    let data = from_client(CLIENT, WEB, flag::ACK);
+    lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))?;
+    let event = lab.announced(EventKind::Add, ConnState::Established)?;
+    ensure!(event.flags & flags::BY_HASH != 0, "{event:?}");
+    // One of no length, and one beyond the last slot.
+    let other = SocketAddrV4::new(*CLIENT.ip(), 3);
+    let data = from_client(other, WEB, flag::FIN);
+    replace_table(lab, id::TWO)?;
+    lab.world.set_slot(FORMER_TABLE - 1, 0)?;
+    lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))?;
+    lab.change_service(WEB, proto::TCP, |service| service.former_offset = u32::MAX)?;
+    lab.becomes(&data, Reason::ForwardRedirect, &at_server(&data, ONE))
 }
 
 fn endings(lab: &mut Lab) -> Result<()> {

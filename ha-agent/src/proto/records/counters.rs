@@ -31,10 +31,16 @@ pub struct Counters {
     pub outdated: u64,
     /// Records heard for which there was no room.
     pub no_room: u64,
-    /// Records that a full transfer did not confirm: removed.
+    /// Records that a full transfer or a repair did not confirm: removed.
     pub swept: u64,
-    /// Comparisons of the tables at an equal place of the stream that differed; a full transfer follows.
+    /// Comparisons of the tables at an equal place of the stream that differed; a repair follows.
     pub digests_differed: u64,
+    /// Repairs after which the tables were equal.
+    pub repairs: u64,
+    /// Repairs after which they were not.
+    pub repairs_failed: u64,
+    /// Records that a repair added or changed.
+    pub repaired: u64,
 }
 
 /// A namespace, for people.

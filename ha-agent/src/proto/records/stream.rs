@@ -83,7 +83,7 @@ impl Stream {
     }
 }
 
-/// How far a full transfer has come.
+/// How far the saying of all records has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::proto) struct Walk {
     behind: Option<Id>,
@@ -104,7 +104,7 @@ impl Table {
         self.stream.said
     }
 
-    /// A full transfer begins; writes are said from now on.
+    /// All records are about to be said; writes are said from now on.
     pub(in crate::proto) fn begin_telling(&mut self) {
         self.stop_telling();
         self.stream.begin_generation();
@@ -181,7 +181,7 @@ impl Table {
         }
     }
 
-    /// Says what a full transfer has still to say, piece by piece.
+    /// Says what was not said yet since [`Self::begin_telling`], piece by piece.
     pub(in crate::proto) fn tell_all(
         &mut self,
         now: Instant,
@@ -195,11 +195,8 @@ impl Table {
                 return;
             };
             walk.behind = Some(id.clone());
-            let record = self.record(&id);
-            // One that waits says itself.
-            let waits = record.is_some_and(|record| record.queued.is_some());
-            if !waits && !self.stream.has_said(record) && !self.tell_one(now, &id, &sum, &mut push)
-            {
+            let unsaid = !self.stream.has_said(self.record(&id));
+            if unsaid && !self.tell_one(now, &id, &sum, &mut push) {
                 return;
             }
         }
@@ -225,7 +222,9 @@ impl Table {
         let Some(record) = records.and_then(|records| records.get_mut(&id.key)) else {
             return true;
         };
-        record.queued = None;
+        if let Some(place) = record.queued.take() {
+            stream.queue.remove(&place);
+        }
         record.told = now;
         counters.sent += 1;
         let Some(value) = record.value.clone() else {
@@ -255,7 +254,7 @@ impl Table {
 
 /// Listening.
 impl Table {
-    /// The partner's full transfer begins: what it does not confirm is stale.
+    /// The partner is about to say all it holds: what it does not confirm is stale.
     pub(in crate::proto) fn begin_hearing(&mut self) {
         self.stop_telling();
         self.stream.begin_generation();
@@ -361,7 +360,7 @@ impl Table {
         Some(id.event(gone.stamp, true, EventKind::Deleted))
     }
 
-    /// Removes what the full transfer that has ended did not confirm.
+    /// Removes what the partner, which has said all it holds, did not confirm.
     pub(in crate::proto) fn sweep(&mut self, out: &mut Vec<Event>) {
         let mut stale = Vec::new();
         for (namespace, space) in &self.spaces {
@@ -385,5 +384,19 @@ impl Table {
     /// Counts a comparison that failed.
     pub(in crate::proto) const fn digest_differed(&mut self) {
         self.counters.digests_differed += 1;
+    }
+
+    /// Counts what was heard in a repair.
+    pub(in crate::proto) fn repaired(&mut self, news: bool) {
+        self.counters.repaired += u64::from(news);
+    }
+
+    /// Counts a repair.
+    pub(in crate::proto) const fn repair_ended(&mut self, equal: bool) {
+        if equal {
+            self.counters.repairs += 1;
+        } else {
+            self.counters.repairs_failed += 1;
+        }
     }
 }

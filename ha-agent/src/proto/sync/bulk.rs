@@ -1,5 +1,5 @@
 //! What the sender says beside the changes of the data plane: full transfers, what the stream has
-//! missed to say, and on request the sums and the contents of buckets.
+//! missed to say, and on request the sums and the contents of buckets and the records that are no connections.
 //!
 //! All of it is paced by one token bucket and proceeds only as far ahead of the listener's
 //! acknowledgements as the listener could buffer, so it cannot outrun the packets kept for repetition,
@@ -15,7 +15,6 @@ use super::context::Context;
 use super::counters::TransferProgress;
 use super::outbox::Batch;
 use super::record::{Change, Item, SUMS_AT_ONCE, SUMS_LEN, Sums};
-use super::seal::data_room;
 use super::sender::Sender;
 use super::wire::Header;
 use crate::proto::records;
@@ -37,6 +36,8 @@ pub(super) struct Bulk {
     walk: Option<Walk>,
     /// Buckets to be said.
     buckets: BucketSet,
+    /// The repair of the records that are no connections.
+    records: Option<records::Walk>,
     due: Instant,
     /// When the last full transfer began.
     pub(super) began: Instant,
@@ -57,6 +58,7 @@ impl Bulk {
         Self {
             walk: None,
             buckets: BucketSet::new(),
+            records: None,
             due: now,
             began: now,
         }
@@ -71,7 +73,7 @@ impl Bulk {
 
     /// Something is under way.
     fn is_busy(&self) -> bool {
-        self.walk.is_some() || !self.buckets.is_empty()
+        self.walk.is_some() || !self.buckets.is_empty() || self.records.is_some()
     }
 
     /// Buckets still to be said.
@@ -92,7 +94,7 @@ impl Sender {
         context.shadow.begin_generation();
         context.records.begin_telling();
         context.counters.transfers_begun += 1;
-        let mut batch = Batch::empty();
+        let mut batch = Batch::new(context.shortens);
         batch.push(&Item::Begin { id: self.begin });
         context.counters.transfer_bytes += self.send_data(context, now, &batch, out);
         self.outbox.missed = false;
@@ -104,6 +106,7 @@ impl Sender {
                 records: records::Walk::default(),
             }),
             buckets: BucketSet::new(),
+            records: None,
             due: now,
             began: now,
         };
@@ -127,6 +130,7 @@ impl Sender {
             self.bulk.walk = self.walk(context, now, walk, out);
         }
         self.repair(context, now, out);
+        self.repair_records(context, now, out);
         self.bulk.due = now + PAUSE;
     }
 
@@ -169,7 +173,7 @@ impl Sender {
         let slots = context.shadow.slots();
         let stop = cursor.saturating_add(SLOTS).min(slots);
         while self.bulk_may_send(context) && self.bulk_tokens.take(now) {
-            let mut batch = Batch::empty();
+            let mut batch = Batch::new(context.shortens);
             while cursor < stop && batch.has_room(context) {
                 if let Some(change) = unsaid(context, cursor) {
                     batch.push(&Item::Change(change));
@@ -212,7 +216,7 @@ impl Sender {
 
     /// Says some of the buckets that are to be said.
     fn repair(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
-        let mut batch = Batch::empty();
+        let mut batch = Batch::new(context.shortens);
         while !self.bulk.is_transferring() && self.bulk_may_send(context) {
             if self.bulk.buckets.is_empty() || (batch.records == 0 && !self.bulk_tokens.take(now)) {
                 break;
@@ -223,6 +227,38 @@ impl Sender {
         }
         if batch.records > 0 {
             context.counters.bucket_bytes += self.send_data(context, now, &batch, out);
+        }
+    }
+
+    /// Begins to say all records that are no connections.
+    fn begin_records(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        // What is under way goes on: it is an answer as well.
+        if self.bulk.records.is_some() {
+            return;
+        }
+        context.records.begin_telling();
+        let mut batch = Batch::new(context.shortens);
+        batch.push(&Item::Records);
+        self.bulk_tokens.spend(now);
+        context.counters.bucket_bytes += self.send_data(context, now, &batch, out);
+        self.bulk.records = Some(records::Walk::default());
+    }
+
+    /// Says some of them.
+    fn repair_records(&mut self, context: &mut Context, now: Instant, out: &mut Vec<Action>) {
+        while self.bulk_may_send(context)
+            && let Some(walk) = &mut self.bulk.records
+            && self.bulk_tokens.take(now)
+        {
+            let told = context.tell_all_records(now, walk);
+            let mut batch = told.unwrap_or_else(|| Batch::new(context.shortens));
+            if walk.is_complete() && batch.has_room(context) {
+                batch.push(&Item::RecordsComplete(context.records.said()));
+                self.bulk.records = None;
+            }
+            if batch.records > 0 {
+                context.counters.bucket_bytes += self.send_data(context, now, &batch, out);
+            }
         }
     }
 
@@ -269,7 +305,7 @@ impl Sender {
         if !batch.has_room(context) {
             context.counters.bucket_bytes += self.send_data(context, now, batch, out);
             self.bulk_tokens.spend(now);
-            *batch = Batch::empty();
+            *batch = Batch::new(context.shortens);
         }
         batch.push(item);
     }
@@ -303,6 +339,7 @@ impl Sender {
             What::Groups => self.say_groups(context, now, out),
             What::Sums => self.say_buckets(context, now, &ask.buckets, out),
             What::Contents => self.bulk.buckets.insert_all(&ask.buckets),
+            What::Records => self.begin_records(context, now, out),
         }
         self.bulk_portion(context, now, out);
     }
@@ -339,9 +376,9 @@ impl Sender {
         sums: &[Sums],
         out: &mut Vec<Action>,
     ) {
-        let at_once = data_room(context.config.mtu_payload) / SUMS_LEN;
+        let at_once = context.room() / SUMS_LEN;
         for sums in sums.chunks(at_once.max(1)) {
-            let mut batch = Batch::empty();
+            let mut batch = Batch::new(context.shortens);
             for sums in sums {
                 batch.push(&Item::Sums(*sums));
             }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::buckets::Bucket;
 use super::counters::{Counters, Lag};
+use super::length::Length;
 use super::limits::TokenBucket;
 use super::outbox::{Batch, LANE};
 use super::record::Item;
 use super::seal::{Incoming, Keyring, SessionKey, data_room};
 use super::shadow::{Entry, Shadow};
-use super::wire::{Header, Kind, MAX_PACKET};
+use super::wire::{Header, Kind, Knows};
 use super::{Action, Destination, Salt, SyncConfig};
 use crate::keys::PairKeys;
 use crate::proto::records::{self, Table, Told, Walk};
@@ -20,9 +21,6 @@ use crate::proto::time::Instant;
 /// can ask for it.
 const STRANGERS_PER_SECOND: u32 = 5000;
 const STRANGERS_BURST: u64 = 100;
-
-/// The longest control packet fits.
-const SHORTEST_PAYLOAD: usize = 800;
 
 /// What is repeated, kept and counted across roles.
 pub(super) struct Context {
@@ -43,6 +41,10 @@ pub(super) struct Context {
     pub(super) partner_generation: Option<u64>,
     /// Name of the partner.
     pub(super) partner_name: Option<String>,
+    /// How long packets may be.
+    pub(super) length: Length,
+    /// The listener knows short records.
+    pub(super) shortens: bool,
     /// Parts switched off, to prove that the tests notice.
     #[cfg(test)]
     pub(super) sabotage: super::tests::Sabotage,
@@ -60,9 +62,9 @@ struct Session {
 }
 
 impl Context {
-    pub(super) fn new(mut config: SyncConfig, keys: PairKeys, mut rng: Rng, now: Instant) -> Self {
-        config.mtu_payload = payload_within(config.mtu_payload);
+    pub(super) fn new(config: SyncConfig, keys: PairKeys, mut rng: Rng, now: Instant) -> Self {
         Self {
+            length: Length::new(config.lengths, now),
             shadow: Shadow::new(config.max_entries, 2 * LANE, &mut rng),
             records: Table::new(now),
             keyring: Keyring::new(keys, config.cluster),
@@ -75,6 +77,7 @@ impl Context {
             generation: 0,
             partner_generation: None,
             partner_name: None,
+            shortens: false,
             #[cfg(test)]
             sabotage: super::tests::Sabotage::default(),
             session: None,
@@ -82,8 +85,9 @@ impl Context {
         }
     }
 
-    pub(super) fn set_mtu_payload(&mut self, payload: usize) {
-        self.config.mtu_payload = payload_within(payload);
+    /// Bytes of records that fit into a packet.
+    pub(super) const fn room(&self) -> usize {
+        data_room(self.length.payload())
     }
 
     /// Takes other pair keys; whether this node signs with another one from now on. Sessions under way
@@ -128,14 +132,13 @@ impl Context {
         }
     }
 
-    /// Whether this node knows how buckets are repaired: the version before did not.
+    /// What this node knows how to repair: versions before it knew less.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests switch it off"))]
-    pub(super) const fn mends(&self) -> bool {
+    pub(super) const fn knows(&self) -> Knows {
         #[cfg(test)]
-        if self.sabotage.first_version || self.sabotage.second_version {
-            return false;
-        }
-        true
+        return self.sabotage.knows();
+        #[cfg(not(test))]
+        Knows::All
     }
 
     /// Whether this node audits its own table.
@@ -177,7 +180,7 @@ impl Context {
         out.extend(events.into_iter().map(Action::Record));
     }
 
-    /// Removes records that a full transfer did not confirm.
+    /// Removes records that a full transfer, or a repair of them, did not confirm.
     pub(super) fn sweep_records(&mut self, out: &mut Vec<Action>) {
         let mut events = Vec::new();
         self.records.sweep(&mut events);
@@ -190,8 +193,8 @@ impl Context {
         say: impl FnOnce(&mut Table, &dyn Fn(&[u8]) -> u64, &mut dyn FnMut(&Told<'_>) -> bool),
     ) -> Option<Batch> {
         let key = &self.session.as_ref()?.key;
-        let room = data_room(self.config.mtu_payload);
-        let mut batch = Batch::empty();
+        let room = self.room();
+        let mut batch = Batch::new(self.shortens);
         say(
             &mut self.records,
             &|bytes| key.sum_bytes(bytes),
@@ -278,8 +281,4 @@ impl Context {
     pub(super) fn hello_period(&self) -> Duration {
         self.config.peer_timeout / 10
     }
-}
-
-fn payload_within(payload: usize) -> usize {
-    payload.clamp(SHORTEST_PAYLOAD, MAX_PACKET)
 }

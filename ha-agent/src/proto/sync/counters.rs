@@ -63,6 +63,8 @@ pub struct Counters {
     // The stream, sending.
     /// Records sent, full transfers included, repetitions not.
     pub sent_records: u64,
+    /// Of these, in short form.
+    pub sent_short: u64,
     /// Packets of the stream sent, repetitions not.
     pub sent_packets: u64,
     /// Bytes of those.

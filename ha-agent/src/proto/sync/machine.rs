@@ -2,13 +2,14 @@
 
 use super::context::Context;
 use super::counters::{ByClass, SyncRole, SyncSnapshot};
+use super::length::Length;
 use super::receiver::Receiver;
 use super::record::{Change, Record};
 use super::seal::{Incoming, SessionKey};
 use super::sender::Sender;
 use super::sweep::Sweep;
 use super::wire::{Header, HeaderError, Kind};
-use super::{Action, Input, Salt, SyncConfig};
+use super::{Action, Input, Lengths, Salt, SyncConfig};
 use crate::keys::PairKeys;
 use crate::proto::records::{Put, Quota, Refusal, Stamp, Table};
 use crate::proto::rng::Rng;
@@ -82,9 +83,9 @@ impl Sync {
         }
     }
 
-    /// Packets made from now on are at most this long; see [`SyncConfig::mtu_payload`].
-    pub fn set_mtu_payload(&mut self, payload: usize) {
-        self.context.set_mtu_payload(payload);
+    /// Packets made from now on are at most this long; see [`SyncConfig::lengths`].
+    pub fn set_lengths(&mut self, now: Instant, lengths: Lengths) {
+        self.context.length = Length::new(lengths, now);
     }
 
     /// Begins a session in the same role.
@@ -342,6 +343,9 @@ impl Sync {
             }
         };
         if opened {
+            if followed && let Role::Standby(receiver) = &mut self.role {
+                receiver.heard_length(bytes.len());
+            }
             self.dispatch(now, &header, &scratch, stranger, followed, out);
         }
         self.scratch = scratch;

@@ -9,24 +9,16 @@
 //! A request that is not answered is made again, ever less often. If nothing helps, or half of the
 //! table differs, a full transfer is the repair.
 
-use std::time::Duration;
-
-use super::ask::{Ask, What};
+use super::ask::{Ask, Asking, Turn, What};
 use super::buckets::{Bucket, BucketSet, GROUPS};
 use super::bulk::MANY;
 use super::context::Context;
 use super::record::{Change, Sums};
 use super::stream::{State, Stream};
-use super::wire::Kind;
+use super::wire::{Kind, Knows};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
 
-/// First wait for an answer.
-const RETRY_FIRST: Duration = Duration::from_millis(200);
-/// Longest such wait.
-const RETRY_SLOWEST: Duration = Duration::from_secs(2);
-/// Requests without an answer before a full transfer is asked for.
-const TRIES: u32 = 10;
 /// Buckets that are different after their repair before a full transfer is asked for.
 const FAILURES: u32 = 3;
 /// Repairs in a row that found nothing before a full transfer is asked for.
@@ -37,10 +29,7 @@ pub(super) struct Mend {
     step: Step,
     /// Buckets known to differ.
     wrong: BucketSet,
-    /// When to ask, or to ask again.
-    due: Instant,
-    pause: Duration,
-    tries: u32,
+    asking: Asking,
     failures: u32,
 }
 
@@ -57,14 +46,7 @@ enum Step {
 impl Mend {
     fn next(&mut self, step: Step, now: Instant) {
         self.step = step;
-        self.due = now;
-    }
-
-    /// The sender answers.
-    fn progress(&mut self, now: Instant) {
-        self.tries = 0;
-        self.pause = RETRY_FIRST;
-        self.due = now + RETRY_FIRST;
+        self.asking.next(now);
     }
 
     /// Buckets known to differ.
@@ -73,15 +55,15 @@ impl Mend {
     }
 
     pub(super) const fn due(&self) -> Instant {
-        self.due
+        self.asking.due()
     }
 }
 
 impl Stream {
     /// Whether buckets can be repaired: the sender knows how, and the table is whole but for errors.
-    pub(super) const fn can_mend(&self, context: &Context) -> bool {
+    pub(super) fn can_mend(&self, context: &Context) -> bool {
         let whole = matches!(self.state, State::Whole | State::Sweeping { .. });
-        whole && self.sender_mends && context.mends()
+        whole && self.sender_knows.min(context.knows()) >= Knows::Buckets
     }
 
     /// The tables differ.
@@ -89,7 +71,7 @@ impl Stream {
         if !self.can_mend(context) || self.futile >= FUTILE {
             self.want(now);
         } else {
-            let due = self.after_penalty(now);
+            let due = self.penalty.after(now);
             self.begin_mend(context, due);
         }
     }
@@ -109,6 +91,7 @@ impl Stream {
     pub(super) fn skipped(&mut self, context: &mut Context, now: Instant, packets: u64) {
         context.counters.skipped += packets;
         self.bucket = None;
+        self.interrupt_records(now);
         self.begin_mend(context, now);
     }
 
@@ -120,9 +103,7 @@ impl Stream {
                 differ: 0,
             },
             wrong: BucketSet::new(),
-            due,
-            pause: RETRY_FIRST,
-            tries: 0,
+            asking: Asking::new(due),
             failures: 0,
         });
     }
@@ -132,25 +113,36 @@ impl Stream {
         // It does not hear us, or is not heard; has still to say something by itself; or has answered
         // already, in packets behind those that are missing.
         let in_vain = self.is_silent(now) || !self.current || self.order.stuck_since().is_some();
-        let Some(mend) = self.mend.as_mut().filter(|mend| mend.due <= now) else {
-            return;
-        };
-        if in_vain {
-            mend.due = now + mend.pause;
-            return;
+        if let Some(mend) = &mut self.mend {
+            match mend.asking.turn(now, in_vain) {
+                Turn::Wait => {}
+                Turn::GiveUp => self.want(now),
+                Turn::Ask => {
+                    let (what, buckets) = match &mend.step {
+                        Step::Groups { .. } => (What::Groups, BucketSet::new()),
+                        Step::Buckets { asked, .. } => (What::Sums, asked.clone()),
+                        Step::Contents => (What::Contents, mend.wrong.clone()),
+                    };
+                    self.send_ask(context, what, buckets, out);
+                }
+            }
         }
-        if mend.tries == TRIES {
-            self.want(now);
-            return;
+        if let Some(mend) = &mut self.record_mend {
+            match mend.asking.turn(now, in_vain) {
+                Turn::Wait => {}
+                Turn::GiveUp => self.want(now),
+                Turn::Ask => self.send_ask(context, What::Records, BucketSet::new(), out),
+            }
         }
-        mend.tries += 1;
-        mend.due = now + mend.pause;
-        mend.pause = (mend.pause * 2).min(RETRY_SLOWEST);
-        let (what, buckets) = match &mend.step {
-            Step::Groups { .. } => (What::Groups, BucketSet::new()),
-            Step::Buckets { asked, .. } => (What::Sums, asked.clone()),
-            Step::Contents => (What::Contents, mend.wrong.clone()),
-        };
+    }
+
+    fn send_ask(
+        &self,
+        context: &mut Context,
+        what: What,
+        buckets: BucketSet,
+        out: &mut Vec<Action>,
+    ) {
         let ask = Ask {
             stream: self.key.id,
             what,
@@ -176,7 +168,7 @@ impl Stream {
                     *differ |= u64::from(own != sum) << group;
                 }
                 let (left, differ) = (*left, *differ);
-                mend.progress(now);
+                mend.asking.answered(now);
                 if left == 0 {
                     self.compared_groups(context, now, differ);
                 }
@@ -195,7 +187,7 @@ impl Stream {
                     }
                 }
                 let done = left.is_empty();
-                mend.progress(now);
+                mend.asking.answered(now);
                 if done {
                     self.compared_buckets(context, now);
                 }
@@ -286,7 +278,7 @@ impl Stream {
         if mend.failures == FAILURES {
             self.want(now);
         } else if matches!(mend.step, Step::Contents) {
-            mend.progress(now);
+            mend.asking.answered(now);
             if mend.wrong.is_empty() {
                 self.mended(context, true);
             }

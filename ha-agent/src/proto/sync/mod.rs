@@ -30,9 +30,11 @@ mod buckets;
 mod bulk;
 mod context;
 mod counters;
+mod length;
 mod limits;
 mod machine;
 mod mend;
+mod mend_records;
 mod order;
 mod outbox;
 mod receiver;
@@ -41,6 +43,7 @@ mod retention;
 mod seal;
 mod sender;
 mod shadow;
+mod short;
 mod stream;
 mod sweep;
 mod wire;
@@ -54,6 +57,7 @@ use crate::proto::records;
 use crate::proto::time::Instant;
 
 pub use counters::{ByClass, Counters, SyncRole, SyncSnapshot, TransferProgress};
+pub use length::Lengths;
 pub use machine::Sync;
 pub(in crate::proto) use record::Said;
 pub use record::{Change, Class, Record};
@@ -68,8 +72,8 @@ pub struct SyncConfig {
     pub name: String,
     /// Number of the pair (its virtual id), so that two pairs on one segment ignore each other.
     pub cluster: u16,
-    /// Largest UDP payload sent: path MTU less 28 bytes for IPv4 and UDP. At least 800, at most 9216.
-    pub mtu_payload: usize,
+    /// Largest UDP payloads sent: MTU less 28 bytes for IPv4 and UDP. At least 800, at most 9216.
+    pub lengths: Lengths,
     /// Connections held; further ones are counted and not replicated.
     pub max_entries: usize,
     /// How long a record may wait for others to share its packet.
@@ -96,7 +100,7 @@ impl SyncConfig {
             node_id,
             name: String::new(),
             cluster,
-            mtu_payload: 1472,
+            lengths: Lengths::only(1472),
             max_entries: 1 << 20,
             flush_after: Duration::from_micros(250),
             flush_spacing: Duration::from_micros(200),
@@ -166,7 +170,7 @@ pub enum Action {
     Send {
         /// Where to.
         to: Destination,
-        /// The payload, at most [`SyncConfig::mtu_payload`] long.
+        /// The payload, as long as [`SyncConfig::lengths`] allow.
         bytes: Vec<u8>,
     },
     /// Change the standby's live map.

@@ -15,7 +15,7 @@ use super::buckets::BucketSet;
 use super::context::Context;
 use super::counters::ByClass;
 use super::record::{Change, Class, Item, LONGEST, Record};
-use super::seal::data_room;
+use super::short::{Ways, short_len};
 use crate::datapath::family::FlowKey;
 use crate::proto::time::Instant;
 
@@ -79,27 +79,39 @@ impl Open {
 pub(super) struct Batch {
     pub(super) body: Vec<u8>,
     pub(super) records: u64,
+    /// Of these, in short form.
+    pub(super) short: u64,
+    /// What short forms refer to, if the listener knows them.
+    ways: Option<Ways>,
     /// When the data plane made the oldest of these changes.
     pub(super) at: Option<Instant>,
 }
 
 impl Batch {
-    pub(super) const fn empty() -> Self {
+    /// An empty one, whose changes may be in short form.
+    pub(super) fn new(shortens: bool) -> Self {
         Self {
             body: Vec::new(),
             records: 0,
+            short: 0,
+            ways: shortens.then(Ways::default),
             at: None,
         }
     }
 
     pub(super) fn push(&mut self, item: &Item<'_>) {
-        item.encode(&mut self.body);
         self.records += 1;
+        match (item, &mut self.ways) {
+            (Item::Change(change), Some(ways)) => {
+                self.short += u64::from(ways.encode(change, &mut self.body));
+            }
+            _ => item.encode(&mut self.body),
+        }
     }
 
     /// Whether any record but sums still fits.
     pub(super) fn has_room(&self, context: &Context) -> bool {
-        self.body.len() + LONGEST <= data_room(context.config.mtu_payload)
+        self.body.len() + LONGEST <= context.room()
     }
 }
 
@@ -152,7 +164,12 @@ impl Outbox {
         if context.sabotage.mute {
             return;
         }
-        self.queue(context, slot, class, change.len(), at);
+        let len = if context.shortens {
+            short_len(change)
+        } else {
+            change.len()
+        };
+        self.queue(context, slot, class, len, at);
         let due = now + context.config.flush_after;
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
@@ -205,7 +222,7 @@ impl Outbox {
     /// Whether a packet is full.
     pub(super) fn is_full(&self, context: &Context, open: Open) -> bool {
         let bytes: usize = self.lanes(open).map(|lane| lane.bytes).sum();
-        bytes + LONGEST > data_room(context.config.mtu_payload)
+        bytes + LONGEST > context.room()
     }
 
     /// When the changes leave that may.
@@ -232,7 +249,7 @@ impl Outbox {
         now: Instant,
         open: Open,
     ) -> Option<Batch> {
-        let mut batch = Batch::empty();
+        let mut batch = Batch::new(context.shortens);
         for class in [Class::Unique, Class::Recomputable] {
             if open.has(class) {
                 self.lane(class).drain_into(&mut batch, context);

@@ -21,8 +21,9 @@ use super::limits::admit;
 use super::order::{Arrival, Gap};
 use super::record::{Change, Item};
 use super::seal::SessionKey;
+use super::short::Items;
 use super::stream::{Sample, State, Stream, apply};
-use super::wire::{self, Header, Hello, Kind, Position, Reader, Welcome};
+use super::wire::{self, Header, Hello, Kind, Position, Welcome};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
 
@@ -174,6 +175,14 @@ impl Receiver {
         self.hello_due = self.hello_due.min(earliest.max(now));
     }
 
+    /// A genuine packet of the session that is followed was so long.
+    pub(super) fn heard_length(&mut self, length: usize) {
+        if let Some(stream) = &mut self.stream {
+            let length = u16::try_from(length).unwrap_or(u16::MAX);
+            stream.longest = stream.longest.max(length);
+        }
+    }
+
     /// A genuine packet of the stream.
     pub(super) fn data(
         &mut self,
@@ -307,7 +316,7 @@ impl Receiver {
         };
         stream.hear(now);
         stream.set_current(now, position.current);
-        stream.sender_mends = position.mends;
+        stream.sender_knows = position.knows;
         stream.total = position.total;
         let echoed = self.hellos.iter().find(|(seq, _at)| *seq == position.hello);
         if let Some((_seq, sent)) = echoed {
@@ -346,7 +355,7 @@ impl Receiver {
         let mut hello = Hello {
             challenge: self.challenge,
             ready: self.ready,
-            mends: context.mends(),
+            knows: context.knows(),
             ..Hello::default()
         };
         if let Some(stream) = &mut self.stream {
@@ -363,6 +372,8 @@ impl Receiver {
         let mut body = Vec::new();
         hello.encode(&mut body);
         wire::append_name(&mut body, &context.config.name);
+        let longest = self.stream.as_ref().map_or(0, |stream| stream.longest);
+        wire::append_longest(&mut body, longest);
         let seq = context.send_control(Kind::Hello, &body, Destination::Partner, out);
         if self.hellos.len() == HELLOS_REMEMBERED {
             self.hellos.pop_front();
@@ -437,11 +448,22 @@ impl Receiver {
         let early = self.early.front().map(|early| early.due);
         let audit = stream.map(|stream| stream.audit.due());
         let ask = stream.and_then(|stream| Some(stream.mend.as_ref()?.due()));
+        let ask_records = stream.and_then(|stream| Some(stream.record_mend.as_ref()?.due()));
         let hello = Some(self.hello_due);
-        [hello, sweep, unready, lost, request, early, audit, ask]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            hello,
+            sweep,
+            unready,
+            lost,
+            request,
+            early,
+            audit,
+            ask,
+            ask_records,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub(super) const fn is_ready(&self) -> bool {
@@ -484,8 +506,7 @@ fn salvage(context: &mut Context, now: Instant, stream: Stream, out: &mut Vec<Ac
     let Stream { key, order, .. } = stream;
     for body in order.into_held() {
         context.counters.salvaged += 1;
-        let mut reader = Reader::new(&body);
-        while let Some(Ok(item)) = Item::decode(&mut reader) {
+        for item in Items::new(&body).map_while(Result::ok) {
             if let Item::Change(change) = item {
                 apply(context, &key, now, &change, out);
             }

@@ -5,6 +5,7 @@
 //! ```text
 //! 0x01 Put4      source 4, destination 4, ports 2+2, protocol 1, real server 4, its port 2, state 1, flags 1, version 2
 //! 0x02 Delete4   source 4, destination 4, ports 2+2, protocol 1
+//! 0x03, 0x04     the same in short: super::short
 //! 0x10 Begin     transfer id 8
 //! 0x11 End       transfer id 8, connections 8, digest 8
 //!
@@ -18,6 +19,8 @@
 //! 0x87 Sums      group 1 (64: the groups themselves), first 1, then the sums of 16 buckets (or groups) from there 8 each
 //! 0x88 Bucket    bucket 2: what follows is all that it holds
 //! 0x89 Complete  bucket 2, sum 8
+//! 0x8a Records   nothing: all records that are no connections follow, and no others are held
+//! 0x8b All       records 8, digest 8: that was all of them
 //! ```
 //!
 //! Addresses and ports stand as in the connection's own packets, other numbers big-endian. Records name
@@ -41,6 +44,8 @@ use crate::proto::records::{self, Told};
 
 const PUT4: u8 = 0x01;
 const DELETE4: u8 = 0x02;
+pub(super) const PUT_SHORT: u8 = 0x03;
+pub(super) const DELETE_SHORT: u8 = 0x04;
 const BEGIN: u8 = 0x10;
 const END: u8 = 0x11;
 /// First of the kinds that carry their own length.
@@ -52,6 +57,8 @@ const EXTENDED: u8 = 0x84;
 const SUMS: u8 = 0x87;
 const BUCKET: u8 = 0x88;
 const COMPLETE: u8 = 0x89;
+const RECORDS: u8 = 0x8a;
+const RECORDS_COMPLETE: u8 = 0x8b;
 
 /// Length of the longest record but [`Item::Sums`]: a packet with this much room takes any.
 pub(super) const LONGEST: usize = 79;
@@ -197,7 +204,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Bytes it takes in a packet.
+    /// Bytes it takes in a packet in full.
     pub(super) const fn len(&self) -> usize {
         let address = if self.key().dst.is_ipv4() { 4 } else { 16 };
         let key = 2 * address + 5;
@@ -254,6 +261,10 @@ pub(super) enum Item<'a> {
         bucket: Bucket,
         sum: u64,
     },
+    /// The repair of the records that are no connections starts: what it does not confirm is stale.
+    Records,
+    /// It is complete. What was said of them since its beginning.
+    RecordsComplete(Said),
 }
 
 /// Consecutive sums.
@@ -282,7 +293,7 @@ pub(super) enum ItemError {
     Unknown,
 }
 
-fn push_address(address: IpAddr, out: &mut Vec<u8>) {
+pub(super) fn push_address(address: IpAddr, out: &mut Vec<u8>) {
     match address {
         IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
         IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
@@ -326,16 +337,16 @@ fn push_skippable(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) 
     }
 }
 
-fn read_v4(reader: &mut Reader<'_>) -> Option<IpAddr> {
+pub(super) fn read_v4(reader: &mut Reader<'_>) -> Option<IpAddr> {
     reader.take::<4>().map(IpAddr::from)
 }
 
-fn read_v6(reader: &mut Reader<'_>) -> Option<IpAddr> {
+pub(super) fn read_v6(reader: &mut Reader<'_>) -> Option<IpAddr> {
     reader.take::<16>().map(IpAddr::from)
 }
 
 /// How addresses of a family are read.
-type ReadAddress = fn(&mut Reader<'_>) -> Option<IpAddr>;
+pub(super) type ReadAddress = fn(&mut Reader<'_>) -> Option<IpAddr>;
 
 fn read_key(reader: &mut Reader<'_>, address: ReadAddress) -> Option<FlowKey> {
     Some(FlowKey {
@@ -379,7 +390,7 @@ fn read_said(reader: &mut Reader<'_>) -> Option<Said> {
 }
 
 impl<'a> Item<'a> {
-    /// Appends the record.
+    /// Appends the record in full.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Change(Change::Put(record)) => match (record.part(), record.key.dst) {
@@ -428,25 +439,23 @@ impl<'a> Item<'a> {
                 out.extend_from_slice(&bucket.number().to_be_bytes());
                 out.extend_from_slice(&sum.to_be_bytes());
             }),
+            Self::Records => push_skippable(RECORDS, out, |_out| {}),
+            Self::RecordsComplete(said) => {
+                push_skippable(RECORDS_COMPLETE, out, |out| push_said(*said, out));
+            }
         }
     }
 
-    /// Reads the next record this version knows; `None` at the end.
-    pub(super) fn decode(reader: &mut Reader<'a>) -> Option<Result<Self, ItemError>> {
-        loop {
-            let kind = reader.u8()?;
-            if kind < SKIPPABLE {
-                return Some(Self::decode_body(kind, reader));
-            }
-            let body = reader.u8().and_then(|len| reader.bytes(usize::from(len)));
-            let Some(body) = body else {
-                return Some(Err(ItemError::Truncated));
-            };
-            match Self::decode_skippable(kind, body) {
-                Err(ItemError::Unknown) => {}
-                decoded => return Some(decoded),
-            }
+    /// Reads a record of this kind; `None` of a later version's, which is skipped.
+    pub(super) fn decode(kind: u8, reader: &mut Reader<'a>) -> Option<Result<Self, ItemError>> {
+        if kind < SKIPPABLE {
+            return Some(Self::decode_body(kind, reader));
         }
+        let body = reader.u8().and_then(|len| reader.bytes(usize::from(len)));
+        let Some(body) = body else {
+            return Some(Err(ItemError::Truncated));
+        };
+        Some(Self::decode_skippable(kind, body)).filter(|item| *item != Err(ItemError::Unknown))
     }
 
     /// Whether an older version skips it.
@@ -480,6 +489,8 @@ impl<'a> Item<'a> {
             SUMS => read_sums(reader).map(Self::Sums),
             BUCKET => read_bucket(reader).map(Self::Bucket),
             COMPLETE => read_complete(reader),
+            RECORDS => Some(Self::Records),
+            RECORDS_COMPLETE => read_said(reader).map(Self::RecordsComplete),
             records::PUT => Told::decode_put(body).map(Self::Told),
             records::DELETE => Told::decode_delete(body).map(Self::Told),
             _ => return Err(ItemError::Unknown),

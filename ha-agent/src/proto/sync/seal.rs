@@ -22,6 +22,11 @@ pub(super) const fn data_room(payload: usize) -> usize {
     payload.saturating_sub(HEADER_LEN + TAG_LEN)
 }
 
+/// The same of a control packet, which says its session's salt.
+pub(super) const fn control_room(payload: usize) -> usize {
+    data_room(payload).saturating_sub(SALT_LEN)
+}
+
 /// The keys of one session of one node.
 pub(super) struct SessionKey {
     /// The session's number.

@@ -18,8 +18,8 @@ use super::order::WINDOW;
 use super::outbox::{Batch, Open, Outbox};
 use super::record::Change;
 use super::retention::{Retained, Retention};
-use super::seal::{SessionKey, proof};
-use super::wire::{self, Header, Hello, Kind, Position, Welcome, decode_nack};
+use super::seal::{SessionKey, control_room, proof};
+use super::wire::{self, Header, Hello, Kind, Knows, Position, Welcome, decode_nack};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
 
@@ -76,8 +76,7 @@ pub(super) struct Listener {
     /// It has applied everything before this.
     next: u64,
     ready: bool,
-    /// It knows how buckets are repaired.
-    mends: bool,
+    knows: Knows,
 }
 
 struct Heartbeat {
@@ -103,6 +102,7 @@ impl Heartbeat {
 
 impl Sender {
     pub(super) fn new(context: &mut Context, now: Instant) -> Self {
+        context.length.begin(now);
         let config = &context.config;
         let (transfer_rate, repair_rate) = (config.transfer_rate, config.repair_rate);
         let slowest = HEARTBEAT_SLOWEST.min(config.peer_timeout / 4);
@@ -232,6 +232,7 @@ impl Sender {
         };
         let len = bytes.len() as u64;
         context.counters.sent_records += batch.records;
+        context.counters.sent_short += batch.short;
         context.counters.sent_packets += 1;
         context.counters.sent_bytes += len;
         let packet = Retained {
@@ -269,7 +270,7 @@ impl Sender {
             basic,
             extended,
             transferring: self.bulk.is_transferring(),
-            mends: context.mends(),
+            knows: context.knows(),
             records,
             total: context.shadow.len() as u64,
             hello: hello.map_or(0, |(seq, _at)| seq),
@@ -285,6 +286,11 @@ impl Sender {
     ) {
         let mut body = Vec::new();
         self.position(context, now).encode(&mut body);
+        if self.current
+            && let Some(length) = context.length.try_now(now)
+        {
+            body.resize(control_room(length).max(body.len()), 0);
+        }
         context.send_control(Kind::Heartbeat, &body, Destination::Group, out);
         self.heartbeat.sent(now);
     }
@@ -319,6 +325,7 @@ impl Sender {
             return;
         }
         if let Some(key) = stranger {
+            context.length.begin(now);
             self.token_secret = draw_secret(context);
             self.listener = Some(Listener {
                 key,
@@ -328,11 +335,12 @@ impl Sender {
                 hello: (header.seq, now),
                 next: hello.next,
                 ready: false,
-                mends: false,
+                knows: Knows::Transfers,
             });
         }
         context.partner_generation = Some(header.generation);
         context.partner_name = wire::name(body, Hello::LEN).or_else(|| context.partner_name.take());
+        context.length.heard(wire::longest(body));
         self.acknowledged(context, now, &hello);
         if self.needs_transfer(context, now, &hello) {
             self.begin_transfer(context, now, out);
@@ -394,8 +402,12 @@ impl Sender {
         };
         listener.heard = now;
         listener.ready = hello.ready;
-        listener.mends = hello.mends && context.mends();
-        listener.next = listener.next.max(hello.next);
+        listener.knows = hello.knows.min(context.knows());
+        context.shortens = listener.knows >= Knows::All;
+        if hello.next > listener.next {
+            listener.next = hello.next;
+            context.length.progress();
+        }
         let sampled = self.retention.get(hello.sample);
         if let Some(at) = sampled.and_then(|packet| packet.at) {
             let held = Duration::from_nanos(hello.sample_age);
@@ -443,7 +455,7 @@ impl Sender {
         let wanted = ranges.flat_map(|range| {
             (0..u64::from(range.len)).map(move |offset| range.first.saturating_add(offset))
         });
-        for seq in wanted.take(REPEAT_AT_ONCE) {
+        for (nth, seq) in wanted.take(REPEAT_AT_ONCE).enumerate() {
             let Some(packet) = self.retention.get(seq) else {
                 context.counters.repeats_missed += 1;
                 if self.answer_tokens.take(now) {
@@ -454,6 +466,9 @@ impl Sender {
             if !self.repeat_tokens.take(now) {
                 context.counters.repeats_deferred += 1;
                 return;
+            }
+            if nth == 0 {
+                context.length.missed(packet.bytes.len());
             }
             context.counters.repeated_packets += 1;
             context.counters.repeated_bytes += packet.bytes.len() as u64;
@@ -516,7 +531,7 @@ impl Sender {
     pub(super) fn listener_mends(&self) -> bool {
         self.listener
             .as_ref()
-            .is_some_and(|listener| listener.mends)
+            .is_some_and(|listener| listener.knows >= Knows::Buckets)
     }
 
     /// The partner listens.

@@ -7,10 +7,12 @@ use super::buckets::Bucket;
 use super::context::Context;
 use super::limits::ReplayWindow;
 use super::mend::Mend;
+use super::mend_records::RecordMend;
 use super::order::Order;
 use super::record::{Change, Item, Record, Said};
 use super::seal::SessionKey;
-use super::wire::{Header, Kind, Position, Reader, Welcome, encode_nack};
+use super::short::Items;
+use super::wire::{Header, Kind, Knows, Position, Welcome, encode_nack};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
 
@@ -38,12 +40,17 @@ pub(super) struct Stream {
     pub(super) state: State,
     /// When the full transfer that is needed may be asked for; `None` if none is needed.
     pub(super) wanted: Option<Instant>,
-    /// Wait before asking again after a repair or transfer that did not help.
-    penalty: Duration,
-    /// The sender repairs buckets if asked to.
-    pub(super) sender_mends: bool,
+    /// For repairs and transfers that did not help.
+    pub(super) penalty: Penalty,
+    /// What the sender repairs if asked to.
+    pub(super) sender_knows: Knows,
     /// The repair of buckets under way.
     pub(super) mend: Option<Mend>,
+    /// The repair of the records that are no connections.
+    pub(super) record_mend: Option<RecordMend>,
+    pub(super) record_penalty: Penalty,
+    /// They are being said, and nothing of that is missing.
+    pub(super) hearing_records: bool,
     /// Repairs in a row that found nothing to repair.
     pub(super) futile: u32,
     /// The bucket that is being said.
@@ -56,6 +63,8 @@ pub(super) struct Stream {
     pub(super) current: bool,
     /// Connections the sender holds.
     pub(super) total: u64,
+    /// Length of the longest packet of the session.
+    pub(super) longest: u16,
     /// Packets since the last hello.
     pub(super) unacknowledged: u32,
     pub(super) sample: Option<Sample>,
@@ -80,6 +89,19 @@ pub(super) struct Sample {
     pub(super) repaired: bool,
 }
 
+/// Wait before the next attempt to make the tables equal, as long as attempts do not help.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Penalty(Duration);
+
+impl Penalty {
+    /// When the next attempt may begin.
+    pub(super) fn after(&mut self, now: Instant) -> Instant {
+        let due = now + self.0;
+        self.0 = (self.0 * 2).clamp(RETRY_FIRST, RETRY_SLOWEST);
+        due
+    }
+}
+
 impl Stream {
     pub(super) fn new(key: SessionKey, header: &Header, welcome: &Welcome, now: Instant) -> Self {
         Self {
@@ -90,9 +112,12 @@ impl Stream {
             order: Order::new(welcome.position.head.saturating_add(1)),
             state: State::Waiting,
             wanted: Some(now),
-            penalty: Duration::ZERO,
-            sender_mends: welcome.position.mends,
+            penalty: Penalty::default(),
+            sender_knows: welcome.position.knows,
             mend: None,
+            record_mend: None,
+            record_penalty: Penalty::default(),
+            hearing_records: false,
             futile: 0,
             bucket: None,
             audit: Audit::new(now),
@@ -100,6 +125,7 @@ impl Stream {
             heard_since: now,
             current: false,
             total: 0,
+            longest: 0,
             unacknowledged: 0,
             sample: None,
             extended: None,
@@ -136,7 +162,7 @@ impl Stream {
 
     /// A full transfer is needed; if the last one did not help, not before a while.
     pub(super) fn want(&mut self, now: Instant) {
-        let due = self.after_penalty(now);
+        let due = self.penalty.after(now);
         self.want_at_once(due);
     }
 
@@ -145,13 +171,7 @@ impl Stream {
         self.wanted = Some(now);
         self.state = State::Waiting;
         self.mend = None;
-    }
-
-    /// When the next attempt to make the tables equal may begin.
-    pub(super) fn after_penalty(&mut self, now: Instant) -> Instant {
-        let due = now + self.penalty;
-        self.penalty = (self.penalty * 2).clamp(RETRY_FIRST, RETRY_SLOWEST);
-        due
+        self.record_mend = None;
     }
 
     pub(super) fn deliver(
@@ -162,8 +182,7 @@ impl Stream {
         out: &mut Vec<Action>,
     ) {
         context.counters.received_bytes += body.len() as u64;
-        let mut reader = Reader::new(body);
-        while let Some(item) = Item::decode(&mut reader) {
+        for item in Items::new(body) {
             context.counters.received_records += 1;
             #[cfg(test)]
             if item.is_ok_and(|item| context.sabotage.skips(&item)) {
@@ -182,18 +201,9 @@ impl Stream {
                 Ok(Item::Told(told)) => {
                     let sum = |bytes: &[u8]| self.key.sum_bytes(bytes);
                     let event = context.records.hear(now, &told, sum);
-                    out.extend(event.map(Action::Record));
+                    self.heard_record(context, now, event, out);
                 }
-                Ok(Item::Begin { id }) => {
-                    context.shadow.begin_generation();
-                    context.records.begin_hearing();
-                    self.state = State::Filling { id };
-                    self.wanted = None;
-                    self.extended = None;
-                    self.mend = None;
-                    self.futile = 0;
-                    self.bucket = None;
-                }
+                Ok(Item::Begin { id }) => self.begin(context, id),
                 Ok(Item::Extended(said)) => self.extended = Some(said),
                 Ok(Item::End { id, said }) => {
                     let extended = self.extended.take();
@@ -207,6 +217,8 @@ impl Stream {
                 Ok(Item::Complete { bucket, sum }) => {
                     self.end_bucket(context, now, bucket, sum, out);
                 }
+                Ok(Item::Records) => self.begin_records(context, now),
+                Ok(Item::RecordsComplete(said)) => self.end_records(context, now, said, out),
                 Err(_unreadable) => {
                     context.counters.unreadable_records += 1;
                     self.want(now);
@@ -226,6 +238,19 @@ impl Stream {
         while let Some(held) = self.order.pop() {
             self.deliver(context, now, &held, out);
         }
+    }
+
+    fn begin(&mut self, context: &mut Context, id: u64) {
+        context.shadow.begin_generation();
+        context.records.begin_hearing();
+        self.state = State::Filling { id };
+        self.wanted = None;
+        self.extended = None;
+        self.mend = None;
+        self.record_mend = None;
+        self.hearing_records = false;
+        self.futile = 0;
+        self.bucket = None;
     }
 
     fn end(&mut self, context: &mut Context, now: Instant, basic: Said, extended: Option<Said>) {
@@ -258,21 +283,21 @@ impl Stream {
         #[cfg(test)]
         let records = records.filter(|_| !context.sabotage.knows_connections_only());
         let same_records = records.is_none_or(|records| context.records.said() == records);
-        if !same_records {
-            context.records.digest_differed();
-        }
-        if same_records && same(context, position.basic, position.extended) {
-            self.penalty = Duration::ZERO;
+        if same(context, position.basic, position.extended) {
+            self.penalty = Penalty::default();
             self.futile = 0;
             self.mend = None;
         } else if self.mend.is_none() {
             context.counters.digests_differed += 1;
-            if same(context, position.basic, position.extended) {
-                // Records that are no connections are in no bucket.
-                self.want(now);
-            } else {
-                self.differs(context, now);
-            }
+            self.differs(context, now);
+        }
+        if self.wanted.is_some() || self.record_mend.is_some() {
+            return;
+        }
+        if same_records {
+            self.record_penalty = Penalty::default();
+        } else {
+            self.records_differ(context, now);
         }
     }
 
@@ -326,8 +351,8 @@ impl Stream {
 
     /// Until when this node holds the whole table if nothing more is heard; `None` if it does not.
     pub(super) fn ready_until(&self, context: &Context) -> Option<Instant> {
-        let unsure = self.wanted.is_some() || self.mend.is_some();
-        if self.state != State::Whole || !self.current || unsure {
+        let sure = self.wanted.is_none() && self.mend.is_none() && self.record_mend.is_none();
+        if self.state != State::Whole || !self.current || !sure {
             return None;
         }
         let silent = self.heard + context.config.peer_timeout;

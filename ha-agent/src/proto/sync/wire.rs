@@ -197,8 +197,8 @@ pub(super) struct Hello {
     pub(super) wants_transfer: bool,
     /// The receiver holds the whole table.
     pub(super) ready: bool,
-    /// The receiver knows how buckets are repaired; older versions do not.
-    pub(super) mends: bool,
+    /// What the receiver knows.
+    pub(super) knows: Knows,
     /// A packet applied since the last hello, 0 for none ...
     pub(super) sample: u64,
     /// ... and how long ago, in nanoseconds.
@@ -207,7 +207,6 @@ pub(super) struct Hello {
 
 const HELLO_WANTS: u8 = 1;
 const HELLO_READY: u8 = 2;
-const HELLO_MENDS: u8 = 4;
 
 impl Hello {
     /// Length of what [`Self::encode`] appends.
@@ -216,11 +215,10 @@ impl Hello {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let wants = if self.wants_transfer { HELLO_WANTS } else { 0 };
         let ready = if self.ready { HELLO_READY } else { 0 };
-        let mends = if self.mends { HELLO_MENDS } else { 0 };
         for word in [self.challenge, self.stream, self.token, self.next] {
             out.extend_from_slice(&word.to_be_bytes());
         }
-        out.push(wants | ready | mends);
+        out.push(wants | ready | self.knows.flags());
         out.extend_from_slice(&self.sample.to_be_bytes());
         out.extend_from_slice(&self.sample_age.to_be_bytes());
     }
@@ -237,7 +235,7 @@ impl Hello {
             next,
             wants_transfer: flags & HELLO_WANTS != 0,
             ready: flags & HELLO_READY != 0,
-            mends: flags & HELLO_MENDS != 0,
+            knows: Knows::from_flags(flags),
             sample,
             sample_age,
         })
@@ -250,6 +248,24 @@ pub(super) fn append_name(out: &mut Vec<u8>, name: &str) {
         out.push(name.len() as u8);
         out.extend_from_slice(name.as_bytes());
     }
+}
+
+/// Appends to a hello, behind the name, how long the longest packet of the session was.
+pub(super) fn append_longest(out: &mut Vec<u8>, longest: u16) {
+    if out.len() == Hello::LEN {
+        // No name.
+        out.push(0);
+    }
+    out.extend_from_slice(&longest.to_be_bytes());
+}
+
+/// The same, read: 0 if an older version did not say.
+pub(super) fn longest(body: &[u8]) -> u16 {
+    let longest = || {
+        let (length, rest) = body.get(Hello::LEN..)?.split_first()?;
+        rest.get(usize::from(*length)..)?.first_chunk().copied()
+    };
+    longest().map_or(0, u16::from_be_bytes)
 }
 
 /// The name behind the first `at` bytes of a body. Older versions send none.
@@ -279,8 +295,8 @@ pub(super) struct Position {
     pub(super) records: Option<Said>,
     /// The full transfer is not complete.
     pub(super) transferring: bool,
-    /// The sender repairs single buckets if asked to; older versions do not.
-    pub(super) mends: bool,
+    /// What the sender knows.
+    pub(super) knows: Knows,
     /// Connections the sender holds.
     pub(super) total: u64,
     /// Sequence number of the last hello heard, 0 for none ...
@@ -291,7 +307,40 @@ pub(super) struct Position {
 
 const POSITION_CURRENT: u8 = 1;
 const POSITION_TRANSFERRING: u8 = 2;
-const POSITION_MENDS: u8 = 4;
+const KNOWS_BUCKETS: u8 = 4;
+const KNOWS_ALL: u8 = 8;
+
+/// What the version of a node knows, besides what all versions before it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Knows {
+    /// Full transfers are the only repair.
+    #[default]
+    Transfers,
+    /// The repair of single buckets.
+    Buckets,
+    /// Short records, and the repair of the records that are no connections.
+    All,
+}
+
+impl Knows {
+    const fn flags(self) -> u8 {
+        match self {
+            Self::Transfers => 0,
+            Self::Buckets => KNOWS_BUCKETS,
+            Self::All => KNOWS_BUCKETS | KNOWS_ALL,
+        }
+    }
+
+    const fn from_flags(flags: u8) -> Self {
+        if flags & KNOWS_BUCKETS == 0 {
+            Self::Transfers
+        } else if flags & KNOWS_ALL == 0 {
+            Self::Buckets
+        } else {
+            Self::All
+        }
+    }
+}
 
 impl Position {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -301,8 +350,7 @@ impl Position {
         } else {
             0
         };
-        let mends = if self.mends { POSITION_MENDS } else { 0 };
-        out.push(current | transferring | mends);
+        out.push(current | transferring | self.knows.flags());
         for word in [
             self.head,
             self.tail,
@@ -331,7 +379,7 @@ impl Position {
         Some(Self {
             current: flags & POSITION_CURRENT != 0,
             transferring: flags & POSITION_TRANSFERRING != 0,
-            mends: flags & POSITION_MENDS != 0,
+            knows: Knows::from_flags(flags),
             head,
             tail,
             begin,

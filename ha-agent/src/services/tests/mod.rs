@@ -269,6 +269,7 @@ fn a_removed_server_drains_until_nothing_uses_it() {
     table.scanned(Instant::from_nanos(0), &counts);
     table.scanned(Instant::from_nanos(0) + LINGER * 2, &counts);
     assert!(table.lookup(&real(80, 21)).is_some(), "still used");
+    apply(&mut table, &fake);
     counts[usize::from(gone.id)] = 0;
     table.scanned(Instant::from_nanos(0) + LINGER * 2, &counts);
     assert!(
@@ -440,6 +441,67 @@ fn a_new_agent_goes_on_with_what_it_finds() {
     );
 }
 
+/// The table that a service had before, as a packet finds it.
+fn former(state: &State, port: u16) -> Option<Vec<u32>> {
+    let table = state.services[&key(port)].former_offset as usize;
+    let len = *state.slots.get(table.checked_sub(1)?)? as usize;
+    Some(state.slots[table..table + len].to_vec())
+}
+
+#[test]
+fn the_table_before_a_change_counts_for_a_while() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    let now = Instant::from_nanos(0);
+    let current = |fake: &Fake| fake.state().table(&key(80)).unwrap().to_vec();
+    let mut before = Vec::new();
+    for servers in [2, 3, 5, 4] {
+        let servers: Vec<(u8, u32)> = (21..).take(servers).map(|host| (host, 1)).collect();
+        table
+            .configure(&[service(80, &servers), service(81, &[(30, 1)])])
+            .unwrap();
+        apply(&mut table, &fake);
+        let state = fake.state();
+        assert_eq!(former(&state, 80).unwrap_or_default(), before);
+        assert_eq!(former(&state, 81), None, "nothing has changed there");
+        drop(state);
+        before = current(&fake);
+        // The way to a real server is no other table.
+        let hop = Hop {
+            ifindex: servers.len() as u32,
+            mac: [2; 6],
+            src_mac: [2; 6],
+        };
+        table.set_hop(server(21), Some(hop));
+        apply(&mut table, &fake);
+    }
+    let held = former(&fake.state(), 80);
+    table.scanned(now, &[]);
+    table.scanned(now + LINGER - Duration::from_secs(1), &[]);
+    apply(&mut table, &fake);
+    assert_eq!(former(&fake.state(), 80), held);
+    assert!(held.is_some());
+    table.scanned(now + LINGER, &[]);
+    apply(&mut table, &fake);
+    assert_eq!(former(&fake.state(), 80), None);
+    assert_eq!(current(&fake), before);
+}
+
+#[test]
+fn a_table_for_another_seed_leads_nobody_back() {
+    let fake = Fake::new(100);
+    let mut table = ServiceTable::new(1);
+    for servers in [2, 3] {
+        let servers: Vec<(u8, u32)> = (21..).take(servers).map(|host| (host, 1)).collect();
+        table.configure(&[service(80, &servers)]).unwrap();
+        apply(&mut table, &fake);
+    }
+    assert!(former(&fake.state(), 80).is_some());
+    table.set_hash_seed(2);
+    apply(&mut table, &fake);
+    assert_eq!(former(&fake.state(), 80), None);
+}
+
 #[test]
 fn tables_are_replaced_as_room_allows() {
     let fake = Fake::new(100);
@@ -454,15 +516,19 @@ fn tables_are_replaced_as_room_allows() {
     table.configure(&services).unwrap();
     table.apply(&fake).unwrap();
     let mut changed = services;
-    for service in &mut changed {
-        service.real_servers[0].weight = 0;
-    }
-    table.configure(&changed).unwrap();
-    table.apply(&fake).unwrap();
-    let state = fake.state();
-    check_consistent(&state);
-    for service in state.services.keys() {
-        assert!(!hosts(state.table(service).unwrap(), &state).contains(&1));
+    // The tables before are given up for it.
+    for drained in 0..3 {
+        for service in &mut changed {
+            service.real_servers[drained].weight = 0;
+        }
+        table.configure(&changed).unwrap();
+        table.apply(&fake).unwrap();
+        let state = fake.state();
+        check_consistent(&state);
+        for service in state.services.keys() {
+            let used = hosts(state.table(service).unwrap(), &state);
+            assert!(!used.contains(&(drained as u8 + 1)));
+        }
     }
 }
 

@@ -40,7 +40,7 @@ impl Cell {
             duplicate_percent: self.duplicate_percent,
             delay_min: self.delay,
             delay_max: self.delay.saturating_add(Duration::from_micros(spread)),
-            cut: [false; 2],
+            ..Faults::NONE
         }
     }
 
@@ -81,6 +81,7 @@ impl Cell {
             (settled, "the standby is ready"),
             (world.same_tables(), "the tables are equal"),
             (world.same_shadows(), "so are the nodes' own copies"),
+            (world.settle_records(), "so are the records"),
             (repair < 3 * stream, "repair costs less than three streams"),
             (
                 standby.digests_differed <= u64::from(self.mischief.is_some()),
@@ -146,7 +147,12 @@ fn outages_longer_than_changes_can_wait_leave_nothing_behind() {
 #[test]
 fn what_goes_wrong_silently_is_found_in_any_network() {
     for loss_permille in [0, 50] {
-        for mischief in [Mischief::Forget, Mischief::Lose, Mischief::Alter] {
+        for mischief in [
+            Mischief::Forget,
+            Mischief::Lose,
+            Mischief::Alter,
+            Mischief::ForgetRecord,
+        ] {
             let cell = Cell {
                 mischief: Some(mischief),
                 ..Cell::new(loss_permille)
@@ -213,7 +219,21 @@ fn the_tests_notice_a_missing_mechanism() {
                 ..whole
             },
         ),
-        // Without the repair of buckets a full transfer is the only one.
+        (
+            spoilt(Mischief::ForgetRecord),
+            Sabotage {
+                no_digests: true,
+                ..whole
+            },
+        ),
+        // Without the repair of buckets, or that of records, a full transfer is the only one.
+        (
+            spoilt(Mischief::ForgetRecord),
+            Sabotage {
+                third_version: true,
+                ..whole
+            },
+        ),
         (
             spoilt(Mischief::Forget),
             Sabotage {

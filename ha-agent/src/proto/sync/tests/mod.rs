@@ -1,6 +1,7 @@
 //! Tests of the whole machine.
 
 mod cells;
+mod lengths;
 mod packets;
 mod records;
 mod repair;
@@ -15,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ha_common::conn::flags;
 
 use super::record::Item;
+use super::wire::Knows;
 use super::{Record, Sync, SyncConfig};
 use crate::datapath::family::{FlowKey, none_like};
 use crate::keys::{PairKey, PairKeys};
@@ -40,6 +42,8 @@ pub(super) struct Sabotage {
     pub(super) first_version: bool,
     /// Knows the extended part, but neither how buckets are repaired nor records that are no connections.
     pub(super) second_version: bool,
+    /// Knows records that are no connections, but not how they are repaired.
+    pub(super) third_version: bool,
     /// Knows connections only.
     pub(super) no_records: bool,
 }
@@ -51,9 +55,22 @@ impl Sabotage {
             item,
             Item::Sums(_) | Item::Bucket(_) | Item::Complete { .. }
         );
+        let record_repairs = matches!(item, Item::Records | Item::RecordsComplete(_));
         self.first_version && item.is_skippable()
             || self.second_version && repairs
+            || self.knows() != Knows::All && record_repairs
             || self.knows_connections_only() && matches!(item, Item::Told(_))
+    }
+
+    /// What this version knows.
+    pub(super) const fn knows(self) -> Knows {
+        if self.first_version || self.second_version {
+            Knows::Transfers
+        } else if self.third_version || self.no_records {
+            Knows::Buckets
+        } else {
+            Knows::All
+        }
     }
 
     pub(super) const fn knows_connections_only(self) -> bool {

@@ -7,8 +7,9 @@ use super::sim::{Faults, MILLIS, SECOND, World};
 use super::{any_record, salt};
 use crate::keys::{PairKey, PairKeys};
 use crate::proto::rng::Rng;
-use crate::proto::sync::record::{Item, LONGEST};
-use crate::proto::sync::wire::{Kind, Reader};
+use crate::proto::sync::record::{Item, ItemError, LONGEST, Record};
+use crate::proto::sync::short::{Items, Ways, short_len};
+use crate::proto::sync::wire::Kind;
 use crate::proto::sync::{Action, Change, Counters, Destination, Input, Sync, SyncConfig};
 use crate::proto::time::Instant;
 
@@ -265,11 +266,7 @@ proptest! {
 
     #[test]
     fn the_record_parser_is_total(bytes in vec(any::<u8>(), 0..100)) {
-        let mut reader = Reader::new(&bytes);
-        let mut items = 0;
-        while let Some(Ok(_item)) = Item::decode(&mut reader) {
-            items += 1;
-        }
+        let items = Items::new(&bytes).map_while(Result::ok).count();
         prop_assert!(items <= bytes.len());
     }
 
@@ -283,19 +280,50 @@ proptest! {
             item.encode(&mut body);
             prop_assert_eq!(body.len(), 4 + change.len());
             prop_assert!(change.len() <= LONGEST);
-            let mut reader = Reader::new(&body);
-            prop_assert_eq!(Item::decode(&mut reader), Some(Ok(item)));
-            prop_assert_eq!(Item::decode(&mut reader), None);
+            prop_assert!(Items::new(&body).eq([Ok(item)]));
             // A later version may say more of it, if it carries its length.
             if item.is_skippable() {
                 body[5] += 3;
                 body.extend([1, 2, 3]);
-                let mut reader = Reader::new(&body);
-                prop_assert_eq!(Item::decode(&mut reader), Some(Ok(item)));
-                prop_assert_eq!(Item::decode(&mut reader), None);
+                prop_assert!(Items::new(&body).eq([Ok(item)]));
             }
         }
     }
+}
+
+#[test]
+fn a_packet_says_once_what_its_connections_have_in_common() {
+    let changes: Vec<Change> = (0..2000)
+        .flat_map(|client| {
+            let put = any_record(client, client as u16);
+            let later = Record { state: 3, ..put };
+            let other = Record {
+                real_port: client as u16,
+                ..put
+            };
+            let puts = [put, later, other].map(Change::Put);
+            puts.into_iter().chain([Change::Delete(put.key)])
+        })
+        .collect();
+    let mut ways = Ways::default();
+    let (mut body, mut short, mut full) = (Vec::new(), 0, 0);
+    for change in &changes {
+        let from = body.len();
+        if ways.encode(change, &mut body) {
+            assert_eq!(body.len() - from, short_len(change));
+            short += 1;
+        } else {
+            assert_eq!(body.len() - from, change.len());
+            full += 1;
+        }
+    }
+    // Half of them have a stand-in, and of these the deletion alone is short; of the others, what has a port of
+    // its own is not.
+    assert!(short > 3900 && full > 3900, "{short} {full}");
+    let wanted = changes.into_iter().map(|change| Ok(Item::Change(change)));
+    assert!(Items::new(&body).eq(wanted));
+    // A way that no record has named.
+    assert!(Items::new(&[4, 0, 10, 0, 0, 1, 4, 0]).eq([Err(ItemError::Truncated)]));
 }
 
 #[test]

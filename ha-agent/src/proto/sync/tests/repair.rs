@@ -95,8 +95,6 @@ fn what_the_active_node_forgets_to_say_is_found() {
 #[test]
 fn packets_lost_for_good_cost_the_buckets_that_they_changed() {
     let mut world = World::new(80);
-    // They are in no bucket.
-    world.records = false;
     world.config.retain_bytes = 8000;
     world.start(0);
     world.term += 1;
@@ -203,6 +201,7 @@ fn what_cannot_even_wait_is_found_again() {
 /// Fills, loses packets for good, spoils, exchanges roles; what is left must be equal.
 fn live_with_older_node(older: usize) {
     let mut world = World::new(100 + older as u64);
+    // A version that knows of no buckets knows of no records either.
     world.records = false;
     world.config.retain_bytes = 100_000;
     for node in [0, 1] {

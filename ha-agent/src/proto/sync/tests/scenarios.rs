@@ -27,7 +27,7 @@ fn faults(rng: &mut Rng, loss_percent: u64) -> Faults {
         duplicate_percent: rng.below(2) * 5,
         delay_min: Duration::from_micros(delay),
         delay_max: Duration::from_micros(delay + spread),
-        cut: [false; 2],
+        ..Faults::NONE
     }
 }
 

@@ -9,7 +9,7 @@ use ha_common::conn::flags;
 use super::{Sabotage, any_record, pair_keys, salt};
 use crate::datapath::family::FlowKey;
 use crate::keys::{PairKey, PairKeys};
-use crate::proto::records::{Event, EventKind, Put, Quota, Refusal, Stamp};
+use crate::proto::records::{Event, EventKind, Gone, Put, Quota, Refusal, Stamp, Told};
 use crate::proto::rng::Rng;
 use crate::proto::sync::{Action, Change, Input, Record, Sync, SyncConfig, SyncSnapshot};
 use crate::proto::time::Instant;
@@ -31,6 +31,8 @@ pub(super) struct Faults {
     pub(super) delay_max: Duration,
     /// Packets of node 0 and of node 1 are lost altogether.
     pub(super) cut: [bool; 2],
+    /// Longer packets are lost.
+    pub(super) longest: usize,
 }
 
 impl Faults {
@@ -41,6 +43,7 @@ impl Faults {
         delay_min: Duration::from_micros(50),
         delay_max: Duration::from_micros(60),
         cut: [false; 2],
+        longest: usize::MAX,
     };
 }
 
@@ -53,6 +56,8 @@ pub(super) enum Mischief {
     Lose,
     /// It becomes another one; the node's own digests do not notice.
     Alter,
+    /// A record that is no connection is deleted as if the partner had said so.
+    ForgetRecord,
 }
 
 pub(super) struct Node {
@@ -265,14 +270,15 @@ impl World {
     }
 
     fn send(&mut self, from: usize, bytes: &[u8]) {
-        assert!(bytes.len() <= self.config.mtu_payload, "packet too long");
+        assert!(bytes.len() <= self.config.lengths.most, "packet too long");
         self.check_nonce(bytes);
         if let Some(recording) = &mut self.recording {
             recording.push((from, bytes.to_owned()));
         }
         let copies = 1 + u64::from(self.rng.below(100) < self.faults.duplicate_percent);
         for _ in 0..copies {
-            if self.faults.cut[from] || self.rng.below(1000) < self.faults.loss_permille {
+            let lost = self.faults.cut[from] || bytes.len() > self.faults.longest;
+            if lost || self.rng.below(1000) < self.faults.loss_permille {
                 continue;
             }
             let mut bytes = bytes.to_owned();
@@ -511,13 +517,8 @@ impl World {
     pub(super) fn converge(&mut self, within: Duration) {
         assert!(self.settle(within), "not ready: {:#?}", self.diagnosis());
         assert!(self.same_tables(), "tables differ: {:#?}", self.diagnosis());
-        // Those whose time ends now follow.
-        let end = self.now + SECOND * 5;
-        while !self.same_records() && self.now < end {
-            self.run(MILLIS * 10);
-        }
         assert!(
-            self.same_records(),
+            self.settle_records(),
             "records differ: {:#?}",
             self.diagnosis()
         );
@@ -530,6 +531,15 @@ impl World {
             );
         }
         assert!(self.same_shadows(), "shadows differ from the tables");
+    }
+
+    /// Whether the nodes come to hold the same records: those whose time ends now follow.
+    pub(super) fn settle_records(&mut self) -> bool {
+        let end = self.now + SECOND * 5;
+        while !self.same_records() && self.now < end {
+            self.run(MILLIS * 10);
+        }
+        self.same_records()
     }
 
     /// Lets everything that is wrong be found, on a healthy network without traffic; then all is equal.
@@ -554,6 +564,9 @@ impl World {
 
     /// Something goes wrong that no packet tells of; whether there was a connection to spoil.
     pub(super) fn mischief(&mut self, node: usize, mischief: Mischief) -> bool {
+        if mischief == Mischief::ForgetRecord {
+            return self.forget_record(node);
+        }
         let Some(key) = self.any_key(node) else {
             return false;
         };
@@ -571,6 +584,7 @@ impl World {
                 shadow.lose(slot);
                 map.remove(&key);
             }
+            Mischief::ForgetRecord => {}
             Mischief::Alter => {
                 let entry = shadow.get_mut(slot).unwrap();
                 entry.record.real_port ^= 1;
@@ -578,6 +592,35 @@ impl World {
             }
         }
         true
+    }
+
+    fn forget_record(&mut self, node: usize) -> bool {
+        let all = self.nodes[node].sync.as_ref().unwrap().records().dump();
+        let Some((namespace, key, _value, stamp)) = all.first() else {
+            return false;
+        };
+        self.mishear(
+            node,
+            &Told::Delete(Gone {
+                namespace,
+                key,
+                stamp: *stamp,
+            }),
+        );
+        true
+    }
+
+    /// A node hears what its partner has not said.
+    pub(super) fn mishear(&mut self, node: usize, told: &Told<'_>) {
+        let context = self.nodes[node].sync.as_mut().unwrap().context_mut();
+        if let Some(event) = context.records.hear(self.now, told, |_| 1) {
+            self.note(node, &event);
+        }
+    }
+
+    /// Everything under way is lost.
+    pub(super) fn lose_packets(&mut self) {
+        self.network.clear();
     }
 
     /// A connection that a node's map and copy hold.

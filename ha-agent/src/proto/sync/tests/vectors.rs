@@ -10,8 +10,9 @@ use crate::proto::sync::ask::{Ask, What};
 use crate::proto::sync::buckets::{Bucket, BucketSet};
 use crate::proto::sync::record::{Item, Said, Sums};
 use crate::proto::sync::seal::{Incoming, Keyring, SessionKey};
+use crate::proto::sync::short::{Items, Ways};
 use crate::proto::sync::wire::{
-    Header, Hello, Kind, Position, Range, Reader, Welcome, decode_nack, encode_nack,
+    Header, Hello, Kind, Knows, Position, Range, Welcome, decode_nack, encode_nack,
 };
 
 const SALT: [u8; 16] = *b"sixteen bytes ok";
@@ -64,7 +65,7 @@ fn position() -> Position {
     Position {
         current: true,
         transferring: true,
-        mends: false,
+        knows: Knows::Transfers,
         head: 1,
         tail: 2,
         begin: 3,
@@ -122,7 +123,7 @@ fn hello() {
         next: 4,
         wants_transfer: true,
         ready: true,
-        mends: false,
+        knows: Knows::Transfers,
         sample: 5,
         sample_age: 6,
     };
@@ -256,20 +257,25 @@ fn extended_heartbeat() {
 /// What the version after that knows more: the sender of a hello or heartbeat repairs buckets.
 #[test]
 fn flags_of_those_who_mend() {
-    let hello = Hello {
-        mends: true,
-        ..Hello::default()
-    };
-    let position = Position {
-        mends: true,
-        ..Position::default()
-    };
-    let (mut hello_body, mut position_body) = (Vec::new(), Vec::new());
-    hello.encode(&mut hello_body);
-    position.encode(&mut position_body);
-    assert_eq!((hello_body[32], position_body[0]), (4, 4));
-    assert_eq!(Hello::decode(&hello_body), Some(hello));
-    assert_eq!(Position::decode(&position_body), Some(position));
+    // The version after that one knows all that this one does.
+    for (knows, flags) in [(Knows::Buckets, 4), (Knows::All, 12)] {
+        let hello = Hello {
+            knows,
+            ..Hello::default()
+        };
+        let mut body = Vec::new();
+        hello.encode(&mut body);
+        assert_eq!(body[32], flags);
+        assert_eq!(Hello::decode(&body), Some(hello));
+        let position = Position {
+            knows,
+            ..Position::default()
+        };
+        let mut body = Vec::new();
+        position.encode(&mut body);
+        assert_eq!(body[0], flags);
+        assert_eq!(Position::decode(&body), Some(position));
+    }
 }
 
 #[test]
@@ -327,12 +333,65 @@ fn bucket_records() {
         let mut body = Vec::new();
         item.encode(&mut body);
         assert_eq!(hex(&body), golden);
-        assert_eq!(Item::decode(&mut Reader::new(&body)), Some(Ok(item)));
+        assert_eq!(Items::new(&body).next(), Some(Ok(item)));
     }
     let past_the_last = [0x88, 2, 0x10, 0];
-    let read = Item::decode(&mut Reader::new(&past_the_last));
+    let read = Items::new(&past_the_last).next();
     assert!(matches!(read, Some(Err(_))));
 }
+
+#[test]
+fn repair_of_records() {
+    let ask = Ask {
+        stream: 1,
+        what: What::Records,
+        buckets: BucketSet::new(),
+    };
+    let mut body = Vec::new();
+    ask.encode(&mut body);
+    assert_eq!(Ask::decode(&body), Some(ask));
+    assert_eq!(hex(&body), "00000000000000010300");
+
+    let said = Said {
+        count: 6,
+        digest: 7,
+    };
+    let items = [Item::Records, Item::RecordsComplete(said)];
+    let mut body = Vec::new();
+    for item in &items {
+        item.encode(&mut body);
+    }
+    assert_eq!(hex(&body), "8a008b1000000000000000060000000000000007");
+    assert!(Items::new(&body).eq(items.map(Ok)));
+}
+
+/// Short forms, behind the full ones whose way they go.
+#[test]
+fn short_records() {
+    for (client, golden) in GOLDEN_SHORT {
+        let put = any_record(client, 2);
+        let changes = [Change::Put(put), Change::Put(put), Change::Delete(put.key)];
+        let mut ways = Ways::default();
+        let mut body = Vec::new();
+        ways.encode(&changes[0], &mut body);
+        let full = body.len();
+        for change in &changes[1..] {
+            assert!(ways.encode(change, &mut body));
+        }
+        assert_eq!(hex(&body[full..]), golden, "{client}");
+        assert!(Items::new(&body).eq(changes.map(|change| Ok(Item::Change(change)))));
+    }
+}
+
+/// Client number, and its connection in short.
+const GOLDEN_SHORT: [(u32, &str); 3] = [
+    (0, "03000a00000004000108000204000a0000000400"),
+    (
+        1,
+        "030020010db800000000000000000a000000040101080002040020010db800000000000000000a0000000401",
+    ),
+    (4, "03000a00000004040148000204000a0000000404"),
+];
 
 #[test]
 fn bucket_of_a_connection() {
@@ -371,11 +430,7 @@ fn records() {
         "852400000002000000000000000300000000000000040000\
          03e80301057765626b76616c756586160000000000000003000000000000000403017765626b"
     );
-    let mut reader = Reader::new(&body);
-    for told in [put, delete] {
-        assert_eq!(Item::decode(&mut reader), Some(Ok(Item::Told(told))));
-    }
-    assert_eq!(Item::decode(&mut reader), None);
+    assert!(Items::new(&body).eq([put, delete].map(|told| Ok(Item::Told(told)))));
     assert_eq!(key().sum_bytes(b"any"), 0x4f4a_9b6f_e961_e0d0);
 }
 
