@@ -1,6 +1,7 @@
 //! The schema against the reader of the file: both must know the same keys, words and bounds.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
@@ -187,7 +188,12 @@ fn objects(
     if let Some(known) = schema.get("properties").and_then(Value::as_object) {
         found.push((way.to_vec(), known.keys().cloned().collect()));
         for (key, schema) in known {
-            objects(root, schema, &[way, &[key.clone()]].concat(), found);
+            objects(
+                root,
+                schema,
+                &[way, std::slice::from_ref(key)].concat(),
+                found,
+            );
         }
     }
     if let Some(items) = schema.get("items") {
@@ -215,10 +221,11 @@ fn with(way: &[String], key: &str) -> String {
         .unwrap()
         .insert(key.to_owned(), Value::from(1));
     // The sections on lines of their own; within them JSON is YAML.
-    let sections = file.as_object().unwrap().iter();
-    sections
-        .map(|(key, value)| format!("{key}: {value}\n"))
-        .collect()
+    let mut text = String::new();
+    for (key, value) in file.as_object().unwrap() {
+        writeln!(text, "{key}: {value}").unwrap();
+    }
+    text
 }
 
 /// The reader names the keys that it knows when it meets one that it does not.
@@ -286,10 +293,8 @@ fn both_know_the_same_words() {
         let (key, _) = line.split_once(':').unwrap();
         let text = WHOLE.replacen(line, &format!("{key}: zzz"), 1);
         let problems = read(&text).unwrap_err();
-        let remedy = problems.iter().map(|problem| &problem.remedy);
-        let remedy = remedy
-            .filter(|remedy| remedy.starts_with("write `"))
-            .next_back();
+        let mut remedies = problems.iter().map(|problem| &problem.remedy);
+        let remedy = remedies.rfind(|remedy| remedy.starts_with("write `"));
         let known: BTreeSet<String> = remedy
             .unwrap_or_else(|| panic!("{line}: {problems:#?}"))
             .split('`')

@@ -95,7 +95,7 @@ fn name(scalar: Scalar<'_>) -> Parsed<String> {
 
 /// A name in `node.run_dir`, which may be another directory on each node.
 fn is_socket_name(scalar: Scalar<'_>) -> bool {
-    values::name(scalar).is_ok() && scalar.text.ends_with(".sock")
+    values::name(scalar).is_ok() && scalar.text.strip_suffix(".sock").is_some()
 }
 
 /// A path, or a loopback address and port: whoever can connect may write.

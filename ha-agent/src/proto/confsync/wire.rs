@@ -87,9 +87,8 @@ struct Header {
 
 /// Length of what follows the prefix: the header's and the document's.
 pub fn lengths(prefix: [u8; PREFIX]) -> Result<(usize, usize), WireError> {
-    let [a, b, c, d, e, f, g, h] = prefix;
-    let header = u32::from_be_bytes([a, b, c, d]) as usize;
-    let document = u32::from_be_bytes([e, f, g, h]) as usize;
+    let both = u64::from_be_bytes(prefix);
+    let (header, document) = ((both >> 32) as usize, (both & 0xffff_ffff) as usize);
     if header > HEADER_MAX || document > DOCUMENT_MAX {
         return Err(WireError::TooLong { header, document });
     }

@@ -142,13 +142,13 @@ impl Shared {
         file.commit().map_err(failed)?;
         fault::point("configuration_replaced");
         let changes = difference.changes.iter().map(ToString::to_string).collect();
-        if difference.restart.is_empty() {
-            if let Err(refusal) = self.put_in_force(fresh, &difference.changes, &secrets) {
-                if let Err(error) = replace(&self.path, written.as_bytes()) {
-                    error!(%error, path = %self.path.display(), "the old file was not put back");
-                }
-                return Err(refusal.what);
+        if difference.restart.is_empty()
+            && let Err(refusal) = self.put_in_force(fresh, &difference.changes, &secrets)
+        {
+            if let Err(error) = replace(&self.path, written.as_bytes()) {
+                error!(%error, path = %self.path.display(), "the old file was not put back");
             }
+            return Err(refusal.what);
         }
         fault::point("configuration_applied");
         prepared

@@ -98,7 +98,7 @@ pub async fn start(beginning: Beginning) -> Result<Started, StartError> {
         config.ha.pacify
     };
     let kind = (!beginning.replaces).then(|| history.start(limit));
-    let started = start_with(beginning, &history, kind).await;
+    let started = Box::pin(start_with(beginning, &history, kind)).await;
     if started.is_err() {
         // It ends in order, however often.
         history.stop();

@@ -243,7 +243,7 @@ impl World {
                         return;
                     }
                 }
-                Action::Exchange(request) => self.exchange(at, request),
+                Action::Exchange(request) => self.exchange(at, &request),
                 Action::Respond { id, response } => {
                     let (to, delay) = (1 - at, self.delay());
                     let life = self.hosts[to].life;
@@ -309,7 +309,7 @@ impl World {
         false
     }
 
-    fn exchange(&mut self, at: usize, request: Request) {
+    fn exchange(&mut self, at: usize, request: &Request) {
         self.numbered += 1;
         let (id, life) = (self.numbered, self.hosts[at].life);
         self.hosts[at].asking = Some(id);
@@ -426,9 +426,9 @@ impl World {
         match machine.edit(hash(&document)) {
             Err(NotEditable::NotActive) => {
                 assert!(!self.hosts[at].active);
-                return false;
+                false
             }
-            Err(NotEditable::Applying) => return false,
+            Err(NotEditable::Applying) => false,
             Ok(record) => {
                 assert!(self.hosts[at].active, "edited where it is not active");
                 self.documents.insert(document.clone());
