@@ -115,6 +115,17 @@ pub enum Verb {
         #[command(subcommand)]
         action: Records,
     },
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all commands
+    #[command(hide = true)]
+    Manual {
+        /// Directory to write them to
+        directory: PathBuf,
+    },
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
         /// What `record`, a simulator or a conformance case wrote

@@ -4,6 +4,7 @@ pub mod args;
 mod capture;
 mod doctor;
 mod local;
+mod paper;
 mod pcapng;
 mod records;
 mod remote;
@@ -59,6 +60,8 @@ pub fn main() -> ExitCode {
         Verb::CheckConfig => local::check_config(&args.config, args.json),
         Verb::Keygen { file } => local::keygen(file),
         Verb::Replay { log } => local::replay(log),
+        Verb::Completion { shell } => paper::completion(*shell),
+        Verb::Manual { directory } => paper::manual(directory),
         Verb::Doctor => return doctor::doctor(&args),
         Verb::Ping(wanted) => doctor::ping(&args, wanted),
         Verb::UpgradeCheck { prepare } => replace::upgrade_check(&args.config, *prepare, args.json),
@@ -90,6 +93,8 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::CheckConfig => Some("check-config"),
         Verb::Keygen { .. } => Some("keygen"),
         Verb::Replay { .. } => Some("replay"),
+        Verb::Completion { .. } => Some("completion"),
+        Verb::Manual { .. } => Some("manual"),
         Verb::Ping(_) => Some("ping"),
         Verb::UpgradeCheck { .. } => Some("upgrade-check"),
         Verb::Status

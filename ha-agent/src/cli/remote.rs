@@ -110,6 +110,8 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::UpgradeCheck { .. }
         | Verb::Keygen { .. }
         | Verb::Replay { .. }
+        | Verb::Completion { .. }
+        | Verb::Manual { .. }
         | Verb::Doctor
         | Verb::Ping(_)
         | Verb::Capture(_)

@@ -37,6 +37,7 @@ mod serve;
 pub mod start;
 mod sweep;
 pub mod sysctl;
+mod systemd;
 pub mod terms;
 mod trace;
 mod verdicts;
