@@ -58,7 +58,10 @@ fn package(out: &Path, version: &str) -> Result<PathBuf> {
             .arg("--program")
             .arg(locate::program("ha-agent")?)
             .args(["--version", version, "--out"])
-            .arg(out),
+            .arg(out)
+            // Small is what a release should be; this one should be made soon.
+            .env("DPKG_DEB_COMPRESSOR_TYPE", "gzip")
+            .env("DPKG_DEB_COMPRESSOR_LEVEL", "1"),
     )?;
     let made = fs::read_dir(out)?.flatten().map(|entry| entry.path());
     let mut made = made.filter(|path| path.extension().is_some_and(|kind| kind == "deb"));
