@@ -1,9 +1,11 @@
 //! The command line: what a person types, what comes back, and the exit code.
 
 pub mod args;
+mod backup;
 mod capture;
 mod doctor;
 mod local;
+mod node;
 mod paper;
 mod pcapng;
 mod records;
@@ -60,6 +62,10 @@ pub fn main() -> ExitCode {
         Verb::CheckConfig => local::check_config(&args.config, args.json),
         Verb::Keygen { file } => local::keygen(file),
         Verb::Replay { log } => local::replay(log),
+        Verb::Backup { file } => backup::backup(&args, file.as_deref()),
+        Verb::Restore(wanted) => backup::restore(&args, wanted),
+        Verb::Reset(wanted) => node::reset(&args, wanted),
+        Verb::Node { action } => node::node(&args, action),
         Verb::Completion { shell } => paper::completion(*shell),
         Verb::Manual { directory } => paper::manual(directory),
         Verb::Doctor => return doctor::doctor(&args),
@@ -109,6 +115,10 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Records { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
+        | Verb::Backup { .. }
+        | Verb::Restore(_)
+        | Verb::Reset(_)
+        | Verb::Node { .. }
         | Verb::Doctor
         | Verb::Reexec => None,
     }

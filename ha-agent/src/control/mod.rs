@@ -11,7 +11,7 @@ pub mod server;
 pub mod socket;
 
 pub use client::{Client, ClientError};
-pub use protocol::{CaptureRequest, Done, Refusal, Reloaded, Reply, Request};
+pub use protocol::{CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, Request};
 pub use records::{
     Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
 };
@@ -45,6 +45,10 @@ pub trait Handler: Send + Sync + 'static {
     fn resume(&self) -> impl Future<Output = Reply<Done>> + Send;
     /// Reads the configuration file again.
     fn reload(&self) -> impl Future<Output = Reply<Reloaded>> + Send;
+    /// The configuration in force.
+    fn show_config(&self) -> impl Future<Output = Reply<ConfigShown>> + Send;
+    /// Hands over and ends.
+    fn stop(&self) -> impl Future<Output = Reply<Done>> + Send;
     /// Writes down what happens to the election.
     fn record(&self, path: PathBuf, seconds: u32) -> impl Future<Output = Reply<Done>> + Send;
     /// Begins, goes on with, or ends a capture, and yields the packets since the last step.

@@ -40,6 +40,10 @@ pub enum Request {
     Resume,
     /// Read the configuration file again.
     Reload,
+    /// The configuration in force.
+    ShowConfig,
+    /// Hand over and end.
+    Stop,
     /// Write down what happens to the election.
     Record {
         /// File to make, an absolute path.
@@ -149,6 +153,13 @@ impl Done {
             took_ms: Some(took.as_secs_f64() * 1e3),
         }
     }
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigShown {
+    /// The file, as it was read.
+    pub text: String,
 }
 
 /// A configuration file that was taken over.

@@ -266,6 +266,8 @@ async fn carry_out<H: Handler>(handler: &H, request: Request) -> io::Result<Vec<
         Request::Maintenance { on, force } => encode(handler.maintenance(on, force).await),
         Request::Resume => encode(handler.resume().await),
         Request::Reload => encode(handler.reload().await),
+        Request::ShowConfig => encode(handler.show_config().await),
+        Request::Stop => encode(handler.stop().await),
         Request::Record { path, seconds } => encode(handler.record(path, seconds).await),
         Request::Capture(request) => encode(handler.capture(request).await),
         Request::TracePacket(request) => encode(handler.trace(request).await),

@@ -75,6 +75,16 @@ impl Handler for Memory {
         })
     }
 
+    async fn show_config(&self) -> Reply<ConfigShown> {
+        Ok(ConfigShown {
+            text: "version: 1\n".to_owned(),
+        })
+    }
+
+    async fn stop(&self) -> Reply<Done> {
+        Ok(Done::new("ending"))
+    }
+
     async fn resume(&self) -> Reply<Done> {
         Ok(Done::new("takes part again"))
     }

@@ -20,7 +20,8 @@ use super::{alarms, clock, election, frame, replication};
 use crate::config::model::{Config, Mode};
 use crate::config::{self, Loaded};
 use crate::control::{
-    CaptureRequest, Done, Handler, Heirloom, RecordsReply, RecordsRequest, Refusal, Reloaded, Reply,
+    CaptureRequest, ConfigShown, Done, Handler, Heirloom, RecordsReply, RecordsRequest, Refusal,
+    Reloaded, Reply,
 };
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::inspect::Inspect;
@@ -393,6 +394,16 @@ impl Handler for Shared {
 
     async fn reload(&self) -> Reply<Reloaded> {
         Self::reload(self)
+    }
+
+    async fn show_config(&self) -> Reply<ConfigShown> {
+        let text = lock(&self.loaded).text().to_owned();
+        Ok(ConfigShown { text })
+    }
+
+    async fn stop(&self) -> Reply<Done> {
+        self.request(Command::Stop).await?;
+        Ok(Done::new("handing over and ending"))
     }
 
     async fn record(&self, path: PathBuf, seconds: u32) -> Reply<Done> {

@@ -43,7 +43,7 @@ impl TermStore {
 }
 
 /// Replaces a file as a whole, durably: a crash leaves the old one or the new one.
-pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = fs::File::create(&fresh)?;
     file.write_all(text)?;
