@@ -93,7 +93,7 @@ fn restore() -> Result<()> {
     ensure!(first.command(&["backup"])?.contains("port: 81\n"));
     let dry = first.command(&["restore", name, "--dry-run"])?;
     ensure!(
-        dry.contains("virtual service") && dry.contains("not changed"),
+        dry.contains("port 81 to 80") && dry.contains("not changed"),
         "{dry}"
     );
     ensure!(fs::read_to_string(&config)?.contains("port: 81\n"));

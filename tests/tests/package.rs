@@ -305,7 +305,8 @@ fn life() -> Result<()> {
     let program = fs::read_link(format!("/proc/{}/exe", agent.pid()?))?;
     ensure!(
         !program.to_string_lossy().ends_with("(deleted)"),
-        "{program:?}"
+        "{}",
+        program.display()
     );
     // A program that could not go on changes nothing: the package is upgraded all the same.
     fs::write(

@@ -131,6 +131,12 @@ pub enum Verb {
         #[command(subcommand)]
         action: NodeAction,
     },
+    /// Make a configuration of another program's, and list what could not be carried over
+    Convert {
+        /// Of which
+        #[command(subcommand)]
+        from: Foreign,
+    },
     /// Print a completion script for a shell
     Completion {
         /// Which shell
@@ -146,6 +152,16 @@ pub enum Verb {
     Replay {
         /// What `record`, a simulator or a conformance case wrote
         log: PathBuf,
+    },
+}
+
+/// Whose configuration to convert.
+#[derive(Debug, Subcommand)]
+pub enum Foreign {
+    /// Its virtual router instances and virtual servers; prints a file to complete and check
+    Keepalived {
+        /// keepalived.conf of one of the nodes
+        file: PathBuf,
     },
 }
 

@@ -43,9 +43,10 @@ pub(super) fn backup(args: &Args, file: Option<&Path>) -> Exit {
             loaded.config.node.key_file.display()
         )),
         Err(error) => {
-            let remedy = match error.kind() {
-                io::ErrorKind::AlreadyExists => "a backup is never overwritten: name another file",
-                _ => "check the path and the disk",
+            let remedy = if error.kind() == io::ErrorKind::AlreadyExists {
+                "a backup is never overwritten: name another file"
+            } else {
+                "check the path and the disk"
             };
             complain(&format!("{}: {error}", file.display()), remedy);
             failed(&error)
@@ -165,27 +166,18 @@ fn attempt(args: &Args, wanted: &Restore) -> Result<Exit, Exit> {
 }
 
 fn told(file: &Path, result: &Restored<'_>) -> String {
-    let mut text: String = result
-        .changes
-        .iter()
-        .map(|change| format!("{change}\n"))
-        .collect();
-    for needs in result.restart {
-        text += &format!("{needs}\n");
+    let mut lines = result.changes.to_vec();
+    lines.extend(result.restart.iter().map(ToString::to_string));
+    if lines.is_empty() {
+        lines.push("nothing changes".to_owned());
     }
-    if text.is_empty() {
-        text += "nothing changes\n";
-    }
-    text += &match (result.applied, &result.old) {
-        (false, _) => format!("{}: not changed, as --dry-run says\n", file.display()),
-        (true, None) => format!("{}: restored\n", file.display()),
-        (true, Some(old)) => format!(
-            "{}: restored; the one before is {}\n",
-            file.display(),
-            old.display()
-        ),
-    };
-    text
+    let file = file.display();
+    lines.push(match (result.applied, &result.old) {
+        (false, _) => format!("{file}: not changed, as --dry-run says"),
+        (true, None) => format!("{file}: restored"),
+        (true, Some(old)) => format!("{file}: restored; the one before is {}", old.display()),
+    });
+    lines.join("\n") + "\n"
 }
 
 fn read(file: &Path) -> Result<Backup, Exit> {
@@ -220,9 +212,10 @@ fn refuse(file: &Path, error: &BackupError) -> Exit {
         }
     };
     complain(&format!("{}: {error}", file.display()), remedy);
-    match error {
-        BackupError::Configuration(_) => Exit::Config,
-        _ => Exit::Failed,
+    if matches!(error, BackupError::Configuration(_)) {
+        Exit::Config
+    } else {
+        Exit::Failed
     }
 }
 

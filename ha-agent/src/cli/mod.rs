@@ -66,6 +66,7 @@ pub fn main() -> ExitCode {
         Verb::Restore(wanted) => backup::restore(&args, wanted),
         Verb::Reset(wanted) => node::reset(&args, wanted),
         Verb::Node { action } => node::node(&args, action),
+        Verb::Convert { from } => local::convert(from),
         Verb::Completion { shell } => paper::completion(*shell),
         Verb::Manual { directory } => paper::manual(directory),
         Verb::Doctor => return doctor::doctor(&args),
@@ -99,6 +100,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::CheckConfig => Some("check-config"),
         Verb::Keygen { .. } => Some("keygen"),
         Verb::Replay { .. } => Some("replay"),
+        Verb::Convert { .. } => Some("convert"),
         Verb::Completion { .. } => Some("completion"),
         Verb::Manual { .. } => Some("manual"),
         Verb::Ping(_) => Some("ping"),
@@ -141,6 +143,12 @@ fn print_json(value: &impl Serialize) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Tells something on standard error, beside the result.
+#[expect(clippy::print_stderr, reason = "the command line's way to remark")]
+fn tell(what: &str) {
+    eprintln!("{what}");
 }
 
 /// Tells on standard error what went wrong and what to do about it.

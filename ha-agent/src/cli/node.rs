@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::args::{Args, Consent, NodeAction, Reset};
 use super::local::blame;
-use super::remote::{explain, running};
+use super::remote::{explain, running, socket};
 use super::{Exit, complain, complain_about, print};
 use crate::config::model::{Config, Node};
-use crate::control::{Client, ClientError, Done, Request};
+use crate::control::{self, Client, ClientError, Done, Request};
 use crate::shell::{clock, guard};
 use crate::status::model::{Role, Status};
 
@@ -26,7 +26,7 @@ pub(super) fn node(args: &Args, action: &NodeAction) -> Exit {
         NodeAction::Shutdown(consent) => (consent, "poweroff"),
     };
     match leave(args, consent) {
-        Ok(_) => system(word),
+        Ok(()) => system(word),
         Err(exit) => exit,
     }
 }
@@ -113,13 +113,14 @@ fn attempt(args: &Args, wanted: &Reset) -> Result<Exit, Exit> {
     let node = &loaded.config.node;
     let files = belongings(&args.config, node);
     if !wanted.yes {
-        let list: String = files
+        let list: Vec<String> = files
             .iter()
-            .map(|file| format!("  {}\n", file.display()))
+            .chain([&node.state_dir])
+            .map(|path| format!("  {}", path.display()))
             .collect();
         print(&format!(
-            "would end the agent, after it has handed over, and remove:\n{list}  {} and what is in it\n",
-            node.state_dir.display()
+            "would end the agent, after it has handed over, and remove these, with what is in them:\n{}\n",
+            list.join("\n")
         ));
         complain(
             "nothing was done",
@@ -165,8 +166,10 @@ fn end(mut client: Client, args: &Args, force: bool) -> Result<(), Exit> {
         .request::<Done>(&Request::Stop)
         .map_err(|error| explain(&error, args))?;
     drop(client);
+    let socket = socket(args)?;
     let begin = clock::now();
-    while running(args)?.is_some() {
+    // Until the process is gone: it goes on writing its state until then.
+    while control::is_alive(&socket).unwrap_or(false) {
         if clock::now().since(begin) > END_MAX {
             complain(
                 "the agent does not end",

@@ -110,6 +110,7 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::UpgradeCheck { .. }
         | Verb::Keygen { .. }
         | Verb::Replay { .. }
+        | Verb::Convert { .. }
         | Verb::Completion { .. }
         | Verb::Backup { .. }
         | Verb::Restore(_)
@@ -185,7 +186,7 @@ fn reloaded(reloaded: &Reloaded) -> String {
 }
 
 /// The socket to use: as told, or where the configuration file says the agent puts it.
-fn socket(args: &Args) -> Result<PathBuf, Exit> {
+pub(super) fn socket(args: &Args) -> Result<PathBuf, Exit> {
     if let Some(socket) = &args.socket {
         return Ok(socket.clone());
     }

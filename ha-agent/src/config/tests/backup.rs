@@ -15,7 +15,7 @@ fn read(text: &str) -> Result<Backup, BackupError> {
 /// The file that restoring parts of one into the other makes.
 fn restored(from: &str, into: &str, parts: &[Part]) -> Result<String, BackupError> {
     let backup = read(&backup(from))?;
-    let current = parse(into).unwrap();
+    let current = parse(into).map_err(BackupError::Configuration)?;
     let text = backup.restore(Some(&current), parts)?;
     let fresh = parse(&text).map_err(BackupError::Configuration)?;
     backup.check(&fresh.config, Some(&current.config), parts)?;
