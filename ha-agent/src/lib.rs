@@ -2,11 +2,12 @@
 //!
 //! [`proto`] is the sans-IO core that decides; [`shell`] performs what it decides; [`datapath`] is the
 //! only way to the BPF maps; [`trace`] asks what the data plane would do with a packet; [`journal`] writes down and
-//! replays what happened to the election; [`doctor`] looks for what is wrong with a node and its network; [`config`], [`status`] and [`cli`] face people.
+//! replays what happened to the election; [`doctor`] looks for what is wrong with a node and its network; [`convert`] reads other programs' configurations; [`config`], [`status`] and [`cli`] face people.
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod convert;
 pub mod datapath;
 pub mod doctor;
 pub mod echo;

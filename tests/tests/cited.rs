@@ -50,6 +50,11 @@ fn faults_of_rivals() {
 }
 
 #[test]
+fn procedures() {
+    assert!(cited("docs/operations.md") >= 10);
+}
+
+#[test]
 fn attacks() {
     assert!(cited("docs/security.md") >= 30);
 }

@@ -134,6 +134,12 @@ fn help_names_verbs_and_exit_codes() {
         "reload",
         "capture",
         "keygen",
+        "backup",
+        "restore",
+        "reset",
+        "node",
+        "completion",
+        "convert",
         "--config",
         "--socket",
         "--json",
@@ -162,6 +168,12 @@ fn wrong_usage_is_2() {
         &["capture", "-w", "x", "--seconds", "4000"],
         &["capture", "-w", "x", "--count", "0"],
         &["keygen"],
+        &["restore"],
+        &["restore", "x", "--part", "half"],
+        &["node"],
+        &["node", "reboot"],
+        &["completion"],
+        &["completion", "tcsh"],
         &["trace-packet"],
         &["trace-packet", "--from", "10.0.0.50:1"],
         &[
@@ -449,6 +461,34 @@ fn nobody_is_running() {
 }
 
 /// What is wrong with a capture is told whether an agent runs or not.
+#[test]
+fn a_keepalived_file_becomes_one_to_complete() {
+    let node = Node::new();
+    let old = node.path("keepalived.conf");
+    fs::write(
+        &old,
+        "vrrp_instance a {\n interface eth0\n virtual_router_id 7\n notify x\n virtual_ipaddress { 10.0.0.100/24 }\n}\n",
+    )
+    .unwrap();
+    let (code, made, remarks) = run(&["convert", "keepalived", path(&old)]);
+    assert_eq!(code, 0, "{remarks}");
+    assert_eq!(
+        remarks,
+        format!("{}:4: notify x: not carried over\n", old.display())
+    );
+    node.write(&made);
+    let (code, _, complaint) = node.run(&["check-config"]);
+    assert_eq!(code, CONFIG);
+    assert!(complaint.contains("FILL-IN"), "{complaint}");
+    fs::write(&old, "vrrp_instance a {\n").unwrap();
+    let (code, made, complaint) = run(&["convert", "keepalived", path(&old)]);
+    assert_eq!((code, made.as_str()), (1, ""));
+    assert!(
+        complaint.contains("line 1: this block is not closed"),
+        "{complaint}"
+    );
+}
+
 #[test]
 fn captures_that_cannot_be_traced() {
     let node = Node::new();

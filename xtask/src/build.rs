@@ -93,11 +93,22 @@ impl Profile {
 
 /// Builds the BPF objects, the agent and the rig.
 pub(crate) fn build(profile: Profile) -> Result<()> {
+    packages(profile, &["ha-agent", "ha-tests"])
+}
+
+/// Builds the BPF objects and the agent.
+pub(crate) fn build_agent(profile: Profile) -> Result<()> {
+    packages(profile, &["ha-agent"])
+}
+
+fn packages(profile: Profile, packages: &[&str]) -> Result<()> {
     build_ebpf()?;
     say("building the agent");
     let mut command = cargo();
     command.args(["build", "--locked"]);
-    command.args(["--package", "ha-agent", "--package", "ha-tests"]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
     if matches!(profile, Profile::Release) {
         command.arg("--release");
     }

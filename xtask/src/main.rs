@@ -2,6 +2,7 @@
 
 mod build;
 mod counters;
+mod dist;
 mod setup;
 mod stamp;
 mod testing;
@@ -40,6 +41,8 @@ enum Verb {
     Test(testing::TestArgs),
     /// Check what a compiler does not: formatting, lints, layering, generated documents.
     Tidy(testing::TidyArgs),
+    /// Make the Debian package, into `target/dist`.
+    Dist(dist::DistArgs),
     /// Run many seeds of the simulator (release build).
     Sim {
         /// First seed.
@@ -81,7 +84,7 @@ struct Passthrough {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
-        Verb::Setup => setup::setup(),
+        Verb::Setup => setup::setup_all(),
         Verb::BuildEbpf => build::build_ebpf(),
         Verb::Build => build::build(build::Profile::Release),
         Verb::Demo(Passthrough { args }) => return exit(build::rig("ha-demo", &args)),
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
             return exit(build::rig("ha-replica", &args));
         }
         Verb::Test(args) => testing::test(&args),
+        Verb::Dist(args) => dist::dist(&args),
         Verb::Tidy(args) => testing::tidy(&args),
         Verb::Sim {
             replay: Some(log), ..

@@ -19,15 +19,30 @@ const TOOLS: &[(&str, &str)] = &[
     // Its service, as it is installed, keeps statistics and talks to nobody.
     ("conntrackd", "conntrackd"),
     ("cc", "gcc"),
+    ("systemd-analyze", "systemd"),
 ];
 
-/// Finds or installs everything. Idempotent; quick when nothing is missing.
+/// What the Debian package is made with, and tested.
+const PACKAGING: &[(&str, &str)] = &[
+    ("dpkg-buildpackage", "dpkg-dev"),
+    ("dh", "debhelper"),
+    // Manual pages from Markdown, and their reader.
+    ("lowdown", "lowdown"),
+    ("man", "man-db"),
+    ("lintian", "lintian"),
+    // Makes the clean root it is installed in.
+    ("mmdebstrap", "mmdebstrap"),
+];
+
+/// Finds or installs everything, packaging included.
+pub(crate) fn setup_all() -> Result<()> {
+    install(&missing(PACKAGING))?;
+    setup()
+}
+
+/// Finds or installs what building and running needs. Idempotent; quick when nothing is missing.
 pub(crate) fn setup() -> Result<()> {
-    let mut packages: Vec<String> = TOOLS
-        .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .map(|(_, package)| (*package).to_owned())
-        .collect();
+    let mut packages = missing(TOOLS);
     if Compiler::find().is_err() {
         packages.extend(["rustc-web", "cargo-web", "rust-web-src"].map(str::to_owned));
     }
@@ -44,6 +59,14 @@ pub(crate) fn setup() -> Result<()> {
     }
     say("setup: everything is there");
     Ok(())
+}
+
+fn missing(tools: &[(&str, &str)]) -> Vec<String> {
+    tools
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| (*package).to_owned())
+        .collect()
 }
 
 fn install(packages: &[String]) -> Result<()> {

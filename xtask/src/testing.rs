@@ -33,7 +33,7 @@ pub(crate) struct TidyArgs {
 
 /// Sets up, builds and runs the tests.
 pub(crate) fn test(args: &TestArgs) -> Result<()> {
-    setup::setup()?;
+    setup::setup_all()?;
     build::build(Profile::Dev)?;
     build::build_faulty()?;
     if args.filter.is_none() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config::backup::Part;
 use crate::config::read_duration;
 use crate::telemetry::LogFormat;
 
@@ -123,6 +124,38 @@ pub enum Verb {
         #[command(subcommand)]
         action: Records,
     },
+    /// Write a backup of the configuration, without keys
+    Backup {
+        /// File to make, never overwritten [default: standard output]
+        file: Option<PathBuf>,
+    },
+    /// Put the configuration of a backup in place, or parts of it; a running agent takes it over, or nothing changes
+    Restore(Restore),
+    /// Return to factory settings: hand over, end the agent, remove configuration, keys and state
+    Reset(Reset),
+    /// Restart this machine or switch it off, after handing over
+    Node {
+        /// What to do
+        #[command(subcommand)]
+        action: NodeAction,
+    },
+    /// Make a configuration of another program's, and list what could not be carried over
+    Convert {
+        /// Of which
+        #[command(subcommand)]
+        from: Foreign,
+    },
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all commands
+    #[command(hide = true)]
+    Manual {
+        /// Directory to write them to
+        directory: PathBuf,
+    },
     /// Run a log of the election through this version's rules and show the first difference
     Replay {
         /// What `record`, a simulator or a conformance case wrote
@@ -142,6 +175,60 @@ pub enum Config {
     },
     /// Print a JSON schema of the file, for editors
     Schema,
+}
+
+/// Whose configuration to convert.
+#[derive(Debug, Subcommand)]
+pub enum Foreign {
+    /// Its virtual router instances and virtual servers; prints a file to complete and check
+    Keepalived {
+        /// keepalived.conf of one of the nodes
+        file: PathBuf,
+    },
+}
+
+/// What to restore.
+#[derive(Debug, clap::Args)]
+pub struct Restore {
+    /// What `backup` made
+    pub file: PathBuf,
+    /// Only this part; may be repeated [default: all]
+    #[arg(long = "part", value_enum, value_name = "PART")]
+    pub parts: Vec<Part>,
+    /// Tell what would change, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// Whether to reset.
+#[derive(Debug, clap::Args)]
+pub struct Reset {
+    /// Do it; without this, tell what would go
+    #[arg(long)]
+    pub yes: bool,
+    /// Even if nobody takes over
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How a node goes down.
+#[derive(Debug, Subcommand)]
+pub enum NodeAction {
+    /// Hand over, then restart the machine
+    Reboot(Consent),
+    /// Hand over, then switch the machine off
+    Shutdown(Consent),
+}
+
+/// Whether it may.
+#[derive(Debug, clap::Args)]
+pub struct Consent {
+    /// Yes, this machine
+    #[arg(long, required = true)]
+    pub yes: bool,
+    /// Even if nobody takes over, or no agent runs
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Whom to ask for echoes.

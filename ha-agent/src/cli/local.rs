@@ -6,9 +6,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Exit, complain, complain_about, print, print_json};
+use super::args::Foreign;
+use super::{Exit, complain, complain_about, print, print_json, tell};
 use crate::config::model::Config;
-use crate::config::{Diagnostic, Severity};
+use crate::config::{self, Diagnostic, Severity};
+use crate::convert;
 use crate::journal;
 use crate::keys::{KeyError, PairKeys};
 
@@ -111,6 +113,33 @@ pub(super) fn keygen(file: &Path) -> Exit {
     };
     complain(&error.to_string(), remedy);
     exit
+}
+
+/// `convert`.
+pub(super) fn convert(from: &Foreign) -> Exit {
+    let Foreign::Keepalived { file } = from;
+    let bytes = match config::read(file) {
+        Ok(bytes) => bytes,
+        Err(problems) => {
+            complain_about(&problems);
+            return Exit::Failed;
+        }
+    };
+    match convert::keepalived(&String::from_utf8_lossy(&bytes)) {
+        Ok(converted) => {
+            for left in &converted.left {
+                tell(&format!("{}:{}: {}", file.display(), left.line, left.what));
+            }
+            print(&converted.text)
+        }
+        Err(error) => {
+            complain(
+                &format!("{}: {error}", file.display()),
+                "name a file that keepalived takes (`keepalived -t -f FILE`)",
+            );
+            Exit::Failed
+        }
+    }
 }
 
 /// `replay`.

@@ -1,11 +1,14 @@
 //! The command line: what a person types, what comes back, and the exit code.
 
 pub mod args;
+mod backup;
 mod capture;
 mod config;
 mod connections;
 mod doctor;
 mod local;
+mod node;
+mod paper;
 mod pcapng;
 mod records;
 mod remote;
@@ -61,6 +64,13 @@ pub fn main() -> ExitCode {
         Verb::CheckConfig => local::check_config(&args.config, args.json),
         Verb::Keygen { file } => local::keygen(file),
         Verb::Replay { log } => local::replay(log),
+        Verb::Backup { file } => backup::backup(&args, file.as_deref()),
+        Verb::Restore(wanted) => backup::restore(&args, wanted),
+        Verb::Reset(wanted) => node::reset(&args, wanted),
+        Verb::Node { action } => node::node(&args, action),
+        Verb::Convert { from } => local::convert(from),
+        Verb::Completion { shell } => paper::completion(*shell),
+        Verb::Manual { directory } => paper::manual(directory),
         Verb::Doctor => return doctor::doctor(&args),
         Verb::Ping(wanted) => doctor::ping(&args, wanted),
         Verb::Config {
@@ -97,6 +107,9 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::CheckConfig => Some("check-config"),
         Verb::Keygen { .. } => Some("keygen"),
         Verb::Replay { .. } => Some("replay"),
+        Verb::Convert { .. } => Some("convert"),
+        Verb::Completion { .. } => Some("completion"),
+        Verb::Manual { .. } => Some("manual"),
         Verb::Ping(_) => Some("ping"),
         Verb::UpgradeCheck { .. } => Some("upgrade-check"),
         Verb::Config {
@@ -116,6 +129,10 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Records { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
+        | Verb::Backup { .. }
+        | Verb::Restore(_)
+        | Verb::Reset(_)
+        | Verb::Node { .. }
         | Verb::Doctor
         | Verb::Reexec => None,
     }
@@ -138,6 +155,12 @@ fn print_json(value: &impl Serialize) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Tells something on standard error, beside the result.
+#[expect(clippy::print_stderr, reason = "the command line's way to remark")]
+fn tell(what: &str) {
+    eprintln!("{what}");
 }
 
 /// Tells on standard error what went wrong and what to do about it.

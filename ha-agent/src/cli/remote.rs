@@ -129,6 +129,13 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::UpgradeCheck { .. }
         | Verb::Keygen { .. }
         | Verb::Replay { .. }
+        | Verb::Convert { .. }
+        | Verb::Completion { .. }
+        | Verb::Backup { .. }
+        | Verb::Restore(_)
+        | Verb::Reset(_)
+        | Verb::Node { .. }
+        | Verb::Manual { .. }
         | Verb::Doctor
         | Verb::Ping(_)
         | Verb::Capture(_)
@@ -180,7 +187,7 @@ fn reloaded(reloaded: &Reloaded) -> String {
 }
 
 /// The socket to use: as told, or where the configuration file says the agent puts it.
-fn socket(args: &Args) -> Result<PathBuf, Exit> {
+pub(super) fn socket(args: &Args) -> Result<PathBuf, Exit> {
     if let Some(socket) = &args.socket {
         return Ok(socket.clone());
     }
@@ -190,8 +197,20 @@ fn socket(args: &Args) -> Result<PathBuf, Exit> {
     })
 }
 
+/// The agent that runs, for commands that do without; none also where no file says where its socket would be.
+pub(super) fn running(args: &Args) -> Result<Option<Client>, Exit> {
+    if args.socket.is_none() && !args.config.exists() {
+        return Ok(None);
+    }
+    match Client::connect(&socket(args)?) {
+        Ok(client) => Ok(Some(client)),
+        Err(ClientError::NotRunning { .. }) => Ok(None),
+        Err(error) => Err(explain(&error, args)),
+    }
+}
+
 /// Tells why there is no answer, and what to do.
-fn explain(error: &ClientError, args: &Args) -> Exit {
+pub(super) fn explain(error: &ClientError, args: &Args) -> Exit {
     let what = error.to_string();
     match error {
         ClientError::NotRunning { .. } => {

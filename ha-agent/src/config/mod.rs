@@ -5,6 +5,7 @@
 //! [`tree`] makes located nodes of YAML text, [`walk`] and [`values`] read them, [`sections`] knows
 //! the keys, [`rules`] what they mean for each other. Reading a file has no side effects.
 
+pub mod backup;
 mod diagnostic;
 pub mod model;
 mod network;
@@ -146,7 +147,8 @@ fn interpret(text: &str) -> (Option<Config>, Vec<Problem>) {
     (draft.and_then(Draft::build), walk.into_problems())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
+/// Reads a file of at most [`SIZE_MAX`] bytes.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
     let refused = |error: &io::Error| {
         let remedy = if error.kind() == io::ErrorKind::PermissionDenied {
             "run as a user who may read it, or change its mode"
@@ -171,6 +173,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
 }
 
 impl Loaded {
+    /// The file, as it was read.
+    pub fn text(&self) -> &str {
+        self.source.text()
+    }
+
     /// Reads the key and passphrase files that the configuration names.
     pub fn secrets(&self) -> Result<Secrets, Vec<Diagnostic>> {
         let node = &self.config.node;

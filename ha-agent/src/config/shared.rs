@@ -74,13 +74,6 @@ impl SharedPart {
     }
 }
 
-impl Loaded {
-    /// The file's text.
-    pub fn text(&self) -> &str {
-        self.source.text()
-    }
-}
-
 /// What a document says, whoever's it is.
 pub fn document_hash(document: &str) -> ContentHash {
     hash(&Tree::parse(document).0)

@@ -15,7 +15,7 @@ pub use protocol::{CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, 
 pub use records::{
     Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
 };
-pub use server::{BindError, Heirloom, Listener, serve};
+pub use server::{BindError, Heirloom, Listener, is_alive, serve};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ pub trait Handler: Send + Sync + 'static {
     fn push(self: Arc<Self>) -> impl Future<Output = Reply<Done>> + Send;
     /// The configuration in force.
     fn show_config(&self) -> impl Future<Output = Reply<ConfigShown>> + Send;
+    /// Hands over and ends.
+    fn stop(&self) -> impl Future<Output = Reply<Done>> + Send;
     /// Writes down what happens to the election.
     fn record(&self, path: PathBuf, seconds: u32) -> impl Future<Output = Reply<Done>> + Send;
     /// Begins, goes on with, or ends a capture, and yields the packets since the last step.

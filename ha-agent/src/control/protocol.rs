@@ -45,6 +45,8 @@ pub enum Request {
     Push,
     /// The configuration in force.
     ShowConfig,
+    /// Hand over and end.
+    Stop,
     /// Write down what happens to the election.
     Record {
         /// File to make, an absolute path.

@@ -159,6 +159,19 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BindError {
     move |source| BindError::Io { path, source }
 }
 
+/// Whether an agent lives that has its control socket there. It may be ending, and answer no more.
+pub fn is_alive(socket: &Path) -> io::Result<bool> {
+    let file = match File::open(socket.with_extension("lock")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_free) => Ok(false),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
 /// Takes the lock next to the socket, and leaves this process's id in it.
 fn lock(path: &Path) -> Result<Flock<File>, BindError> {
     let file_path = path.with_extension("lock");
@@ -268,6 +281,7 @@ async fn carry_out<H: Handler>(handler: &Arc<H>, request: Request) -> io::Result
         Request::Reload => encode(Arc::clone(handler).reload().await),
         Request::Push => encode(Arc::clone(handler).push().await),
         Request::ShowConfig => encode(handler.show_config().await),
+        Request::Stop => encode(handler.stop().await),
         Request::Record { path, seconds } => encode(handler.record(path, seconds).await),
         Request::Capture(request) => encode(handler.capture(request).await),
         Request::TracePacket(request) => encode(handler.trace(request).await),

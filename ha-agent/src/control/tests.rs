@@ -88,6 +88,10 @@ impl Handler for Memory {
         })
     }
 
+    async fn stop(&self) -> Reply<Done> {
+        Ok(Done::new("ending"))
+    }
+
     async fn resume(&self) -> Reply<Done> {
         Ok(Done::new("takes part again"))
     }
@@ -365,8 +369,15 @@ fn a_living_agent_is_not_pushed_aside() {
         other => panic!("{other:?}"),
     }
     assert!(path.exists());
+    assert!(is_alive(&path).unwrap());
+    // What a program that continues this one is left keeps it alive.
+    let left = first.heirloom().unwrap();
     drop(first);
     assert!(!path.exists());
+    assert!(is_alive(&path).unwrap());
+    drop(left);
+    assert!(!is_alive(&path).unwrap());
+    assert!(!is_alive(&dir.path().join("nothing.sock")).unwrap());
     Listener::bind(&path).unwrap();
 }
 

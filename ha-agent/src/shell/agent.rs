@@ -360,6 +360,11 @@ impl Handler for Shared {
         Ok(self.shown())
     }
 
+    async fn stop(&self) -> Reply<Done> {
+        self.request(Command::Stop).await?;
+        Ok(Done::new("handing over and ending"))
+    }
+
     async fn record(&self, path: PathBuf, seconds: u32) -> Reply<Done> {
         Self::record(self, &path, seconds).await
     }

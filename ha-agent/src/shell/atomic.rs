@@ -95,7 +95,7 @@ impl Places {
 }
 
 /// Replaces a file as a whole.
-pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     Prepared::write(path, text, Places::NONE)?.commit()
 }
 

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 use super::agent::Shared;
 use super::records::api;
-use super::serve::{monotonic, notify};
+use super::systemd::{monotonic, notify};
 use super::{alarms, clock, election};
 use crate::config::model::Config;
 use crate::config::{self};

@@ -20,8 +20,9 @@ use super::parts;
 use super::records::http;
 use super::reexec::{self, Inheritance};
 use super::start::{self, Beginning, StartError, Started};
+use super::systemd::{Watchdog, monotonic, notify, tell_role};
 use super::terms::TermStore;
-use super::{alarms, clock, conflicts, confsync, fragments, guard, verdicts, virtual_mac};
+use super::{alarms, conflicts, confsync, fragments, guard, verdicts, virtual_mac};
 use crate::config::model::{Config, RecordsListen};
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener, Refusal};
@@ -51,6 +52,9 @@ pub enum RunError {
     /// The runtime or a signal handler.
     #[error("the system refused: {0}")]
     System(#[from] io::Error),
+    /// Something the agent cannot do without ended; another start may help.
+    #[error("{0} ended; see the log above")]
+    Lost(&'static str),
 }
 
 /// Runs an agent with this configuration file until it is told to stop.
@@ -126,17 +130,22 @@ async fn serve(
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let interfaces = Interfaces::new(Arc::clone(&shared));
-    let mut watchdog = interval(watchdog_interval());
-    watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watchdog = Watchdog::new();
     let mut sound = Box::pin(tokio::time::sleep(shared.config().ha.pacify.window));
     let mut proven = false;
+    let mut lost = None;
     notify(&[sd_notify::NotifyState::Ready]);
+    tell_role(shared.election.published().election.role);
     info!(node = shared.config().node.name, "agent started");
 
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(Event::Stopped) | None => break,
+                Some(Event::Stopped) => break,
+                None => {
+                    lost = Some("the election thread");
+                    break;
+                }
                 Some(event) => handle(event, &shared, &terms),
             },
             change = changes.next() => match change {
@@ -150,6 +159,7 @@ async fn serve(
                 None => {
                     // Without it carrier loss goes unseen; the service manager starts the agent anew.
                     error!("the netlink connection broke; handing over and stopping");
+                    lost = Some("the netlink connection");
                     stop(&shared);
                 }
             },
@@ -165,7 +175,7 @@ async fn serve(
                 let history = Arc::clone(&shared.history);
                 tokio::task::spawn_blocking(move || history.prove_sound());
             }
-            _ = watchdog.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
+            () = watchdog.due() => watchdog.feed(&shared.election.published()),
             _ = hangup.recv() => {
                 let shared = Arc::clone(&shared);
                 tokio::task::spawn_blocking(move || reload(&shared));
@@ -196,7 +206,7 @@ async fn serve(
     if let Err(error) = guard::remove() {
         warn!(%error, "nftables table not removed");
     }
-    Ok(())
+    lost.map_or(Ok(()), |what| Err(RunError::Lost(what)))
 }
 
 /// Serves records over HTTP where the configuration says so. A node whose proxies cannot reach it is
@@ -257,6 +267,7 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
             term,
         } => {
             info!(?from, ?to, ?reason, term, "role change");
+            tell_role(to);
             shared.verdicts.set_active(to == Role::Active);
             shared
                 .replica
@@ -326,19 +337,4 @@ fn refuse(what: &str, refusal: &Refusal) {
         error!("{problem}");
     }
     error!("{what}: {refusal}; {}", refusal.remedy);
-}
-
-/// The time systemd wants with every `RELOADING=1`.
-pub(super) fn monotonic() -> sd_notify::NotifyState<'static> {
-    sd_notify::NotifyState::MonotonicUsec(i128::from(clock::now().as_nanos() / 1_000))
-}
-
-pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "service manager not told");
-    }
-}
-
-fn watchdog_interval() -> Duration {
-    sd_notify::watchdog_enabled().map_or(Duration::from_hours(1), |limit| limit / 3)
 }

@@ -16,6 +16,7 @@ pub mod netns;
 pub mod pair;
 pub mod process;
 pub mod real;
+mod renew;
 pub mod stalls;
 pub mod switch;
 

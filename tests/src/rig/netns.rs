@@ -53,6 +53,12 @@ impl Netns {
         Ok(())
     }
 
+    /// Takes its name away: it ends with the last process and descriptor in it.
+    pub(crate) fn remove(&self) -> Result<()> {
+        command(Command::new("ip").args(["netns", "del", &self.name]), None)?;
+        Ok(())
+    }
+
     /// Its name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name

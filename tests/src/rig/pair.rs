@@ -77,7 +77,7 @@ pub struct Pair {
     servers: Vec<Process>,
     _tunnel_ends: Option<TunnelEnd>,
     // Last, so that everything else is gone when it removes the rest.
-    run: Run,
+    pub(super) run: Run,
 }
 
 impl Pair {
@@ -282,7 +282,7 @@ fn all_up(services: &Services) -> bool {
 }
 
 impl Node {
-    fn build(
+    pub(super) fn build(
         run: &Run,
         switch: &mut Switch,
         number: u8,

@@ -246,7 +246,8 @@ fn processes() -> Vec<Pid> {
 
 fn unmount_below(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    for mount in mounts.lines().filter_map(|l| l.split(' ').nth(1)) {
+    // What was mounted last may lie in what was mounted before.
+    for mount in mounts.lines().rev().filter_map(|l| l.split(' ').nth(1)) {
         if Path::new(mount).starts_with(dir) {
             umount2(mount, MntFlags::MNT_DETACH)
                 .with_context(|| format!("cannot unmount {mount}"))?;

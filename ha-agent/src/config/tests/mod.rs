@@ -1,5 +1,6 @@
 //! Tests of the whole way from text to configuration.
 
+mod backup;
 mod hostile;
 mod ipv6;
 mod reload;

@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::clock;
 use super::frame::Mac;
 use super::wake::Wake;
 use crate::config::model::Transport;
@@ -29,6 +30,7 @@ use crate::proto::carp::{
     Alarm, Command as Request, Election, ElectionKeys, Evidence, Parked, Refusal, Role, RoleReason,
     Settings, Snapshot,
 };
+use crate::proto::time::Instant;
 pub use port::Port;
 pub use recorder::Recorder;
 use worker::Worker;
@@ -179,6 +181,8 @@ pub struct Lateness {
 /// What others may read at any time.
 #[derive(Clone, Debug)]
 pub struct Published {
+    /// When this was written.
+    pub at: Instant,
     /// The machine's own account.
     pub election: Snapshot,
     /// Punctuality.
@@ -249,6 +253,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
     let (commands, queue) = sync_channel(QUEUE);
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
+        at: clock::now(),
         election: parts.election.snapshot(),
         lateness: Lateness::default(),
         send_errors: 0,

@@ -518,6 +518,7 @@ impl Worker {
         self.partner_role = partner;
         self.next_publish = now + PUBLISH;
         self.published.store(Arc::new(Published {
+            at: now,
             election: self.election.snapshot(),
             lateness: self.lateness,
             send_errors: self.send_errors,
