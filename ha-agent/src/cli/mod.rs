@@ -5,6 +5,7 @@ mod capture;
 mod config;
 mod connections;
 mod doctor;
+mod events;
 mod local;
 mod pcapng;
 mod records;
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Verb::Keygen { file } => local::keygen(file),
         Verb::Replay { log } => local::replay(log),
         Verb::Doctor => return doctor::doctor(&args),
+        Verb::Events(wanted) => events::events(&args, wanted),
         Verb::Ping(wanted) => doctor::ping(&args, wanted),
         Verb::Config {
             action: args::Config::Schema,
@@ -117,6 +119,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Capture(_)
         | Verb::TracePacket(_)
         | Verb::Doctor
+        | Verb::Events(_)
         | Verb::Reexec => None,
     }
 }

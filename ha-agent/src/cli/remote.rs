@@ -130,6 +130,7 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::Keygen { .. }
         | Verb::Replay { .. }
         | Verb::Doctor
+        | Verb::Events(_)
         | Verb::Ping(_)
         | Verb::Capture(_)
         | Verb::TracePacket(_)
@@ -180,7 +181,7 @@ fn reloaded(reloaded: &Reloaded) -> String {
 }
 
 /// The socket to use: as told, or where the configuration file says the agent puts it.
-fn socket(args: &Args) -> Result<PathBuf, Exit> {
+pub(super) fn socket(args: &Args) -> Result<PathBuf, Exit> {
     if let Some(socket) = &args.socket {
         return Ok(socket.clone());
     }
@@ -191,7 +192,7 @@ fn socket(args: &Args) -> Result<PathBuf, Exit> {
 }
 
 /// Tells why there is no answer, and what to do.
-fn explain(error: &ClientError, args: &Args) -> Exit {
+pub(super) fn explain(error: &ClientError, args: &Args) -> Exit {
     let what = error.to_string();
     match error {
         ClientError::NotRunning { .. } => {

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod ipv6;
+mod observe;
 mod reload;
 mod rules;
 mod services;

@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::clock;
 use super::frame::Mac;
 use super::wake::Wake;
 use crate::config::model::Transport;
@@ -29,6 +30,7 @@ use crate::proto::carp::{
     Alarm, Command as Request, Election, ElectionKeys, Evidence, Parked, Refusal, Role, RoleReason,
     Settings, Snapshot,
 };
+use crate::proto::time::Instant;
 pub use port::Port;
 pub use recorder::Recorder;
 use worker::Worker;
@@ -179,6 +181,10 @@ pub struct Lateness {
 /// What others may read at any time.
 #[derive(Clone, Debug)]
 pub struct Published {
+    /// When it was published.
+    pub at: Instant,
+    /// The gate's word then: until when it is open.
+    pub gate_until_ns: u64,
     /// The machine's own account.
     pub election: Snapshot,
     /// Punctuality.
@@ -249,6 +255,8 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
     let (commands, queue) = sync_channel(QUEUE);
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
+        at: clock::now(),
+        gate_until_ns: parts.gate.read().until_ns,
         election: parts.election.snapshot(),
         lateness: Lateness::default(),
         send_errors: 0,
