@@ -85,9 +85,15 @@ families! {
     PartnerSilentSeconds = "partner_silent_seconds", Gauge, [],
         "Time since the partner was last heard.";
     ConfigGeneration = "config_generation", Gauge, [],
-        "A number for what both nodes must have alike: equal if and only if that is.";
+        "Generation of the configuration that both nodes must have alike.";
     ConfigInSync = "config_in_sync", Gauge, [],
         "Whether the partner's configuration is this node's.";
+    ConfigExchanges = "config_exchanges", Counter, ["event"],
+        "Questions and versions of the configuration: exchanged, failed, asked, applied, not_applied.";
+    ConfigChannel = "config_channel", Counter, ["event"],
+        "The configuration channel: sessions, wrong_key, too_many, timed_out, malformed.";
+    ConfigRestartNeeded = "config_restart_needed", Gauge, [],
+        "Changes of the configuration file that only a restart puts in force.";
     ReloadOk = "config_last_reload_successful", Gauge, [],
         "Whether the last reload of the configuration file was taken over; 1 if there was none.";
     ReloadTime = "config_last_reload_success_timestamp_seconds", Gauge, [],

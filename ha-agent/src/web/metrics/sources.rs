@@ -128,6 +128,16 @@ impl Sources<'_> {
             to.count(F::Alarms, &[kind.as_str()], *count as u64);
         }
         to.count(F::ConfigGeneration, &[], status.config_generation);
+        if let Some(configuration) = &status.configuration {
+            for (event, count) in numbers(&configuration.progress) {
+                to.count(F::ConfigExchanges, &[&event], count);
+            }
+            for (event, count) in numbers(&configuration.channel) {
+                to.count(F::ConfigChannel, &[&event], count);
+            }
+            let changes = configuration.restart_needed.len() as u64;
+            to.count(F::ConfigRestartNeeded, &[], changes);
+        }
         to.flag(F::ReloadOk, &[], self.tallied.reload_ok);
         to.number(F::ReloadTime, &[], self.tallied.reloaded.as_secs_f64());
     }

@@ -10,6 +10,7 @@ use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{
     Counters as ElectionCounters, LinkSnapshot, PartnerSnapshot, Role, Snapshot,
 };
+use crate::proto::confsync::ContentHash;
 use crate::proto::records;
 use crate::proto::sync::{
     ByClass, Counters as SyncCounters, SyncRole, SyncSnapshot, TransferProgress,
@@ -22,6 +23,7 @@ use crate::shell::hooks::Outcomes;
 use crate::shell::records::DeskSnapshot;
 use crate::shell::replication;
 use crate::shell::tallies::Tallied;
+use crate::status::configuration::{ChannelStatus, Configuration, Progress, VersionStatus};
 use crate::status::model::{
     Counters, RealServerState, RealServerStatus, Records, SCHEMA_VERSION, ServiceStatus, Services,
     Status, TrafficStatus,
@@ -61,6 +63,7 @@ impl Scene {
                 table,
                 clients: DeskSnapshot::default(),
             }),
+            configuration: Some(configuration()),
             ..sample()
         };
         Self {
@@ -106,6 +109,37 @@ impl Scene {
 
     fn text(&self) -> String {
         self.samples().encode().unwrap()
+    }
+}
+
+fn configuration() -> Configuration {
+    let version = VersionStatus {
+        generation: 7,
+        hash: ContentHash::new([7; 32]),
+    };
+    Configuration {
+        version,
+        edited: false,
+        partner: Some(version),
+        in_sync: true,
+        heard_seconds: Some(1.0),
+        restart_needed: Vec::new(),
+        problem: None,
+        lost: Vec::new(),
+        progress: Progress {
+            exchanged: 1,
+            failed: 0,
+            asked: 0,
+            applied: 0,
+            not_applied: 0,
+        },
+        channel: ChannelStatus {
+            sessions: 1,
+            wrong_key: 0,
+            too_many: 0,
+            timed_out: 0,
+            malformed: 0,
+        },
     }
 }
 
