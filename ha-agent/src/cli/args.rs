@@ -7,9 +7,14 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 
 use crate::config::backup::Part;
 use crate::config::read_duration;
+use crate::events::Kind;
+use crate::shell::clock;
 use crate::telemetry::LogFormat;
 
 /// Where the configuration is unless `-f` says otherwise.
@@ -66,6 +71,8 @@ pub enum Verb {
     },
     /// Show virtual services and their real servers
     Services,
+    /// Show what has happened: who, when and why; also when no agent is running
+    Events(Events),
     /// Hand the active role to the partner
     Failover,
     /// Put this node aside, or take it back
@@ -292,6 +299,46 @@ fn ttl(text: &str) -> Result<Duration, &'static str> {
     read_duration(text).ok_or("a whole number and a unit: ms, s, m or h, for example 30s")
 }
 
+/// Which events to show.
+#[derive(Debug, clap::Args)]
+pub struct Events {
+    /// Not older than this: a duration like 2h, or a time like 2026-11-29, 2026-11-29T17:30 (of this machine's
+    /// zone) or 2026-11-29T17:30:00Z
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub since: Option<Timestamp>,
+    /// Only of this kind
+    #[arg(long, value_name = "NAME", value_parser = event_kinds())]
+    pub kind: Option<String>,
+    /// Most to show, the newest
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub limit: u16,
+    /// Go on with what happens next, until interrupted; with --json an object a line
+    #[arg(long)]
+    pub follow: bool,
+}
+
+fn event_kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.as_str()))
+}
+
+/// A point in time: so long ago, or by the clock.
+fn when(text: &str) -> Result<Timestamp, String> {
+    if let Some(ago) = read_duration(text) {
+        let then = clock::wall().saturating_sub(ago).as_millis();
+        let then = i64::try_from(then).map_err(|error| error.to_string())?;
+        return Timestamp::from_millisecond(then).map_err(|error| error.to_string());
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    let local = text.parse::<DateTime>().ok();
+    let zoned = local.and_then(|local| local.to_zoned(TimeZone::system()).ok());
+    zoned.map(|zoned| zoned.timestamp()).ok_or_else(|| {
+        "write a duration like 2h, or a time like 2026-11-29, 2026-11-29T17:30 or 2026-11-29T17:30:00Z"
+            .to_owned()
+    })
+}
+
 /// Which connections to show.
 #[derive(Debug, clap::Args)]
 pub struct Connections {
@@ -461,5 +508,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn points_in_time() {
+        let utc = super::when("2026-11-29T17:30:00Z").unwrap();
+        assert_eq!(utc.to_string(), "2026-11-29T17:30:00Z");
+        assert_eq!(super::when("2026-11-29T18:30:00+01:00").unwrap(), utc);
+        let day = super::when("2026-11-29").unwrap();
+        assert_eq!(super::when("2026-11-29T00:00").unwrap(), day);
+        let ago = super::when("1h").unwrap();
+        assert!(ago < super::when("59m").unwrap());
+        for bad in ["", "yesterday", "2h30", "2026-13-01", "1h ago"] {
+            assert!(super::when(bad).is_err(), "{bad}");
+        }
     }
 }

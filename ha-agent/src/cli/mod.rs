@@ -6,6 +6,7 @@ mod capture;
 mod config;
 mod connections;
 mod doctor;
+mod events;
 mod local;
 mod node;
 mod paper;
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
         Verb::Completion { shell } => paper::completion(*shell),
         Verb::Manual { directory } => paper::manual(directory),
         Verb::Doctor => return doctor::doctor(&args),
+        Verb::Events(wanted) => events::events(&args, wanted),
         Verb::Ping(wanted) => doctor::ping(&args, wanted),
         Verb::Config {
             action: args::Config::Schema,
@@ -134,6 +136,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Reset(_)
         | Verb::Node { .. }
         | Verb::Doctor
+        | Verb::Events(_)
         | Verb::Reexec => None,
     }
 }

@@ -137,6 +137,7 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::Node { .. }
         | Verb::Manual { .. }
         | Verb::Doctor
+        | Verb::Events(_)
         | Verb::Ping(_)
         | Verb::Capture(_)
         | Verb::TracePacket(_)

@@ -108,15 +108,24 @@ impl Config {
 /// Where the agent of a configuration file listens for commands. The file need not be free of
 /// errors: one that is being edited must not hide the agent that runs.
 pub fn control_socket(path: &Path) -> Result<PathBuf, Vec<Diagnostic>> {
+    let run_dir = directory(path, "run_dir", sections::node::RUN_DIR)?;
+    Ok(run_dir.join(sections::node::SOCKET))
+}
+
+/// Where the agent of a configuration file keeps what survives a restart. The file need not be free of errors.
+pub fn state_dir(path: &Path) -> Result<PathBuf, Vec<Diagnostic>> {
+    directory(path, "state_dir", sections::node::STATE_DIR)
+}
+
+fn directory(path: &Path, key: &str, default: &str) -> Result<PathBuf, Vec<Diagnostic>> {
     let bytes = read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let (tree, _) = Tree::parse(&text);
-    let run_dir = tree.find(&[Step::Key("node"), Step::Key("run_dir")]);
-    let run_dir = match run_dir.map(|node| &node.kind) {
+    let found = tree.find(&[Step::Key("node"), Step::Key(key)]);
+    Ok(match found.map(|node| &node.kind) {
         Some(Kind::Scalar { text, .. }) => PathBuf::from(text.as_ref()),
-        _ => PathBuf::from(sections::node::RUN_DIR),
-    };
-    Ok(run_dir.join(sections::node::SOCKET))
+        _ => PathBuf::from(default),
+    })
 }
 
 impl Node {

@@ -75,6 +75,23 @@ pub struct Node {
     pub bpf_dir: PathBuf,
     /// Interfaces.
     pub interfaces: Vec<Interface>,
+    /// Where metrics and health are served over plain HTTP; none = nowhere.
+    pub metrics: Vec<SocketAddr>,
+    /// What is run when the role changes.
+    pub notify: Option<Notify>,
+}
+
+/// `node.notify`: a command that is told of changes of the role, with the arguments of keepalived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// The program.
+    pub command: PathBuf,
+    /// The user it runs as.
+    pub user: String,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// The pair's name in its arguments.
+    pub instance: String,
 }
 
 /// Place of a node in its pair.

@@ -215,6 +215,8 @@ impl Refused<'_> {
             run_dir,
             bpf_dir,
             interfaces,
+            metrics,
+            notify,
         } = new;
         let at = |key| [Step::Key("node"), Step::Key(key)];
         self.unless_equal(&at("name"), &old.name, name);
@@ -228,6 +230,8 @@ impl Refused<'_> {
         self.unless_equal(&at("state_dir"), &old.state_dir, state_dir);
         self.unless_equal(&at("run_dir"), &old.run_dir, run_dir);
         self.unless_equal(&at("bpf_dir"), &old.bpf_dir, bpf_dir);
+        self.unless_equal(&at("metrics"), &old.metrics, metrics);
+        self.unless_equal(&at("notify"), &old.notify, notify);
         if old.interfaces.len() != interfaces.len() {
             self.refuse(&at("interfaces"), "a change of the number of interfaces");
             return;

@@ -5,12 +5,14 @@
 //! generic over a [`Handler`], which knows nothing of sockets.
 
 pub mod client;
+mod peer;
 pub mod protocol;
 pub mod records;
 pub mod server;
 pub mod socket;
 
 pub use client::{Client, ClientError};
+pub use peer::Peer;
 pub use protocol::{CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, Request};
 pub use records::{
     Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
@@ -20,6 +22,7 @@ pub use server::{BindError, Heirloom, Listener, is_alive, serve};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::events::{EventPage, EventQuery};
 use crate::status::capture::Captured;
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
 use crate::trace::model::{Trace, TraceRequest};
@@ -44,8 +47,8 @@ pub trait Handler: Send + Sync + 'static {
     fn maintenance(&self, on: bool, force: bool) -> impl Future<Output = Reply<Done>> + Send;
     /// Takes the node back, whatever put it aside.
     fn resume(&self) -> impl Future<Output = Reply<Done>> + Send;
-    /// Reads the configuration file again.
-    fn reload(self: Arc<Self>) -> impl Future<Output = Reply<Reloaded>> + Send;
+    /// Reads the configuration file again, because this client wants it.
+    fn reload(self: Arc<Self>, who: Peer) -> impl Future<Output = Reply<Reloaded>> + Send;
     /// Makes sure that the partner has this node's configuration.
     fn push(self: Arc<Self>) -> impl Future<Output = Reply<Done>> + Send;
     /// The configuration in force.
@@ -60,6 +63,11 @@ pub trait Handler: Send + Sync + 'static {
     fn trace(&self, request: TraceRequest) -> impl Future<Output = Reply<Trace>> + Send;
     /// Reads or writes records.
     fn records(&self, request: RecordsRequest) -> impl Future<Output = Reply<RecordsReply>> + Send;
+    /// What has happened.
+    fn events(&self, query: EventQuery) -> impl Future<Output = Reply<EventPage>> + Send;
+    /// Takes note of who asked for something that changes the node ([`Request::deed`]), and of why it was
+    /// refused if it was.
+    fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>);
     /// Replaces the running program. There is an answer only if that did not happen.
     fn reexec(&self) -> impl Future<Output = Reply<Done>> + Send;
 }

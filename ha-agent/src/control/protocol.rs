@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::RecordsRequest;
 use crate::config::Diagnostic;
+use crate::events::EventQuery;
 use crate::proto::confsync::ContentHash;
 use crate::status::model::ConnectionQuery;
 use crate::trace::model::TraceRequest;
@@ -60,8 +61,42 @@ pub enum Request {
     TracePacket(TraceRequest),
     /// Read or write records.
     Records(RecordsRequest),
+    /// What has happened.
+    Events(EventQuery),
     /// Replace the running program; the connection ends when that happens.
     Reexec,
+}
+
+impl Request {
+    /// What is asked for, as typed, if it changes the node. Who did that is kept.
+    pub fn deed(&self) -> Option<String> {
+        match self {
+            Self::Failover => Some("failover".to_owned()),
+            Self::Maintenance { on, force } => {
+                let switch = if *on { "on" } else { "off" };
+                let force = if *force { " --force" } else { "" };
+                Some(format!("maintenance {switch}{force}"))
+            }
+            Self::Resume => Some("resume".to_owned()),
+            Self::Stop => Some("stop".to_owned()),
+            Self::Record { path, seconds } => {
+                Some(format!("record {} --seconds {seconds}", path.display()))
+            }
+            Self::Reexec => Some("reexec".to_owned()),
+            Self::Push => Some("push".to_owned()),
+            // What came of it is an event of its own.
+            Self::Reload => None,
+            Self::Status
+            | Self::Connections(_)
+            | Self::Counters
+            | Self::Services
+            | Self::Capture(_)
+            | Self::TracePacket(_)
+            | Self::Records(_)
+            | Self::Events(_)
+            | Self::ShowConfig => None,
+        }
+    }
 }
 
 /// A step of a capture. It ends when there is none for two seconds.

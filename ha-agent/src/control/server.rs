@@ -18,9 +18,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::Handler;
 use super::protocol::{Answer, REQUEST_MAX, Refusal, Reply, Request};
 use super::socket::{self, SocketError};
+use super::{Handler, Peer};
 
 /// Connections served at the same time.
 const CLIENTS_MAX: usize = 16;
@@ -239,6 +239,7 @@ async fn turn_away(mut stream: UnixStream) {
 
 /// Serves one client until it closes, errs or stalls.
 async fn client<H: Handler>(stream: UnixStream, handler: &Arc<H>) -> io::Result<()> {
+    let who = Peer::of(&stream);
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -258,35 +259,64 @@ async fn client<H: Handler>(stream: UnixStream, handler: &Arc<H>) -> io::Result<
                 return answer::<()>(&mut write, Err(refusal)).await;
             }
         };
-        let Ok(line) = timeout(COMMAND_MAX, carry_out(handler, request)).await else {
+        let deed = request.deed();
+        let asked = Asked {
+            handler,
+            who,
+            deed: deed.as_deref(),
+        };
+        let Ok(line) = timeout(COMMAND_MAX, asked.carry_out(request)).await else {
             let refusal = Refusal::new(
                 format!("not done within {} seconds", COMMAND_MAX.as_secs()),
                 "look at the agent's log",
             );
-            return answer::<()>(&mut write, Err(refusal)).await;
+            return send(&mut write, &asked.answer::<()>(Err(refusal))?).await;
         };
         send(&mut write, &line?).await?;
     }
 }
 
-async fn carry_out<H: Handler>(handler: &Arc<H>, request: Request) -> io::Result<Vec<u8>> {
-    match request {
-        Request::Status => encode(handler.status().await),
-        Request::Connections(query) => encode(handler.connections(query).await),
-        Request::Counters => encode(handler.counters().await),
-        Request::Services => encode(handler.services().await),
-        Request::Failover => encode(handler.failover().await),
-        Request::Maintenance { on, force } => encode(handler.maintenance(on, force).await),
-        Request::Resume => encode(handler.resume().await),
-        Request::Reload => encode(Arc::clone(handler).reload().await),
-        Request::Push => encode(Arc::clone(handler).push().await),
-        Request::ShowConfig => encode(handler.show_config().await),
-        Request::Stop => encode(handler.stop().await),
-        Request::Record { path, seconds } => encode(handler.record(path, seconds).await),
-        Request::Capture(request) => encode(handler.capture(request).await),
-        Request::TracePacket(request) => encode(handler.trace(request).await),
-        Request::Records(request) => encode(handler.records(request).await),
-        Request::Reexec => encode(handler.reexec().await),
+/// What a client asked for.
+struct Asked<'a, H> {
+    handler: &'a Arc<H>,
+    who: Peer,
+    deed: Option<&'a str>,
+}
+
+impl<H: Handler> Asked<'_, H> {
+    async fn carry_out(&self, request: Request) -> io::Result<Vec<u8>> {
+        let handler = self.handler;
+        match request {
+            Request::Status => self.answer(handler.status().await),
+            Request::Connections(query) => self.answer(handler.connections(query).await),
+            Request::Counters => self.answer(handler.counters().await),
+            Request::Services => self.answer(handler.services().await),
+            Request::Failover => self.answer(handler.failover().await),
+            Request::Maintenance { on, force } => self.answer(handler.maintenance(on, force).await),
+            Request::Resume => self.answer(handler.resume().await),
+            Request::Reload => self.answer(Arc::clone(handler).reload(self.who).await),
+            Request::Push => self.answer(Arc::clone(handler).push().await),
+            Request::ShowConfig => self.answer(handler.show_config().await),
+            Request::Stop => self.answer(handler.stop().await),
+            Request::Record { path, seconds } => self.answer(handler.record(path, seconds).await),
+            Request::Capture(request) => self.answer(handler.capture(request).await),
+            Request::TracePacket(request) => self.answer(handler.trace(request).await),
+            Request::Records(request) => self.answer(handler.records(request).await),
+            Request::Events(query) => self.answer(handler.events(query).await),
+            Request::Reexec => {
+                // If it succeeds there is nobody left to take note of it.
+                handler.audit(&self.who, "reexec", None);
+                self.answer(handler.reexec().await)
+            }
+        }
+    }
+
+    /// The answer as it is sent; what changes the node is taken note of.
+    fn answer<T: Serialize>(&self, reply: Reply<T>) -> io::Result<Vec<u8>> {
+        if let Some(deed) = self.deed {
+            self.handler.audit(&self.who, deed, reply.as_ref().err());
+        }
+        encode(reply)
     }
 }
 

@@ -5,10 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::events::Recorder;
 use crate::proto::confsync::ContentHash;
 use crate::status::capture::Packet;
 use crate::status::model::{Connection, SCHEMA_VERSION};
@@ -18,6 +20,7 @@ use crate::trace::model::{Entry, FRAME_MAX, Outcome};
 #[derive(Default)]
 struct Memory {
     maintenance: AtomicBool,
+    audited: Mutex<Vec<String>>,
 }
 
 impl Handler for Memory {
@@ -81,7 +84,20 @@ impl Handler for Memory {
         })
     }
 
-    async fn reload(self: Arc<Self>) -> Reply<Reloaded> {
+    async fn events(&self, query: EventQuery) -> Reply<EventPage> {
+        let recorder = Recorder::default();
+        recorder
+            .query(&query)
+            .map_err(|error| Refusal::new(error.to_string(), "none"))
+    }
+
+    fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>) {
+        let refused = refused.map_or("done", |refusal| &refusal.what);
+        let line = format!("{who}: {deed}: {refused}");
+        self.audited.lock().unwrap().push(line);
+    }
+
+    async fn reload(self: Arc<Self>, _who: Peer) -> Reply<Reloaded> {
         Ok(Reloaded {
             changes: Vec::new(),
             warnings: Vec::new(),
@@ -437,5 +453,32 @@ fn records_are_asked_for_in_words_or_digits() {
     assert_eq!(
         answer.trim_end(),
         r#"{"ok":{"written":{"term":2,"version":7}}}"#
+    );
+}
+
+#[test]
+fn who_changed_what_is_taken_note_of_and_reading_is_not() {
+    let running = Running::start();
+    let mut client = running.client();
+    let _status: Status = client.request(&Request::Status).unwrap();
+    let page: EventPage = client
+        .request(&Request::Events(EventQuery::default()))
+        .unwrap();
+    assert!(page.events.is_empty());
+    let force = Request::Maintenance {
+        on: true,
+        force: true,
+    };
+    let _done: Done = client.request(&force).unwrap();
+    let refused = client.request::<Done>(&Request::Failover);
+    assert!(matches!(refused, Err(ClientError::Refused(_))));
+    let audited = running.handler.audited.lock().unwrap().clone();
+    let uid = nix::unistd::getuid();
+    assert_eq!(
+        audited,
+        [
+            format!("uid {uid}: maintenance on --force: done"),
+            format!("uid {uid}: failover: the partner is not ready"),
+        ]
     );
 }

@@ -146,6 +146,9 @@ checks! {
     DataPlane = "data_plane",
         "Is the data plane attached, and guarded?",
         "see `ha-agent status` for who is there instead (`bpftool net show`)";
+    Listening = "listening",
+        "Is everything served that the configuration says?",
+        "see who has the port (`ss -ltnp`), or change the address";
     Replication = "replication",
         "Does the standby hold the whole table?",
         "see that multicast passes on ha.multicast_interface; compare virtual_services and limits of both nodes";

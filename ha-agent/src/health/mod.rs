@@ -23,6 +23,7 @@ use crate::config::model;
 use crate::echo::Source;
 use crate::proto::rng::Rng;
 use crate::services::RealKey;
+use crate::telemetry::EVENT;
 use machine::Judge;
 
 /// Checks under way at the same time.
@@ -215,9 +216,9 @@ async fn keep_checking(
         };
         up.store(now_up, Ordering::Relaxed);
         if let Some(failure) = &failure {
-            tracing::warn!(server = %target.address, failure, "real server is down");
+            tracing::warn!(target: EVENT, server = %target.address, failure, "real server is down");
         } else {
-            tracing::info!(server = %target.address, "real server is up");
+            tracing::info!(target: EVENT, server = %target.address, "real server is up");
         }
         let report = Report {
             key: target.key,

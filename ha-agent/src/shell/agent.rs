@@ -12,22 +12,26 @@ use super::conflicts::Picture;
 use super::confsync::{self, Replica};
 use super::guard::Guard;
 use super::history::HistoryFile;
+use super::hooks::Hooks;
 use super::names::Names;
 use super::netlink::Netlink;
+use super::observe::Listeners;
 use super::parts::{self, Bound};
 use super::records::api;
 use super::reexec::Program;
-use super::{alarms, clock, election, frame, replication};
+use super::tallies::Tallies;
+use super::{alarms, clock, election, frame, happened, replication};
 use crate::config::Loaded;
 use crate::config::model::{Config, Mode};
 use crate::control::{
-    CaptureRequest, ConfigShown, Done, Handler, Heirloom, RecordsReply, RecordsRequest, Refusal,
-    Reloaded, Reply,
+    CaptureRequest, ConfigShown, Done, Handler, Heirloom, Peer, RecordsReply, RecordsRequest,
+    Refusal, Reloaded, Reply,
 };
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::inspect::Inspect;
 use crate::datapath::pair::PairTables;
 use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
+use crate::events::{EventPage, EventQuery, Recorder};
 use crate::health::verdicts::Verdicts;
 use crate::health::{self, HealthChecks};
 use crate::proto::carp::trailer::WireRole;
@@ -88,6 +92,14 @@ pub struct Shared {
     pub replica: Arc<Replica>,
     /// What is wrong.
     pub board: alarms::Board,
+    /// What has happened.
+    pub events: Recorder,
+    /// Who is told of changes of the role.
+    pub hooks: Hooks,
+    /// What the main loop has counted.
+    pub tallies: Tallies,
+    /// What was counted where programs look on.
+    pub listeners: Listeners,
     /// Who else has the shared addresses.
     pub conflicts: watch::Sender<Picture>,
     /// What is known of this node's starts.
@@ -113,11 +125,11 @@ impl Shared {
         lock(&self.loaded).config.clone()
     }
 
-    fn build_status(&self) -> Status {
+    pub(super) fn build_status(&self) -> Status {
         let config = self.config();
         let published = self.election.published();
         let snapshot = &published.election;
-        let alarms = alarms::current(&self.board, &published, self.replication.as_ref());
+        let alarms = self.alarms(&published);
         let role = role(snapshot.role);
         let configuration = self.replica.status();
         let same = self.replica.in_sync(confsync::has_channel(self));
@@ -156,6 +168,12 @@ impl Shared {
             connections: self.table_size(&config),
             alarms,
         }
+    }
+
+    /// Brings the alarms up to date; those that stand.
+    pub(super) fn alarms(&self, published: &election::Published) -> Vec<model::Alarm> {
+        let replication = self.replication.as_ref();
+        alarms::current(&self.board, published, replication, &self.events)
     }
 
     fn interfaces(&self, config: &Config, snapshot: &carp::Snapshot) -> Vec<InterfaceStatus> {
@@ -230,7 +248,7 @@ impl Shared {
         Ok(page)
     }
 
-    fn service_list(&self) -> Result<Services, DatapathError> {
+    pub(super) fn service_list(&self) -> Result<Services, DatapathError> {
         let order: Vec<String> = self
             .config()
             .virtual_services
@@ -254,6 +272,14 @@ impl Shared {
             schema_version: SCHEMA_VERSION,
             services,
         })
+    }
+
+    /// As [`Self::reload`], and tells the history who wanted it.
+    pub(super) fn reload_for(&self, who: &str) -> Reply<Reloaded> {
+        let reply = self.reload();
+        self.tallies.reloaded(reply.is_ok());
+        self.events.record(happened::reloaded(who, &reply));
+        reply
     }
 
     /// Tells the data plane of the addresses of interfaces that were made anew.
@@ -348,8 +374,8 @@ impl Handler for Shared {
         Self::resume(self).await
     }
 
-    async fn reload(self: Arc<Self>) -> Reply<Reloaded> {
-        off_the_runtime(move || Self::reload(&self)).await
+    async fn reload(self: Arc<Self>, who: Peer) -> Reply<Reloaded> {
+        off_the_runtime(move || self.reload_for(&who.to_string())).await
     }
 
     async fn push(self: Arc<Self>) -> Reply<Done> {
@@ -363,6 +389,24 @@ impl Handler for Shared {
     async fn stop(&self) -> Reply<Done> {
         self.request(Command::Stop).await?;
         Ok(Done::new("handing over and ending"))
+    }
+
+    async fn events(&self, query: EventQuery) -> Reply<EventPage> {
+        let events = self.events.clone();
+        let found = tokio::task::spawn_blocking(move || events.query(&query)).await;
+        let problem = match found {
+            Ok(Ok(page)) => return Ok(page),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Err(Refusal::new(
+            format!("the event history cannot be read: {problem}"),
+            "check the disk of node.state_dir",
+        ))
+    }
+
+    fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>) {
+        self.events.record(happened::asked_for(who, deed, refused));
     }
 
     async fn record(&self, path: PathBuf, seconds: u32) -> Reply<Done> {

@@ -11,8 +11,9 @@ use tokio::task::JoinHandle as Task;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
-use super::agent::Shared;
+use super::agent::{Shared, lock};
 use super::election::{self, Event};
+use super::hooks::State;
 use super::interfaces::Interfaces;
 use super::neighbours::Neighbours;
 use super::netlink::Change;
@@ -22,13 +23,17 @@ use super::reexec::{self, Inheritance};
 use super::start::{self, Beginning, StartError, Started};
 use super::systemd::{Watchdog, monotonic, notify, tell_role};
 use super::terms::TermStore;
-use super::{alarms, conflicts, confsync, fragments, guard, verdicts, virtual_mac};
+use super::{
+    alarms, conflicts, confsync, fragments, guard, happened, observe, verdicts, virtual_mac,
+};
 use crate::config::model::{Config, RecordsListen};
 use crate::config::{Diagnostic, Loaded, Secrets};
 use crate::control::{self, BindError, Listener, Refusal};
+use crate::events::{Entry, Kind};
 use crate::health::Report;
 use crate::health::verdicts::Verdict;
 use crate::proto::carp::{Command, Role};
+use crate::telemetry::EVENT;
 
 /// How often next hops are looked up anew, whatever the kernel told of.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -116,7 +121,9 @@ async fn serve(
     let verdicts = tokio::spawn(verdicts::keep(Arc::clone(&shared)));
     let fragments = tokio::spawn(fragments::watch(Arc::clone(&shared.datapath), held));
     let replica = tokio::spawn(confsync::replicate(Arc::clone(&shared)));
+    let watcher = tokio::spawn(happened::watch(Arc::clone(&shared)));
     let records = serve_records(&shared);
+    let observers = observe::serve(&shared);
     let mut neighbours = Neighbours::new(
         shared.netlink.clone(),
         Arc::clone(&shared.services),
@@ -189,13 +196,18 @@ async fn serve(
         }
     }
 
-    info!("agent stopping");
+    info!(target: EVENT, "agent stopping");
+    let stopping = Entry::new(Kind::Stopping, "agent", "the agent ends in order");
+    shared.events.record(stopping);
     notify(&[sd_notify::NotifyState::Stopping]);
     control.abort();
     conflicts.abort();
     verdicts.abort();
     fragments.abort();
     replica.abort();
+    watcher.abort();
+    drop(observers);
+    shared.hooks.tell(State::Stop);
     if let Some(records) = records {
         records.abort();
     }
@@ -205,6 +217,12 @@ async fn serve(
     pins.remove()?;
     if let Err(error) = guard::remove() {
         warn!(%error, "nftables table not removed");
+    }
+    shared.hooks.finish(STOP_MAX).await;
+    let events = shared.events.clone();
+    let finished = tokio::task::spawn_blocking(move || events.finish(STOP_MAX)).await;
+    if !finished.unwrap_or(false) {
+        warn!("the last events were not stored in time");
     }
     lost.map_or(Ok(()), |what| Err(RunError::Lost(what)))
 }
@@ -266,8 +284,17 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
             reason,
             term,
         } => {
-            info!(?from, ?to, ?reason, term, "role change");
+            info!(target: EVENT, ?from, ?to, ?reason, term, "role change");
+            let [from, to_word, reason] = happened::words(from, to, reason);
+            shared
+                .events
+                .record(happened::role_changed(&from, &to_word, &reason, term));
+            shared.tallies.role_changed(from, to_word, reason);
             tell_role(to);
+            let mode = lock(&shared.loaded).config.node.mode;
+            if let Some(state) = State::of(to, mode) {
+                shared.hooks.tell(state);
+            }
             shared.verdicts.set_active(to == Role::Active);
             shared
                 .replica
@@ -315,6 +342,7 @@ fn reserve(shared: &Arc<Shared>, terms: TermStore, up_to: u64) {
 }
 
 fn health_changed(shared: &Shared, report: Report) {
+    shared.events.record(happened::judged(shared, &report));
     let failure = match report.failure {
         None if !report.up => Some(String::new()),
         failure => failure,
@@ -324,8 +352,8 @@ fn health_changed(shared: &Shared, report: Report) {
 
 fn reload(shared: &Shared) {
     notify(&[sd_notify::NotifyState::Reloading, monotonic()]);
-    match shared.reload() {
-        Ok(reloaded) => info!(changes = ?reloaded.changes, "configuration reloaded"),
+    match shared.reload_for("SIGHUP") {
+        Ok(reloaded) => info!(target: EVENT, changes = ?reloaded.changes, "configuration reloaded"),
         Err(refusal) => refuse("not reloaded", &refusal),
     }
     notify(&[sd_notify::NotifyState::Ready]);

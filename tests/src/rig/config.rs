@@ -146,6 +146,8 @@ pub struct PairConfig {
     pub services: String,
     /// More keys of the section `ha`, each as a line of the file.
     pub ha: Vec<&'static str>,
+    /// More keys of the section `node`, each as a line of the file of the node whose directory stands for `{dir}`.
+    pub node: Vec<&'static str>,
     /// More sections, as in the file of the node whose directory stands for `{dir}`.
     pub sections: String,
     /// Ports at which the real servers listen, besides those of the services.
@@ -180,6 +182,7 @@ impl Default for PairConfig {
             keys: Vec::new(),
             services: String::new(),
             ha: Vec::new(),
+            node: Vec::new(),
             sections: String::new(),
             ports: Vec::new(),
         }
@@ -265,6 +268,9 @@ node:
     };
     if pair.cable {
         add("    - { name: cable, device: cable, ha_checks: true }".to_owned());
+    }
+    for key in &pair.node {
+        add(format!("  {}", key.replace("{dir}", &dir.to_string())));
     }
     add(format!(
         "ha:

@@ -4,6 +4,7 @@
 pub(crate) mod ha;
 mod health;
 pub(crate) mod node;
+mod observe;
 pub(crate) mod records;
 pub(crate) mod services;
 

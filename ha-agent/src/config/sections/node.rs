@@ -8,12 +8,15 @@ use super::super::network;
 use super::super::tree::NodeId;
 use super::super::values::{self, Fault, Parsed, Scalar};
 use super::super::walk::{At, Field, Items, Walk};
+use super::observe::{self, MetricsDraft, NotifyDraft};
 use super::optional;
 
 /// Name of the control socket in `run_dir`.
 pub(crate) const SOCKET: &str = "ctl.sock";
 /// Where the control socket is unless configured otherwise.
 pub(crate) const RUN_DIR: &str = "/run/ha-agent";
+/// Where state is unless configured otherwise.
+pub(crate) const STATE_DIR: &str = "/var/lib/ha-agent";
 /// Longest path of a UNIX socket: `sun_path` less the terminator (unix(7)).
 pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
@@ -26,6 +29,8 @@ pub(crate) struct NodeDraft {
     run_dir: Field<PathBuf>,
     bpf_dir: Field<PathBuf>,
     pub(crate) interfaces: Items<InterfaceDraft>,
+    metrics: Field<MetricsDraft>,
+    notify: Field<NotifyDraft>,
 }
 
 /// `node.interfaces[]`.
@@ -48,6 +53,8 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         "run_dir",
         "bpf_dir",
         "interfaces",
+        "metrics",
+        "notify",
         "web",
     ];
     const MODES: &[(&str, Mode)] = &[
@@ -74,6 +81,8 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         run_dir: walk.value(&section, "run_dir", run_dir),
         bpf_dir: walk.value(&section, "bpf_dir", values::path),
         interfaces: walk.items(&section, "interfaces", interface),
+        metrics: observe::metrics(walk, &section),
+        notify: observe::notify(walk, &section),
     };
     if node.interfaces.known && node.interfaces.list.is_empty() {
         walk.missing(
@@ -125,7 +134,7 @@ impl NodeDraft {
             mode: self.mode.given()?.value,
             key_file: dir(self.key_file, "/etc/ha-agent/pair.key")?,
             carp_passphrase_file: optional(self.carp_passphrase_file)?,
-            state_dir: dir(self.state_dir, "/var/lib/ha-agent")?,
+            state_dir: dir(self.state_dir, STATE_DIR)?,
             run_dir: dir(self.run_dir, RUN_DIR)?,
             bpf_dir: dir(self.bpf_dir, "/sys/fs/bpf/ha-agent")?,
             interfaces: self
@@ -134,6 +143,14 @@ impl NodeDraft {
                 .into_iter()
                 .map(InterfaceDraft::build)
                 .collect::<Option<Vec<_>>>()?,
+            metrics: match optional(self.metrics)? {
+                Some(metrics) => metrics.build()?,
+                None => Vec::new(),
+            },
+            notify: match optional(self.notify)? {
+                Some(notify) => Some(notify.build()?),
+                None => None,
+            },
         })
     }
 }

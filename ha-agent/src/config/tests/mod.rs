@@ -3,6 +3,7 @@
 mod backup;
 mod hostile;
 mod ipv6;
+mod observe;
 mod reload;
 mod rules;
 mod services;

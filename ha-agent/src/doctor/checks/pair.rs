@@ -10,9 +10,10 @@ use crate::status::model::{RealServerState, Role, Services, Square, Status};
 pub(in crate::doctor) const fn check_of(kind: Kind) -> Check {
     match kind {
         Kind::ModeConflict => Check::ModeConflict,
-        Kind::TermNotReserved | Kind::StartsUnreadable | Kind::ConfigurationNotStored => {
-            Check::StateDirectory
-        }
+        Kind::TermNotReserved
+        | Kind::StartsUnreadable
+        | Kind::ConfigurationNotStored
+        | Kind::EventsNotStored => Check::StateDirectory,
         Kind::TimingDiffers
         | Kind::ConfigurationDiffers
         | Kind::ConfigurationChannel
@@ -37,6 +38,7 @@ pub(in crate::doctor) const fn check_of(kind: Kind) -> Check {
         Kind::VirtualMacBlocked => Check::VirtualMac,
         Kind::ReplicationNotStored => Check::Replication,
         Kind::Pacified => Check::Participation,
+        Kind::NotListening => Check::Listening,
         Kind::EventsLost => Check::Load,
     }
 }
@@ -64,7 +66,7 @@ pub(super) fn alarmed(facts: &Facts, report: &mut Report, check: Check) -> bool 
 }
 
 /// Checks that no alarm of which is well, and what they then say.
-const BY_ALARM: [(Check, &str); 8] = [
+const BY_ALARM: [(Check, &str); 9] = [
     (Check::Load, "no event of the election was lost"),
     (Check::Multicast, "no alarm"),
     (Check::ModeConflict, "no alarm"),
@@ -72,6 +74,7 @@ const BY_ALARM: [(Check, &str); 8] = [
     (Check::DuplicateAddress, "no alarm"),
     (Check::Keys, "no alarm"),
     (Check::Versions, "no alarm"),
+    (Check::Listening, "no alarm"),
     (
         Check::DataPlane,
         "attached to every interface that has an address, and guarded",

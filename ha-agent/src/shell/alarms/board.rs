@@ -7,10 +7,12 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Kind;
+use crate::events::{self, Entry, Recorder};
 use crate::proto::time::Instant;
 use crate::shell::agent::lock;
 use crate::shell::clock;
 use crate::status::model;
+use crate::telemetry::EVENT;
 
 /// How long an alarm about something that happened is shown after it last did.
 pub(in crate::shell) const SHOWN: Duration = Duration::from_mins(1);
@@ -28,9 +30,20 @@ struct Standing {
 
 /// Alarms by kind and by what they are about.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<BTreeMap<(Kind, String), Standing>>);
+pub struct Board {
+    standing: Mutex<BTreeMap<(Kind, String), Standing>>,
+    events: Recorder,
+}
 
 impl Board {
+    /// One that tells this history what is raised and what is over.
+    pub fn new(events: Recorder) -> Self {
+        Self {
+            events,
+            ..Self::default()
+        }
+    }
+
     /// A condition began, or goes on; it lasts until [`Self::clear`].
     pub fn raise(&self, kind: Kind, about: &str, evidence: impl Into<String>) {
         self.set(clock::now(), kind, about, evidence.into(), None);
@@ -44,15 +57,15 @@ impl Board {
 
     /// A condition ended.
     pub fn clear(&self, kind: Kind, about: &str) {
-        let ended = lock(&self.0).remove(&(kind, about.to_owned()));
+        let ended = lock(&self.standing).remove(&(kind, about.to_owned()));
         if ended.is_some() {
-            info!(alarm = kind.as_str(), about, "alarm over");
+            self.over(kind, about);
         }
     }
 
     /// These are all conditions that are about nothing in particular: others of that sort are over.
     pub(super) fn follow(&self, found: Vec<(Kind, String)>) {
-        let gone: Vec<Kind> = lock(&self.0)
+        let gone: Vec<Kind> = lock(&self.standing)
             .keys()
             .filter(|(kind, about)| {
                 about.is_empty() && found.iter().all(|(standing, _)| standing != kind)
@@ -70,10 +83,10 @@ impl Board {
     /// Ends what happened too long ago to be shown.
     pub fn sweep(&self) {
         let now = clock::now();
-        lock(&self.0).retain(|(kind, about), alarm| {
+        lock(&self.standing).retain(|(kind, about), alarm| {
             let stands = alarm.until.is_none_or(|until| now < until);
             if !stands {
-                info!(alarm = kind.as_str(), about, "alarm over");
+                self.over(*kind, about);
             }
             stands
         });
@@ -83,7 +96,7 @@ impl Board {
     pub fn list(&self) -> Vec<model::Alarm> {
         self.sweep();
         let now = clock::now();
-        lock(&self.0)
+        lock(&self.standing)
             .iter()
             .map(|((kind, _), alarm)| model::Alarm {
                 name: kind.as_str().to_owned(),
@@ -94,8 +107,25 @@ impl Board {
             .collect()
     }
 
+    /// How many of a kind stand.
+    pub fn count(&self, kind: Kind) -> usize {
+        let standing = lock(&self.standing);
+        standing.keys().filter(|(found, _)| *found == kind).count()
+    }
+
+    fn over(&self, kind: Kind, about: &str) {
+        info!(target: EVENT, alarm = kind.as_str(), about, "alarm over");
+        let over = Entry::new(
+            events::Kind::AlarmOver,
+            "agent",
+            format!("over: {}", kind.meaning()),
+        );
+        let over = over.with("alarm", kind.as_str());
+        self.events.record(over.with("about", about));
+    }
+
     fn set(&self, now: Instant, kind: Kind, about: &str, evidence: String, until: Option<Instant>) {
-        let mut standing = lock(&self.0);
+        let mut standing = lock(&self.standing);
         let key = (kind, about.to_owned());
         if let Some(known) = standing.get_mut(&key) {
             if known.until.is_some_and(|until| until <= now) {
@@ -109,6 +139,7 @@ impl Board {
             return;
         }
         warn!(
+            target: EVENT,
             alarm = kind.as_str(),
             about,
             evidence,
@@ -116,6 +147,9 @@ impl Board {
             "{}",
             kind.meaning()
         );
+        let raised = Entry::new(events::Kind::AlarmRaised, "agent", kind.meaning());
+        let raised = raised.because(&*evidence).with("alarm", kind.as_str());
+        self.events.record(raised.with("about", about));
         standing.insert(
             key,
             Standing {

@@ -9,6 +9,7 @@ pub(in crate::shell) use board::{EACH, SHOWN};
 
 use super::{election, replication};
 use crate::control::Refusal as Words;
+use crate::events::Recorder;
 use crate::proto::carp::{Alarm, Refusal};
 use crate::status::model;
 
@@ -156,6 +157,12 @@ kinds! {
     EventsLost = "events_lost",
         "Events of the election were not logged because nobody took them in time.",
         "the machine is overloaded: look at its load and at slow disks";
+    NotListening = "not_listening",
+        "Nothing could be opened at an address for metrics, health or the web page; it is tried again.",
+        "see who has the port (`ss -ltnp`), or change the address in node.metrics or node.web";
+    EventsNotStored = "events_not_stored",
+        "The event history is not written to disk; what does not fit into memory until it is again is lost.",
+        "check the disk of node.state_dir: space, mount, errors in the kernel's log";
 }
 
 impl From<Alarm> for Kind {
@@ -178,11 +185,13 @@ impl From<Alarm> for Kind {
     }
 }
 
-/// Everything that is wrong now: what the board knows, and what the election and the replication say.
+/// Everything that is wrong now: what the board knows, and what the election, the replication and the event
+/// history say.
 pub fn current(
     board: &Board,
     election: &election::Published,
     replication: Option<&replication::Handle>,
+    events: &Recorder,
 ) -> Vec<model::Alarm> {
     let mut found: Vec<(Kind, String)> = election
         .election
@@ -215,6 +224,9 @@ pub fn current(
             Kind::EventsLost,
             format!("{} events were lost", election.events_lost),
         ));
+    }
+    if let Some(problem) = events.problem() {
+        found.push((Kind::EventsNotStored, problem));
     }
     board.follow(found);
     board.list()

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use super::agent::{Shared, lock};
 use super::alarms::Kind;
-use super::clock;
+use super::{clock, happened};
 use crate::config::Loaded;
 use crate::config::model::Mode;
 use crate::keys::PairKeys;
@@ -34,6 +34,7 @@ use crate::proto::confsync::{
 };
 use crate::proto::time::Instant;
 use crate::status::configuration::{ChannelStatus, Configuration, Progress, VersionStatus};
+use crate::telemetry::EVENT;
 use channel::{ChannelCounters, Place, count};
 use client::AskError;
 pub use keys::ChannelKeys;
@@ -187,10 +188,14 @@ impl Replica {
                 let taken =
                     tokio::task::spawn_blocking(move || node.take_over(&record, &document, keep));
                 let taken = taken.await.unwrap_or_else(|panic| Err(panic.to_string()));
+                shared
+                    .events
+                    .record(happened::taken_over(version.generation, &taken));
                 match taken {
                     Ok(changes) => {
                         let generation = version.generation;
                         info!(
+                            target: EVENT,
                             generation,
                             ?changes,
                             "configuration of the partner taken over"

@@ -181,8 +181,10 @@ pub struct Lateness {
 /// What others may read at any time.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// When this was written.
+    /// When it was published.
     pub at: Instant,
+    /// The gate's word then: until when it is open.
+    pub gate_until_ns: u64,
     /// The machine's own account.
     pub election: Snapshot,
     /// Punctuality.
@@ -254,6 +256,7 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
         at: clock::now(),
+        gate_until_ns: parts.gate.read().until_ns,
         election: parts.election.snapshot(),
         lateness: Lateness::default(),
         send_errors: 0,

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ha_common::control::Config as Steering;
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,7 @@ use crate::config::{Loaded, Secrets};
 use crate::control::Heirloom;
 use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
+use crate::events::Recorder;
 use crate::health::verdicts::{Verdict, Verdicts};
 use crate::health::{self, HealthChecks, Report};
 use crate::proto::carp::{Election, ElectionConfig, Role};
@@ -31,12 +33,17 @@ use crate::shell::agent::{Shared, lock};
 use crate::shell::capture::Capture;
 use crate::shell::confsync::{Replica, Store};
 use crate::shell::history::HistoryFile;
+use crate::shell::hooks::Hooks;
 use crate::shell::netlink::{Changes, Netlink};
+use crate::shell::observe::Listeners;
 use crate::shell::parts::{self, Bound};
 use crate::shell::records::{self, DeskParts, clients};
 use crate::shell::reexec::{Estate, Program};
+use crate::shell::tallies::Tallies;
 use crate::shell::terms::TermStore;
-use crate::shell::{alarms, clock, conflicts, election, replication, sysctl, virtual_mac};
+use crate::shell::{
+    alarms, clock, conflicts, election, happened, replication, sysctl, virtual_mac,
+};
 use crate::status::model::Replaced;
 pub use error::StartError;
 
@@ -44,6 +51,9 @@ pub use error::StartError;
 const EVENTS: usize = 256;
 /// Entries read at a time when looking at what a previous agent left.
 const PIECE: usize = 4096;
+
+/// How long a start that failed waits for the disk to take its event.
+const FINISH_MAX: Duration = Duration::from_secs(1);
 
 /// A running node.
 pub struct Started {
@@ -98,10 +108,14 @@ pub async fn start(beginning: Beginning) -> Result<Started, StartError> {
         config.ha.pacify
     };
     let kind = (!beginning.replaces).then(|| history.start(limit));
-    let started = Box::pin(start_with(beginning, &history, kind)).await;
-    if started.is_err() {
+    let events = Recorder::start(&config.node.state_dir).map_err(state_error(config))?;
+    events.record(happened::started(kind));
+    let started = Box::pin(start_with(beginning, &history, kind, events.clone())).await;
+    if let Err(error) = &started {
         // It ends in order, however often.
         history.stop();
+        events.record(happened::not_started(error));
+        events.finish(FINISH_MAX);
     }
     started
 }
@@ -118,6 +132,7 @@ async fn start_with(
     beginning: Beginning,
     history: &Arc<HistoryFile>,
     kind: Option<Start>,
+    events: Recorder,
 ) -> Result<Started, StartError> {
     let Beginning {
         path,
@@ -180,6 +195,7 @@ async fn start_with(
         estate,
         control,
         Arc::clone(history),
+        events,
     )
     .await;
     if brought_up.is_err() && !taken_over {
@@ -239,6 +255,7 @@ async fn bring_up(
     mut estate: Option<Estate>,
     control: Heirloom,
     history: Arc<HistoryFile>,
+    happened: Recorder,
 ) -> Result<Started, StartError> {
     let config = loaded.config.clone();
     for attachment in &plane.attachments {
@@ -470,7 +487,11 @@ async fn bring_up(
         ),
         verdicts,
         replica: Arc::new(replica),
-        board: alarms::Board::default(),
+        board: alarms::Board::new(happened.clone()),
+        events: happened,
+        hooks: Hooks::start(&config.node),
+        tallies: Tallies::start(),
+        listeners: Listeners::default(),
         conflicts: watch::Sender::default(),
         history,
         path,

@@ -1,6 +1,7 @@
 //! Snapshots for people: aligned tables, states in words and, on a terminal, in colour.
 
 mod doctor;
+mod events;
 mod services;
 mod trace;
 
@@ -9,6 +10,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 pub use doctor::findings;
+pub use events::events;
 pub use services::services;
 pub use trace::trace;
 

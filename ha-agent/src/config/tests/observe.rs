@@ -1,0 +1,81 @@
+//! `node.metrics` and `node.notify`.
+
+use super::*;
+use crate::config::model::Notify;
+
+const MODE: &str = "  mode: first\n";
+
+fn node(more: &str) -> Node {
+    parse(&with(MODE, &format!("{MODE}  {more}\n")))
+        .unwrap()
+        .config
+        .node
+}
+
+#[test]
+fn one_address_or_several() {
+    assert!(node("run_dir: /run/x").metrics.is_empty());
+    let one = node("metrics: { listen: \"127.0.0.1:9573\" }").metrics;
+    assert_eq!(one, ["127.0.0.1:9573".parse().unwrap()]);
+    let two = node("metrics: { listen: [\"[::]:9573\", 10.0.0.11:80] }").metrics;
+    assert_eq!(two.len(), 2);
+}
+
+#[test]
+fn a_command_and_its_defaults() {
+    assert_eq!(node("run_dir: /run/x").notify, None);
+    let notify = node("notify: { command: /etc/ha-agent/notify }").notify;
+    let defaults = Notify {
+        command: Path::new("/etc/ha-agent/notify").to_owned(),
+        user: "nobody".to_owned(),
+        timeout: Duration::from_secs(10),
+        instance: "ha-agent".to_owned(),
+    };
+    assert_eq!(notify, Some(defaults));
+    let all = "notify: { command: /n, user: www-data, timeout: 500ms, instance: VI_1 }";
+    let notify = node(all).notify.unwrap();
+    assert_eq!((&*notify.user, &*notify.instance), ("www-data", "VI_1"));
+    assert_eq!(notify.timeout, Duration::from_millis(500));
+}
+
+#[test]
+fn mistakes_are_found_where_they_are() {
+    let refuses = |more: &str, place: &str, what: &str| {
+        refuses(MODE, &format!("{MODE}  {more}\n"), place, what);
+    };
+    refuses(
+        "metrics: { listen: 9573 }",
+        "9573",
+        "not an address with a port",
+    );
+    refuses(
+        "metrics: { listen: \"localhost:9573\" }",
+        "\"localhost",
+        "not an address with a port",
+    );
+    refuses(
+        "metrics: { listen: \"127.0.0.1:0\" }",
+        "\"127.0.0.1:0",
+        "port 0",
+    );
+    refuses(
+        "metrics: { listen: [\"127.0.0.1:1\", \"127.0.0.1:1\"] }",
+        "\"127.0.0.1:1\"]",
+        "twice",
+    );
+    refuses("metrics: {}", "{}", "`listen` has no value");
+    refuses(
+        "metrics: { port: 1, listen: \"127.0.0.1:1\" }",
+        "port",
+        "unknown key",
+    );
+    refuses("metrics: \"127.0.0.1:1\"", "\"127", "must be a map");
+    refuses(
+        "notify: { user: nobody }",
+        "{ user",
+        "`command` has no value",
+    );
+    refuses("notify: { command: notify }", "notify }", "path");
+    refuses("notify: { command: /n, timeout: 1h }", "1h", "out of range");
+    refuses("notify: { command: /n, args: x }", "args", "unknown key");
+}

@@ -1,0 +1,117 @@
+//! The node as programs see it that look on: where metrics and health come from, and who serves them.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::agent::{Shared, lock};
+use super::alarms::Kind;
+use super::{clock, parts};
+use crate::status::model::Counters;
+use crate::web::listen::{self, Counted, Limits};
+use crate::web::metrics::{Listener, Sources};
+use crate::web::{self, Health, Watched};
+
+/// What those who look on may take: a scrape every few seconds, and the probes of some balancers.
+const LIMITS: Limits = Limits {
+    clients: 32,
+    life: Duration::from_mins(2),
+};
+/// How often an address is tried again at which nothing could be opened.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What was counted at each listener, by its name.
+#[derive(Debug, Default)]
+pub struct Listeners(Mutex<Vec<(String, Arc<Counted>)>>);
+
+impl Listeners {
+    fn add(&self, name: String) -> Arc<Counted> {
+        let counted = Arc::new(Counted::default());
+        lock(&self.0).push((name, Arc::clone(&counted)));
+        counted
+    }
+
+    fn read(&self) -> Vec<Listener> {
+        let read = |(name, counted): &(String, Arc<Counted>)| {
+            let (connections, displaced) = counted.read();
+            Listener {
+                name: name.clone(),
+                connections,
+                displaced,
+            }
+        };
+        lock(&self.0).iter().map(read).collect()
+    }
+}
+
+/// Serves metrics and health where the configuration says so, until the set is dropped.
+pub(super) fn serve(shared: &Arc<Shared>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for address in shared.config().node.metrics {
+        tasks.spawn(keep(Arc::clone(shared), address));
+    }
+    tasks
+}
+
+/// A node that nobody can look at is better than none, so what cannot be opened is tried again.
+async fn keep(shared: Arc<Shared>, address: SocketAddr) {
+    let name = address.to_string();
+    let counted = shared.listeners.add(name.clone());
+    let router = web::router(&shared);
+    loop {
+        match listen::bind(address) {
+            Ok(listener) => {
+                shared.board.clear(Kind::NotListening, &name);
+                listen::serve(listener, router.clone(), LIMITS, &counted).await;
+            }
+            Err(error) => {
+                let evidence = format!("{name}: {error}");
+                shared.board.raise(Kind::NotListening, &name, evidence);
+            }
+        }
+        sleep(RETRY).await;
+    }
+}
+
+impl Watched for Shared {
+    fn health(&self) -> Health {
+        Health::of(&self.election.published(), clock::now())
+    }
+
+    fn metrics(&self) -> Result<String, String> {
+        let status = self.build_status();
+        let services = self.service_list().map_err(|error| error.to_string())?;
+        let values = self
+            .datapath
+            .counters()
+            .map_err(|error| error.to_string())?;
+        let replication = self.replication.as_ref();
+        let replication = replication.map(super::replication::Handle::published);
+        let alarms: Vec<(Kind, usize)> = Kind::ALL
+            .iter()
+            .map(|kind| (*kind, self.board.count(*kind)))
+            .collect();
+        let [max4, max6] = parts::connections(&self.config()).entries();
+        let sources = Sources {
+            status: &status,
+            election: &self.election.published(),
+            replication: replication.as_deref(),
+            census: &self.keeper.census(),
+            entries_max: (max4.1.into(), max6.1.into()),
+            counters: &Counters::from_values(&values),
+            services: &services,
+            tallied: &self.tallies.read(),
+            alarms: &alarms,
+            events: self.events.numbers(),
+            hooks: self.config().node.notify.map(|_| self.hooks.outcomes()),
+            listeners: &self.listeners.read(),
+        };
+        sources
+            .samples()
+            .encode()
+            .map_err(|error| error.to_string())
+    }
+}
