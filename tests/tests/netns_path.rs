@@ -390,7 +390,7 @@ fn fragments() -> Result<()> {
 fn backwards() -> Result<()> {
     let pair = whole(PairConfig::default())?;
     let capture = capture(&pair)?;
-    let active = &pair.nodes[pair.active()?];
+    let active = pair.nodes.get(pair.active()?).context("no such node")?;
     for shared in SHARED {
         let mut datagrams = Datagrams::open(&pair.client, service(shared))?;
         datagrams.ask()?;
