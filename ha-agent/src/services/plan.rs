@@ -298,7 +298,7 @@ impl Applied {
         let former = former.filter(|former| !former.over && former.seed == choice.seed);
         let offset = replaced.map(|(offset, _)| *offset);
         offset
-            .or(former.map(|former| former.offset))
+            .or_else(|| former.map(|former| former.offset))
             .map_or(0, Choice::table_at)
     }
 

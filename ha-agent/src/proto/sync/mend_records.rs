@@ -107,7 +107,7 @@ impl Stream {
     /// Packets were given up. If they were of a repair it is to be had once more.
     pub(super) fn interrupt_records(&mut self, now: Instant) {
         if std::mem::take(&mut self.hearing_records) {
-            self.record_mend.get_or_insert(RecordMend::new(now));
+            self.record_mend.get_or_insert_with(|| RecordMend::new(now));
         }
     }
 }

@@ -348,11 +348,11 @@ fn no_series_occurs_twice() {
 }
 
 /// Sums of the values of a metric, by one of its labels.
-fn by(text: &str, name: &str, label: &str) -> BTreeMap<String, u64> {
+fn by(text: &str, name: &str, label: &str) -> BTreeMap<String, i64> {
     let mut sums = BTreeMap::new();
     for (found, mut labels, value) in parsed(text) {
         if found == name {
-            *sums.entry(labels.remove(label).unwrap()).or_default() += value as u64;
+            *sums.entry(labels.remove(label).unwrap()).or_default() += value as i64;
         }
     }
     sums
@@ -429,7 +429,7 @@ fn values() {
     has("ha_agent_http_connections_total{listener=\"127.0.0.1:9573\"} 7");
     // One state, role or square holds.
     for (name, label) in [("ha_agent_role", "role"), ("ha_agent_partner_role", "role")] {
-        assert_eq!(by(&text, name, label).values().sum::<u64>(), 1, "{name}");
+        assert_eq!(by(&text, name, label).values().sum::<i64>(), 1, "{name}");
     }
     assert_eq!(
         by(&text, "ha_agent_square", "node"),
