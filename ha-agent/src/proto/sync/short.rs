@@ -8,8 +8,8 @@
 //! A *way* is what a client does not choose: shared address and port, protocol, real server and its port. Each
 //! put of a packet that is in full, has no stand-in for the client, and goes another way than all before it,
 //! names the next way, the first one number 0; 256 have a number. A deletion says any way to the
-//! connection's shared address. So no packet depends on another one, and where nothing is in common
-//! nothing is longer.
+//! connection's shared address and port; if it is in full, since there is none, it names one without a real server. So
+//! no packet depends on another one, and where nothing is in common nothing is longer.
 
 use std::net::IpAddr;
 
@@ -43,6 +43,17 @@ impl Way {
             real_port: record.real_port,
             proto: record.key.proto,
         })
+    }
+
+    /// One that nothing but deletions can go.
+    const fn to(key: &FlowKey) -> Self {
+        Self {
+            dst: key.dst,
+            real_addr: none_like(key.dst),
+            dport: key.dport,
+            real_port: 0,
+            proto: key.proto,
+        }
     }
 
     fn leads_to(&self, key: &FlowKey) -> bool {
@@ -102,8 +113,12 @@ impl Ways {
 
     /// Numbers the way of a change that is said in full.
     fn learn(&mut self, change: &Change) {
-        if let Change::Put(record) = change
-            && let Some(way) = Way::of(record)
+        let way = match change {
+            Change::Put(record) => Way::of(record),
+            Change::Delete(key) if self.0.iter().any(|way| way.leads_to(key)) => None,
+            Change::Delete(key) => Some(Way::to(key)),
+        };
+        if let Some(way) = way
             && self.0.len() < WAYS
             && !self.0.contains(&way)
         {

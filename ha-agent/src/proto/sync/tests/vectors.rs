@@ -383,6 +383,19 @@ fn short_records() {
     }
 }
 
+/// Where there are deletions alone, the first one names the way.
+#[test]
+fn short_deletions() {
+    let keys = [record(1, 0).key, record(0x201, 0).key];
+    let (mut ways, mut body) = (Ways::default(), Vec::new());
+    for key in keys {
+        ways.encode(&Change::Delete(key), &mut body);
+    }
+    assert_eq!(hex(&body), "020a0000000a000064040100500604000a0000020401");
+    let deletions = keys.map(|key| Ok(Item::Change(Change::Delete(key))));
+    assert!(Items::new(&body).eq(deletions));
+}
+
 /// Client number, and its connection in short.
 const GOLDEN_SHORT: [(u32, &str); 3] = [
     (0, "03000a00000004000108000204000a0000000400"),
