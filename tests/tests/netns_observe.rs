@@ -202,14 +202,14 @@ fn own(node: &Node) -> IpAddr {
 }
 
 /// The value of a series without labels, or the sum of all with labels.
-fn value(text: &str, name: &str) -> f64 {
+fn value(text: &str, name: &str) -> u64 {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let values = lines.filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let value = rest
             .strip_prefix(' ')
             .or_else(|| rest.rsplit_once("} ").map(|(_, value)| value));
-        value?.parse::<f64>().ok()
+        value?.parse::<u64>().ok()
     });
     values.sum()
 }
@@ -270,9 +270,9 @@ fn served() -> Result<()> {
         // The first role of all is no change.
         ensure!(there || family.stem() == "role_changes", "{name}\n{text}");
     }
-    ensure!(value(&text, "ha_agent_gate_open") == 1.0);
-    ensure!(value(&text, "ha_agent_partner_ready") == 1.0);
-    ensure!(value(&text, "ha_agent_config_in_sync") == 1.0);
+    ensure!(value(&text, "ha_agent_gate_open") == 1);
+    ensure!(value(&text, "ha_agent_partner_ready") == 1);
+    ensure!(value(&text, "ha_agent_config_in_sync") == 1);
     ensure!(text.contains("ha_agent_role{role=\"active\"} 1"));
     ensure!(
         text.contains(
@@ -281,7 +281,7 @@ fn served() -> Result<()> {
         "{text}"
     );
     let standby_text = get(&pair, second, "/metrics")?.1;
-    ensure!(value(&standby_text, "ha_agent_gate_open") == 0.0);
+    ensure!(value(&standby_text, "ha_agent_gate_open") == 0);
 
     // Many scrapes, many half-open clients: the election notices none of it.
     let late = value(&text, "ha_agent_role_changes_total");
@@ -301,7 +301,7 @@ fn served() -> Result<()> {
         "a role changed"
     );
     ensure!(
-        value(&text, "ha_agent_http_connections_displaced_total") >= 1.0,
+        value(&text, "ha_agent_http_connections_displaced_total") >= 1,
         "{text}"
     );
     drop(idle);
