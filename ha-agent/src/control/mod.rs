@@ -17,7 +17,7 @@ pub use protocol::{CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, 
 pub use records::{
     Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
 };
-pub use server::{BindError, Heirloom, Listener, is_alive, serve};
+pub use server::{BindError, Claim, Heirloom, Listener, is_alive, serve};
 
 use std::path::PathBuf;
 use std::sync::Arc;

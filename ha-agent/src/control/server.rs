@@ -69,7 +69,13 @@ pub enum BindError {
 pub struct Listener {
     path: PathBuf,
     socket: StdListener,
-    lock: Flock<File>,
+    lock: Arc<Flock<File>>,
+}
+
+/// Says, as long as it is kept, that this agent lives: longer than it answers, if it takes its time to end.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: Arc<Flock<File>>,
 }
 
 impl Listener {
@@ -83,7 +89,7 @@ impl Listener {
         Ok(Self {
             path: path.to_owned(),
             socket,
-            lock,
+            lock: Arc::new(lock),
         })
     }
 }
@@ -124,8 +130,15 @@ impl Listener {
         Ok(Self {
             path: path.to_owned(),
             socket,
-            lock,
+            lock: Arc::new(lock),
         })
+    }
+
+    /// To be kept until nothing of the agent is left.
+    pub fn claim(&self) -> Claim {
+        Claim {
+            _lock: Arc::clone(&self.lock),
+        }
     }
 
     /// Copies of the descriptors, to be left to a program that continues this one.

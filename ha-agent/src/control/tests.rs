@@ -386,12 +386,13 @@ fn a_living_agent_is_not_pushed_aside() {
     }
     assert!(path.exists());
     assert!(is_alive(&path).unwrap());
-    // What a program that continues this one is left keeps it alive.
-    let left = first.heirloom().unwrap();
+    // One that answers no more, but has not ended yet, is no more pushed aside.
+    let claim = first.claim();
     drop(first);
     assert!(!path.exists());
     assert!(is_alive(&path).unwrap());
-    drop(left);
+    assert!(Listener::bind(&path).is_err());
+    drop(claim);
     assert!(!is_alive(&path).unwrap());
     assert!(!is_alive(&dir.path().join("nothing.sock")).unwrap());
     Listener::bind(&path).unwrap();

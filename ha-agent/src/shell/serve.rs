@@ -91,6 +91,8 @@ async fn serve(
         Some(control) => Listener::inherit(&socket, control)?,
         None => Listener::bind(&socket)?,
     };
+    // Until all is taken down: another agent that began meanwhile would have its pins taken from it.
+    let _claim = listener.claim();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
