@@ -12,7 +12,7 @@ struct Service<'a> {
     forwarding: &'static str,
     protocol: &'static str,
     interval: u64,
-    persistence: Option<String>,
+    persistence: Option<u32>,
     prefix: Option<u32>,
     /// As lines of the new file, and the check of the first that has one.
     reals: Vec<String>,
@@ -88,9 +88,12 @@ impl<'a> Service<'a> {
             },
             // Without a value, six minutes.
             "persistence_timeout" if value.is_empty() => {
-                self.persistence = Some("360".to_owned());
+                self.persistence = Some(360);
             }
-            "persistence_timeout" => self.persistence = Some(value.to_owned()),
+            "persistence_timeout" => match value.parse() {
+                Ok(seconds) => self.persistence = Some(seconds),
+                Err(_) => draft.leave(statement, "not a whole number of seconds"),
+            },
             "persistence_granularity" => match prefix(value) {
                 Some(prefix) => self.prefix = Some(prefix),
                 None => draft.leave(statement, "neither a mask nor a prefix length"),
@@ -155,12 +158,12 @@ impl<'a> Service<'a> {
             self.scheduler
         );
         // Writing to a string cannot fail.
-        if let Some(timeout) = &self.persistence {
+        if let Some(timeout) = self.persistence {
             let prefix = self.prefix.map(|prefix| format!(", prefix: {prefix}"));
             let _infallible = writeln!(
                 text,
                 "    persistence: {{ timeout: {}s{} }}",
-                quoted(timeout),
+                timeout,
                 prefix.unwrap_or_default()
             );
         }

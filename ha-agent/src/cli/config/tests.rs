@@ -107,6 +107,8 @@ node:
   carp_passphrase_file: null
   state_dir: /var/lib/ha-agent
   run_dir: /run/ha-agent
+  metrics: { listen: ['127.0.0.1:9573'] }
+  notify: { command: /usr/bin/true, user: nobody, timeout: 1s, instance: lb }
   bpf_dir: /sys/fs/bpf/ha-agent
   interfaces:
     - { name: front, device: eth0, address: [10.0.0.11/24, '2001:db8::11/64'], partner: [10.0.0.12, '2001:db8::12'], ha_checks: true, gateway: 10.0.0.254 }

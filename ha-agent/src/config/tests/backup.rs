@@ -165,9 +165,13 @@ fn parts_that_lean_on_others_are_found_out() {
     let stored =
         with("    port: 80\n", "    port: &port 81\n").replace("port: 8080", "port: *port");
     assert!(restored(&stored, GOOD, &[Part::Services]).is_ok());
-    let far =
-        with("  name: lb1\n", "  name: &name lb1\n").replace("  - name: web", "  - name: *name");
-    let other = with("  name: lb1\n", "  name: &name lb9\n");
+    let named = |name: &str| {
+        let front = "{ interface: front,";
+        GOOD.replace(front, &format!("{{ interface: &name {name},"))
+            .replace("name: front,", &format!("name: {name},"))
+    };
+    let far = named("front").replace("  - name: web", "  - name: *name");
+    let other = named("outside");
     let refused = restored(&far, &other, &[Part::Services]);
     assert!(matches!(refused, Err(BackupError::Meaning)), "{refused:?}");
     assert!(restored(&far, GOOD, &[Part::Services]).is_err());

@@ -215,7 +215,7 @@ fn fragments_follow_the_first() {
         first[20] = 0x20;
         let mut later = first.clone();
         (later[20], later[21]) = (0, 1);
-        expect(&scene, later.clone(), FRONT, "fragment");
+        expect(&scene, later.clone(), FRONT, "fragment_held");
         expect(&scene, first, FRONT, "forward_redirect");
         expect(&scene, later, FRONT, "forward_redirect");
     }
