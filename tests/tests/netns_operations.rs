@@ -6,10 +6,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
+use ha_tests::clock::now_ns;
 use ha_tests::rig::config::PairConfig;
 use ha_tests::rig::locate;
 use ha_tests::rig::pair::{Node, Pair};
@@ -69,8 +71,10 @@ fn refused(node: &Node, words: &[&str], why: &str) -> Result<()> {
 }
 
 fn restore() -> Result<()> {
-    let pair = whole()?;
-    let [first, second] = &pair.nodes;
+    let mut pair = whole()?;
+    // What both nodes have alike changes on the active one.
+    let (first, second) = pair.active_and_standby()?;
+    let (first, second) = (&*first, &*second);
     let (dir, config) = (first.dir(), first.config_file());
     let file = |name: &str| dir.join(name);
     let good = file("good.backup");
@@ -109,18 +113,53 @@ fn restore() -> Result<()> {
     let other = file("other.backup");
     let other_name = other.to_str().context("text")?;
     fs::write(&config, text.replace("virtual_id: 77", "virtual_id: 78"))?;
-    let mut stopped = Command::new(locate::program("ha-agent")?);
-    stopped.args(["backup", other_name, "--socket", "/nonexistent", "-f"]);
-    ensure!(stopped.arg(&config).output()?.status.success());
+    stopped_backup(first, other_name)?;
     fs::write(&config, &text)?;
     refused(first, &["restore", other_name], "cannot take this over")?;
     fs::write(&other, backup.replace("port: 80\n", "port: 82\n"))?;
     refused(first, &["restore", other_name], "checksum")?;
-    // The other node's own section stays the other node's; the rest is common.
+    // The other node's own section stays the other node's; the rest it has already.
+    in_sync(first, second)?;
     refused(second, &["restore", name], "`node`")?;
     let done = second.command(&["restore", name, "--part", "pair", "--part", "services"])?;
     ensure!(done.contains("nothing changes"), "{done}");
-    ensure!(fs::read_to_string(second.config_file())?.contains("name: lb2"));
+    let own = format!("name: lb{}", second.number);
+    ensure!(fs::read_to_string(second.config_file())?.contains(&own));
+    fs::write(&other, first.command(&["backup"])?)?;
+    first.command(&["restore", other_name])?;
+    // Something else of the pair's is for the active node alone.
+    fs::write(&config, text.replace("port: 80\n", "port: 81\n"))?;
+    fs::remove_file(&other)?;
+    stopped_backup(first, other_name)?;
+    fs::write(&config, &text)?;
+    in_sync(first, second)?;
+    let parts = ["restore", other_name, "--part", "services"];
+    refused(second, &parts, "this node is not active")?;
+    let done = first.command(&parts)?;
+    ensure!(done.contains("port 80 to 81"), "{done}");
+    Ok(())
+}
+
+/// Waits until both nodes have the same configuration.
+fn in_sync(first: &Node, second: &Node) -> Result<()> {
+    let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
+    let one = |node: &Node| {
+        let partner = node.status().ok().and_then(|status| status.partner);
+        partner.is_some_and(|partner| partner.config_in_sync)
+    };
+    while !(one(first) && one(second)) {
+        ensure!(now_ns() < end, "not in sync:\n{}", second.log());
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// A backup of what the file says, whatever is in force.
+fn stopped_backup(node: &Node, name: &str) -> Result<()> {
+    let mut command = Command::new(locate::program("ha-agent")?);
+    command.args(["backup", name, "--socket", "/nonexistent", "-f"]);
+    let output = command.arg(node.config_file()).output()?;
+    ensure!(output.status.success(), "{}", said(&output));
     Ok(())
 }
 

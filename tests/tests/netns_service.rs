@@ -5,12 +5,13 @@ mod common;
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_tests::clock::now_ns;
-use ha_tests::rig::config::PairConfig;
+use ha_tests::rig::config::{PairConfig, SHARED_FRONT};
 use ha_tests::rig::locate;
 use ha_tests::rig::pair::{Node, Pair};
 use ha_tests::rig::process::Process;
@@ -18,11 +19,12 @@ use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     common::run(
-        &["ip"],
+        &["ip", "setpriv"],
         &["ha-agent"],
         &[
             ("the_service_manager_is_told", told),
             ("a_frozen_election_starves_the_watchdog", starved),
+            ("the_unit_leaves_the_agent_what_it_needs", confined),
         ],
     )
 }
@@ -42,9 +44,12 @@ struct Manager {
 impl Manager {
     /// Starts the agent of a node as a service.
     fn start(node: &mut Node) -> Result<Self> {
+        Self::launch(node, Command::new(locate::program("ha-agent")?))
+    }
+
+    fn launch(node: &mut Node, mut command: Command) -> Result<Self> {
         let path = node.dir().join("notify");
         let socket = UnixDatagram::bind(&path)?;
-        let mut command = Command::new(locate::program("ha-agent")?);
         command
             .arg("run")
             .arg("-f")
@@ -170,6 +175,33 @@ fn starved() -> Result<()> {
     drop(frozen);
     manager.wait_for("WATCHDOG=1")?;
     ensure!(manager.is_fed(PATIENCE)?);
+    Ok(())
+}
+
+fn confined() -> Result<()> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/ha-agent.service");
+    let unit = fs::read_to_string(unit)?;
+    let left = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet=CAP_"))
+        .context("no capabilities in the unit")?;
+    let left = format!("-all,+{}", left.to_lowercase().replace(" cap_", ",+"));
+    let mut pair = lone()?;
+    let [node, _] = &mut pair.nodes;
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--no-new-privs", "--bounding-set", &left])
+        .arg(locate::program("ha-agent")?);
+    let manager = Manager::launch(node, command)?;
+    manager.wait_for("READY=1")?;
+    manager.wait_for("STATUS=active")?;
+    ensure!(node.has_address(SHARED_FRONT)?);
+    ensure!(!node.log().contains("works without"), "{}", node.log());
+    node.reload()?;
+    node.signal(Signal::SIGTERM)?;
+    let agent = node.agent.as_mut().context("no agent")?;
+    ensure!(agent.wait(PATIENCE)?.success(), "{}", node.log());
+    ensure!(!node.bpf_dir().exists());
     Ok(())
 }
 
