@@ -11,12 +11,12 @@ const MODE: u32 = 0o640;
 /// Appends lines to a file, which makes room when it is full: what was in it stays until the next time.
 ///
 /// A line that a crash or a full disk cut short stays where it is. What is written next begins on a line of
-/// its own, and readers pass over what they cannot read.
+/// its own, and readers pass over what they cannot read. The file is open only while it is written: a disk
+/// that is to be unmounted, or made read-only, is not kept from it.
 #[derive(Debug)]
 pub(super) struct Lines {
     path: PathBuf,
     max: u64,
-    open: Option<Open>,
 }
 
 #[derive(Debug)]
@@ -30,42 +30,21 @@ struct Open {
 impl Lines {
     /// A file of at most this many bytes; nothing is opened yet.
     pub(super) const fn new(path: PathBuf, max: u64) -> Self {
-        Self {
-            path,
-            max,
-            open: None,
-        }
+        Self { path, max }
     }
 
     /// Stores whole lines, durably. After an error some of them may be there.
-    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let stored = self.store(lines);
-        if stored.is_err() {
-            // Only the file itself knows what of it arrived.
-            self.open = None;
-        }
-        stored
-    }
-
-    fn store(&mut self, lines: &[u8]) -> io::Result<()> {
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => Open::new(&self.path)?,
-        };
+    pub(super) fn append(&self, lines: &[u8]) -> io::Result<()> {
+        let mut open = Open::new(&self.path)?;
         if open.length > 0 && open.length + lines.len() as u64 > self.max {
             fs::rename(&self.path, before(&self.path))?;
             open = Open::new(&self.path)?;
         }
         if open.torn {
             open.file.write_all(b"\n")?;
-            open.torn = false;
-            open.length += 1;
         }
         open.file.write_all(lines)?;
-        open.file.sync_data()?;
-        open.length += lines.len() as u64;
-        self.open = Some(open);
-        Ok(())
+        open.file.sync_data()
     }
 }
 
