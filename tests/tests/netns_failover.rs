@@ -392,7 +392,9 @@ fn round_robin() -> Result<()> {
 
 fn control_round_robin() -> Result<()> {
     let (tcp, _) = power_off_round_robin(false)?;
-    assert_breaks(&tcp, 0.25..0.75);
+    // Half of them are led elsewhere by the hash, but for those whose real server speaks first: its packet
+    // rebuilds the entry. On a busy machine these are many.
+    assert_breaks(&tcp, 0.05..0.75);
     Ok(())
 }
 
