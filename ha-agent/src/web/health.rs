@@ -33,8 +33,8 @@ impl Health {
         Self {
             role: snapshot.role,
             age,
-            // The lease may have ended since.
-            open: published.gate_until_ns > now.as_nanos(),
+            // As it was then: a lease may be shorter than the time between two accounts, and is renewed meanwhile.
+            open: published.gate_until_ns > published.at.as_nanos(),
             complete: snapshot.ready,
             accompanied: partner.is_some_and(|partner| partner.heard) || snapshot.foreign.is_some(),
         }
