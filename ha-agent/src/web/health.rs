@@ -34,7 +34,7 @@ impl Health {
             role: snapshot.role,
             age,
             // As it was then: a lease may be shorter than the time between two accounts, and is renewed meanwhile.
-            open: published.gate_until_ns > published.at.as_nanos(),
+            open: snapshot.gate_open,
             complete: snapshot.ready,
             accompanied: partner.is_some_and(|partner| partner.heard) || snapshot.foreign.is_some(),
         }

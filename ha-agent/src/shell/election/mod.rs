@@ -183,8 +183,6 @@ pub struct Lateness {
 pub struct Published {
     /// When it was published.
     pub at: Instant,
-    /// The gate's word then: until when it is open.
-    pub gate_until_ns: u64,
     /// The machine's own account.
     pub election: Snapshot,
     /// Punctuality.
@@ -256,7 +254,6 @@ pub fn spawn(parts: Parts) -> io::Result<(Handle, JoinHandle<()>)> {
     let wake = Wake::new()?;
     let published = Arc::new(ArcSwap::from_pointee(Published {
         at: clock::now(),
-        gate_until_ns: parts.gate.read().until_ns,
         election: parts.election.snapshot(),
         lateness: Lateness::default(),
         send_errors: 0,

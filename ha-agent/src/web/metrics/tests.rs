@@ -166,7 +166,6 @@ fn account() -> election::Published {
     };
     election::Published {
         at: Instant::default(),
-        gate_until_ns: 0,
         election: Snapshot {
             role: Role::Active,
             since: Duration::from_secs(5),

@@ -519,7 +519,6 @@ impl Worker {
         self.next_publish = now + PUBLISH;
         self.published.store(Arc::new(Published {
             at: now,
-            gate_until_ns: self.gate.read().until_ns,
             election: self.election.snapshot(),
             lateness: self.lateness,
             send_errors: self.send_errors,
