@@ -20,7 +20,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use socket2::{Domain, Socket, Type};
 
-use super::pattern::{self, Stream, WELCOME_LEN};
+use super::pattern::{self, Answers};
 use crate::clock::now_ns;
 use crate::rig::netns::Netns;
 
@@ -184,20 +184,13 @@ impl Client {
 struct Connection {
     stream: Option<TcpStream>,
     number: u64,
-    phase: Phase,
     /// Bytes that should have been sent by now.
     due: u64,
     sent: u64,
-    received: u64,
+    answers: Answers,
     /// Answers beyond this many bytes answer what was sent after the fault.
     fault_mark: Option<u64>,
     record: Record,
-}
-
-enum Phase {
-    Connecting,
-    Welcome([u8; WELCOME_LEN], usize),
-    Talking(Stream),
 }
 
 struct Loop {
@@ -304,7 +297,7 @@ impl Loop {
     fn under_way(&mut self, now: u64) -> usize {
         while let Some((opened, token)) = self.opening.front().copied() {
             let connection = self.connections.get(token);
-            let done = connection.is_none_or(|c| !matches!(c.phase, Phase::Connecting));
+            let done = connection.is_none_or(|c| c.record.established_ns.is_some());
             if !done && now.saturating_sub(opened) < HANDSHAKE_NS {
                 break;
             }
@@ -329,13 +322,13 @@ impl Loop {
         self.epoll
             .add(&stream, EpollEvent::new(EpollFlags::EPOLLOUT, token as u64))?;
         self.opening.push_back((opened_ns, token));
+        let number = self.run + token as u64;
         self.connections.push(Connection {
             stream: Some(stream),
-            number: self.run + token as u64,
-            phase: Phase::Connecting,
+            number,
             due: 0,
             sent: 0,
-            received: 0,
+            answers: Answers::of(number),
             fault_mark: None,
             record: Record {
                 opened_ns,
@@ -356,7 +349,7 @@ impl Loop {
             let Some(connection) = self.connections.get_mut(token) else {
                 continue;
             };
-            if connection.due - connection.received < UNANSWERED_MAX {
+            if connection.due - connection.answers.received() < UNANSWERED_MAX {
                 connection.due += REQUEST;
             }
             connection.send(&self.control);
@@ -373,7 +366,7 @@ impl Loop {
         let Some(stream) = &connection.stream else {
             return Ok(());
         };
-        if !matches!(connection.phase, Phase::Connecting) {
+        if connection.record.established_ns.is_some() {
             connection.receive(&self.control);
             return Ok(());
         }
@@ -388,7 +381,6 @@ impl Loop {
             stream,
             &mut EpollEvent::new(EpollFlags::EPOLLIN, token as u64),
         )?;
-        connection.phase = Phase::Welcome([0; WELCOME_LEN], 0);
         connection.greet(&self.control);
         self.queue.push_back((now, token));
         Ok(())
@@ -443,40 +435,21 @@ impl Connection {
         }
     }
 
-    fn check(&mut self, mut bytes: &[u8]) -> bool {
-        if let Phase::Welcome(welcome, filled) = &mut self.phase {
-            let room = welcome.get_mut(*filled..).unwrap_or_default();
-            let count = room.len().min(bytes.len());
-            let (head, rest) = bytes.split_at(count);
-            room.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
-            *filled += count;
-            bytes = rest;
-            if *filled == WELCOME_LEN {
-                let Some(server) = pattern::parse_welcome(*welcome) else {
-                    return false;
-                };
-                self.record.server = Some(server);
-                self.phase = Phase::Talking(pattern::to_client(self.number, server));
+    fn check(&mut self, bytes: &[u8]) -> bool {
+        let before = self.answers.received();
+        let right = self.answers.hear(bytes);
+        self.record.server = self.answers.server();
+        let received = self.answers.received();
+        if received > before {
+            let now = now_ns();
+            self.record.last_good_ns = Some(now);
+            if self.record.recovered_ns.is_none()
+                && self.fault_mark.is_some_and(|mark| received > mark)
+            {
+                self.record.recovered_ns = Some(now);
             }
         }
-        if bytes.is_empty() {
-            return true;
-        }
-        let Phase::Talking(stream) = self.phase else {
-            return false;
-        };
-        if !stream.matches(self.received, bytes) {
-            return false;
-        }
-        self.received += bytes.len() as u64;
-        let now = now_ns();
-        self.record.last_good_ns = Some(now);
-        if self.record.recovered_ns.is_none()
-            && self.fault_mark.is_some_and(|mark| self.received > mark)
-        {
-            self.record.recovered_ns = Some(now);
-        }
-        true
+        right
     }
 
     fn fail(&mut self, error: &std::io::Error, control: &Control) {

@@ -14,7 +14,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use socket2::{Domain, Socket, Type};
 
 use super::client::Break;
-use super::pattern::{self, Speaks, Stream, WELCOME_LEN};
+use super::pattern::{self, Answers, Speaks};
 use super::report::LOST_AFTER_NS;
 use super::server::UNASKED_EVERY_NS;
 use crate::clock::now_ns;
@@ -134,19 +134,14 @@ struct Member {
     stream: TcpStream,
     number: u64,
     manner: Manner,
-    phase: Phase,
+    /// The handshake is under way.
+    opening: bool,
     due: u64,
     sent: u64,
-    received: u64,
+    answers: Answers,
     established_ns: Option<u64>,
     last_good_ns: u64,
     broken: Option<Break>,
-}
-
-enum Phase {
-    Connecting,
-    Welcome([u8; WELCOME_LEN], usize),
-    Talking(Stream),
 }
 
 impl Crowd {
@@ -374,7 +369,7 @@ impl Members {
     /// Closes a connection.
     fn remove(&mut self, token: usize) {
         if let Some(member) = self.list.get_mut(token).and_then(Option::take) {
-            self.opening -= usize::from(matches!(member.phase, Phase::Connecting));
+            self.opening -= usize::from(member.opening);
             self.free.push(token);
         }
     }
@@ -413,10 +408,10 @@ impl Members {
                 stream,
                 number: self.next_number,
                 manner,
-                phase: Phase::Connecting,
+                opening: true,
                 due: 0,
                 sent: 0,
-                received: 0,
+                answers: Answers::of(self.next_number),
                 established_ns: None,
                 last_good_ns: 0,
                 broken: None,
@@ -436,7 +431,7 @@ impl Members {
                 continue;
             };
             // One that waits for an answer has asked.
-            if member.due == member.received {
+            if member.due == member.answers.received() {
                 member.due += REQUEST;
             }
             member.send();
@@ -450,7 +445,7 @@ impl Members {
         let Some(member) = self.list.get_mut(token).and_then(Option::as_mut) else {
             return Ok(());
         };
-        if matches!(member.phase, Phase::Connecting) {
+        if member.opening {
             self.opening -= 1;
             member.connected();
             if member.broken.is_none() {
@@ -458,9 +453,9 @@ impl Members {
                 epoll.modify(&member.stream, event)?;
             }
         } else {
-            let greeted = matches!(member.phase, Phase::Talking(_));
+            let greeted = member.answers.server().is_some();
             member.receive();
-            if !greeted && matches!(member.phase, Phase::Talking(_)) {
+            if !greeted && member.answers.server().is_some() {
                 let (number, manner) = (member.number, member.manner);
                 if manner == Manner::HalfClosed
                     && let Err(error) = member.stream.shutdown(Shutdown::Write)
@@ -484,7 +479,7 @@ impl Members {
 
 impl Member {
     fn connected(&mut self) {
-        self.phase = Phase::Welcome([0; WELCOME_LEN], 0);
+        self.opening = false;
         match self.stream.take_error() {
             Ok(None) => {}
             Ok(Some(error)) | Err(error) => return self.fail(&error),
@@ -531,34 +526,12 @@ impl Member {
         }
     }
 
-    fn check(&mut self, mut bytes: &[u8]) -> bool {
-        if let Phase::Welcome(welcome, filled) = &mut self.phase {
-            let room = welcome.get_mut(*filled..).unwrap_or_default();
-            let count = room.len().min(bytes.len());
-            let (head, rest) = bytes.split_at(count);
-            room.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
-            *filled += count;
-            bytes = rest;
-            if *filled == WELCOME_LEN {
-                let Some(server) = pattern::parse_welcome(*welcome) else {
-                    return false;
-                };
-                self.last_good_ns = now_ns();
-                self.phase = Phase::Talking(pattern::to_client(self.number, server));
-            }
+    fn check(&mut self, bytes: &[u8]) -> bool {
+        let right = self.answers.hear(bytes);
+        if right && self.answers.server().is_some() {
+            self.last_good_ns = now_ns();
         }
-        if bytes.is_empty() {
-            return true;
-        }
-        let Phase::Talking(stream) = self.phase else {
-            return false;
-        };
-        if !stream.matches(self.received, bytes) {
-            return false;
-        }
-        self.received += bytes.len() as u64;
-        self.last_good_ns = now_ns();
-        true
+        right
     }
 
     fn fail(&mut self, error: &std::io::Error) {

@@ -46,6 +46,58 @@ impl Stream {
     }
 }
 
+/// What a client has heard of its server: the welcome, then the bytes that go with connection and server.
+#[derive(Clone, Copy, Debug)]
+pub struct Answers {
+    connection: u64,
+    welcome: [u8; WELCOME_LEN],
+    greeted: usize,
+    server: Option<u32>,
+    received: u64,
+}
+
+impl Answers {
+    /// Nothing yet.
+    pub const fn of(connection: u64) -> Self {
+        Self {
+            connection,
+            welcome: [0; WELCOME_LEN],
+            greeted: 0,
+            server: None,
+            received: 0,
+        }
+    }
+
+    /// Takes in what came next; `false` if it is not what the server sent.
+    pub fn hear(&mut self, bytes: &[u8]) -> bool {
+        let room = self.welcome.get_mut(self.greeted..).unwrap_or_default();
+        let (head, rest) = bytes.split_at(room.len().min(bytes.len()));
+        room.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+        self.greeted += head.len();
+        if self.greeted < WELCOME_LEN {
+            return true;
+        }
+        self.server = parse_welcome(self.welcome);
+        let right = self
+            .server
+            .is_some_and(|server| to_client(self.connection, server).matches(self.received, rest));
+        if right {
+            self.received += rest.len() as u64;
+        }
+        right
+    }
+
+    /// The server, once it has said who it is.
+    pub const fn server(&self) -> Option<u32> {
+        self.server
+    }
+
+    /// Right bytes behind the welcome.
+    pub const fn received(&self) -> u64 {
+        self.received
+    }
+}
+
 /// When the server of a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
@@ -175,6 +227,28 @@ mod tests {
         assert_eq!(parse_hello(&[0; HELLO_LEN]), None);
         assert_eq!(parse_welcome(welcome(3)), Some(3));
         assert_eq!(parse_welcome([0; WELCOME_LEN]), None);
+    }
+
+    /// However they are cut to pieces; and not if one of them is another.
+    #[test]
+    fn answers_are_checked_byte_by_byte() {
+        let mut sent = [0; WELCOME_LEN + 40];
+        sent[..WELCOME_LEN].copy_from_slice(&welcome(3));
+        to_client(7, 3).fill(0, &mut sent[WELCOME_LEN..]);
+        for length in 1..sent.len() {
+            let mut answers = Answers::of(7);
+            assert!(sent.chunks(length).all(|piece| answers.hear(piece)));
+            assert_eq!((answers.server(), answers.received()), (Some(3), 40));
+        }
+        for wrong in [0, WELCOME_LEN, WELCOME_LEN + 39] {
+            let mut other = sent;
+            other[wrong] ^= 1;
+            assert!(!Answers::of(7).hear(&other), "{wrong}");
+        }
+        assert!(!Answers::of(8).hear(&sent));
+        let mut early = Answers::of(7);
+        assert!(early.hear(&sent[..WELCOME_LEN - 1]));
+        assert_eq!((early.server(), early.received()), (None, 0));
     }
 
     #[test]
