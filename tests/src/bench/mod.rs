@@ -9,18 +9,20 @@
 mod cases;
 mod figure;
 mod options;
+mod origin;
 mod report;
 mod stalls;
 mod strike;
 mod subject;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
 
 pub use figure::{Figure, Promise, Row, Summary};
 pub use options::{Case, Options};
+pub use origin::Origin;
 pub(crate) use report::AGENT;
 pub use report::Report;
 
@@ -64,15 +66,8 @@ pub fn run(options: &Options) -> Result<bool> {
         say(&format!("{name}: {:.0} s", seconds_since(began)));
     }
     let report = &bench.report;
-    report.write(&options.output, seconds_since(from))?;
-    let mut out = std::io::stdout();
-    if options.json {
-        writeln!(out, "{}", report.json(seconds_since(from))?)?;
-    } else {
-        let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        write!(out, "{}", report.table(colours))?;
-    }
-    say(&format!("written to {}", options.output.display()));
+    let seconds = seconds_since(from);
+    report.publish("failover", seconds, options.json, &options.output)?;
     Ok(report.all_kept())
 }
 

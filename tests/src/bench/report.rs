@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -10,6 +11,8 @@ use comfy_table::{Cell, CellAlignment, Color, Table};
 use serde::Serialize;
 
 use super::figure::{Figure, Row, Summary};
+use super::origin::Origin;
+use super::say;
 
 /// Name under which this project's agent stands in [`Row::who`].
 pub(crate) const AGENT: &str = "ha-agent";
@@ -25,8 +28,7 @@ pub struct Report {
 #[derive(Serialize)]
 struct Document<'a> {
     schema_version: u32,
-    cores: usize,
-    kernel: String,
+    origin: Origin,
     seconds: f64,
     figures: Vec<Entry<'a>>,
     ratios: Vec<Ratio>,
@@ -112,13 +114,30 @@ impl Report {
         ratios
     }
 
-    /// As JSON.
-    pub fn json(&self, seconds: f64) -> Result<String> {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("no /proc")?;
+    /// Shows the figures as JSON or as a table, and writes the JSON where later runs and documents look for
+    /// it. `verb` is the benchmark's name.
+    pub fn publish(&self, verb: &str, seconds: f64, json: bool, path: &Path) -> Result<()> {
+        let text = self.json(verb, seconds)?;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        fs::write(path, format!("{text}\n"))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let mut out = std::io::stdout();
+        if json {
+            writeln!(out, "{text}")?;
+        } else {
+            let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            write!(out, "{}", self.table(colours))?;
+        }
+        say(&format!("written to {}", path.display()));
+        Ok(())
+    }
+
+    fn json(&self, verb: &str, seconds: f64) -> Result<String> {
         let document = Document {
-            schema_version: 1,
-            cores: std::thread::available_parallelism()?.get(),
-            kernel: kernel.trim().to_owned(),
+            schema_version: 2,
+            origin: Origin::here(verb)?,
             seconds,
             figures: self
                 .figures
@@ -132,15 +151,6 @@ impl Report {
             failures: &self.failures,
         };
         Ok(serde_json::to_string_pretty(&document)?)
-    }
-
-    /// Writes the JSON where later runs and documents look for it.
-    pub fn write(&self, path: &Path, seconds: f64) -> Result<()> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        fs::write(path, self.json(seconds)?)
-            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// For people.

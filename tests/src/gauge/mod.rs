@@ -18,13 +18,12 @@ mod reference;
 mod scene;
 mod veth;
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
 
-use crate::bench::{Report, say};
+use crate::bench::Report;
 use crate::clock::now_ns;
 
 /// Measures what a packet costs in the data plane, on one CPU, beside one hash lookup. Ends with 0 only
@@ -74,15 +73,7 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     reference::add(&mut report);
     let seconds = (now_ns() - from) as f64 / 1e9;
-    report.write(&options.output, seconds)?;
-    let mut out = std::io::stdout();
-    if options.json {
-        writeln!(out, "{}", report.json(seconds)?)?;
-    } else {
-        let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        write!(out, "{}", report.table(colours))?;
-    }
-    say(&format!("written to {}", options.output.display()));
+    report.publish("datapath", seconds, options.json, &options.output)?;
     Ok(report.all_kept())
 }
 

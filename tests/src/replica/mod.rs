@@ -17,7 +17,6 @@ mod rival;
 mod short;
 mod takeover;
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -143,15 +142,9 @@ pub fn run(options: &Options) -> Result<bool> {
         }
     }
     let seconds = (now_ns() - from) as f64 / 1e9;
-    bench.report.write(&options.output, seconds)?;
-    let mut out = std::io::stdout();
-    if options.json {
-        writeln!(out, "{}", bench.report.json(seconds)?)?;
-    } else {
-        let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        write!(out, "{}", bench.report.table(colours))?;
-    }
-    say(&format!("written to {}", options.output.display()));
+    bench
+        .report
+        .publish("replication", seconds, options.json, &options.output)?;
     Ok(bench.report.all_kept())
 }
 
