@@ -5,6 +5,7 @@ pub mod clock;
 pub mod demo;
 pub mod gauge;
 pub mod packet;
+pub mod publish;
 pub mod replica;
 pub mod rig;
 pub mod sim;

@@ -34,9 +34,8 @@ enum Verb {
     /// Options are those of the demonstration itself: `cargo xtask demo --help`.
     #[command(disable_help_flag = true)]
     Demo(Passthrough),
-    /// Measure, beside the rivals.
-    #[command(subcommand)]
-    Bench(Bench),
+    /// Measure, beside the rivals: without a name all benchmarks, which takes hours.
+    Bench(BenchArgs),
     /// Run the tests: host, kernel fixtures, simulation, namespaces, interoperation.
     Test(testing::TestArgs),
     /// Check what a compiler does not: formatting, lints, layering, generated documents.
@@ -57,6 +56,16 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct BenchArgs {
+    #[command(subcommand)]
+    bench: Option<Bench>,
+    /// All benchmarks, with so few runs that ten minutes are enough.
+    #[arg(long)]
+    quick: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Bench {
     /// What clients notice of every kind of fault, beside keepalived and ucarp.
@@ -74,6 +83,11 @@ enum Bench {
     /// Options are those of the benchmark itself: `cargo xtask bench replication --help`.
     #[command(disable_help_flag = true)]
     Replication(Passthrough),
+    /// Make docs/benchmarks.md and its pictures from what the benchmarks have written.
+    ///
+    /// Options are those of the program itself: `cargo xtask bench report --help`.
+    #[command(disable_help_flag = true)]
+    Report(Passthrough),
 }
 
 #[derive(Debug, Args)]
@@ -88,15 +102,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf => build::build_ebpf(),
         Verb::Build => build::build(build::Profile::Release),
         Verb::Demo(Passthrough { args }) => return exit(build::rig("ha-demo", &args)),
-        Verb::Bench(Bench::Failover(Passthrough { args })) => {
-            return exit(build::rig("ha-bench", &args));
-        }
-        Verb::Bench(Bench::Datapath(Passthrough { args })) => {
-            return exit(build::rig("ha-gauge", &args));
-        }
-        Verb::Bench(Bench::Replication(Passthrough { args })) => {
-            return exit(build::rig("ha-replica", &args));
-        }
+        Verb::Bench(args) => return exit(bench(args)),
         Verb::Test(args) => testing::test(&args),
         Verb::Dist(args) => dist::dist(&args),
         Verb::Tidy(args) => testing::tidy(&args),
@@ -106,6 +112,32 @@ fn main() -> ExitCode {
         Verb::Sim { seed, seeds, .. } => testing::sim(seed, seeds),
     };
     exit(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    match args.bench {
+        Some(Bench::Failover(Passthrough { args })) => build::rig("ha-bench", &args),
+        Some(Bench::Datapath(Passthrough { args })) => build::rig("ha-gauge", &args),
+        Some(Bench::Replication(Passthrough { args })) => build::rig("ha-replica", &args),
+        Some(Bench::Report(Passthrough { args })) => build::rig("ha-report", &args),
+        None => {
+            let options: &[String] = if args.quick {
+                &["--quick".to_owned()]
+            } else {
+                &[]
+            };
+            let mut code = ExitCode::SUCCESS;
+            for program in ["ha-bench", "ha-replica", "ha-gauge"] {
+                // A broken promise must not keep the others from being measured.
+                let ended = build::rig(program, options)?;
+                if ended != ExitCode::SUCCESS {
+                    code = ended;
+                }
+            }
+            workspace::say("`cargo xtask bench report` makes docs/benchmarks.md of it");
+            Ok(code)
+        }
+    }
 }
 
 fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {

@@ -1,9 +1,9 @@
 //! Figures: what was measured in each run, and whether it is what was promised.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What is promised of a figure.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Promise {
     /// Its median is at most this.
@@ -65,7 +65,14 @@ pub struct Summary {
 impl Figure {
     /// Its summary; `None` without runs.
     pub fn summary(&self) -> Option<Summary> {
-        let mut sorted = self.runs.clone();
+        Summary::of(self.row.promise, &self.runs)
+    }
+}
+
+impl Summary {
+    /// Of the values of some runs; `None` without runs.
+    pub fn of(promise: Promise, runs: &[f64]) -> Option<Self> {
+        let mut sorted = runs.to_vec();
         sorted.sort_by(f64::total_cmp);
         let rank = |per_cent: usize| {
             let rank = (sorted.len() * per_cent).div_ceil(100).max(1);
@@ -79,16 +86,14 @@ impl Figure {
             upper
         };
         let (min, max) = (*sorted.first()?, *sorted.last()?);
-        let kept = match self.row.promise {
+        let kept = match promise {
             Promise::MedianAtMost(limit) => Some(median <= limit),
             Promise::NeverMoreThan(limit) => Some(max <= limit),
-            Promise::Always(value) => {
-                Some(self.runs.iter().all(|run| run.total_cmp(&value).is_eq()))
-            }
+            Promise::Always(value) => Some(runs.iter().all(|run| run.total_cmp(&value).is_eq())),
             Promise::AtLeast(limit) => Some(min >= limit),
             Promise::Nothing => None,
         };
-        Some(Summary {
+        Some(Self {
             n: sorted.len(),
             median,
             p95: rank(95)?,

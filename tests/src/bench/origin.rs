@@ -11,13 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Debian packages whose programs are measured beside the agent, or carry what is measured.
-const PACKAGES: &[&str] = &[
-    "bpftool",
-    "conntrackd",
-    "keepalived",
-    "nftables",
-    "ucarp",
-];
+const PACKAGES: &[&str] = &["bpftool", "conntrackd", "keepalived", "nftables", "ucarp"];
 
 /// What somebody needs to know to judge a figure and to measure it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

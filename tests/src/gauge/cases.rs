@@ -81,8 +81,8 @@ impl Desk<'_> {
             return Ok(());
         }
         let program = scene.program()?;
-        let packets = self.options.packets;
-        for _ in 0..self.options.runs {
+        let packets = self.options.packets();
+        for _ in 0..self.options.runs() {
             let before = scene.count(wanted)?;
             let (ns, _) = self.net(&program, traffic, packets)?;
             let ended = scene.count(wanted)? - before;
@@ -101,8 +101,8 @@ impl Desk<'_> {
             return Ok(());
         }
         let program = self.instrument.own(LOOKUP)?;
-        for _ in 0..self.options.runs {
-            let (ns, action) = self.net(&program, traffic, self.options.packets)?;
+        for _ in 0..self.options.runs() {
+            let (ns, action) = self.net(&program, traffic, self.options.packets())?;
             ensure!(action == 2, "{case}: a packet was not found");
             self.note(case, Who::Lookup, Promise::Nothing, ns);
         }
@@ -215,8 +215,8 @@ fn hot(desk: &mut Desk<'_>, scene: &mut Scene) -> Result<()> {
             continue;
         }
         let program = scene.program()?;
-        let packets = HURRIED.min(desk.options.packets);
-        for _ in 0..desk.options.runs {
+        let packets = HURRIED.min(desk.options.packets());
+        for _ in 0..desk.options.runs() {
             let floor = desk.instrument.run(&desk.floor, traffic, packets)?;
             // A machine that stalls lets the lease end first.
             let run = (0..ATTEMPTS).find_map(|_| {
@@ -339,7 +339,7 @@ const WAYS: [Way; 4] = [
 /// Flows that begin.
 fn beginnings(desk: &mut Desk<'_>, scene: &mut Scene) -> Result<()> {
     use Promise::MedianAtMost;
-    let all = u32::try_from(desk.options.runs + 1)?.saturating_mul(desk.options.packets);
+    let all = u32::try_from(desk.options.runs() + 1)?.saturating_mul(desk.options.packets());
     desk.steady(
         scene,
         "SYN, new flow",
@@ -378,9 +378,9 @@ fn promotions(desk: &mut Desk<'_>) -> Result<()> {
     if !desk.wants(case) {
         return Ok(());
     }
-    let clients = HANDSHAKES.min(desk.options.packets);
+    let clients = HANDSHAKES.min(desk.options.packets());
     for events in [false, true] {
-        for _ in 0..desk.options.runs {
+        for _ in 0..desk.options.runs() {
             let mut scene = Scene::new()?;
             scene.configure(false, events)?;
             let program = scene.program()?;
@@ -431,7 +431,7 @@ fn population(
     {
         return Ok(());
     }
-    let flows = flows.min(desk.options.packets);
+    let flows = flows.min(desk.options.packets());
     let mut scene = Scene::new()?;
     scene.connect(&mut desk.instrument, flows)?;
     let to_shared = Traffic::random(scene::forward(), vary::SOURCE4, flows);

@@ -41,6 +41,9 @@ pub struct Options {
     /// Packets of a run; cases that fill a table take fewer, and there are no more flows than packets.
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     pub packets: u32,
+    /// Three short runs, and no million connections: a minute.
+    #[arg(long, conflicts_with_all = ["runs", "packets"])]
+    pub quick: bool,
     /// Only cases whose name contains this; may be given several times.
     #[arg(long, value_name = "TEXT")]
     pub only: Vec<String>,
@@ -56,19 +59,27 @@ pub struct Options {
     pub output: PathBuf,
 }
 
+impl Options {
+    const fn runs(&self) -> usize {
+        if self.quick { 3 } else { self.runs }
+    }
+
+    const fn packets(&self) -> u32 {
+        if self.quick { 200_000 } else { self.packets }
+    }
+}
+
 /// Measures what the options ask for, shows and writes it; whether every promise was kept.
 pub fn run(options: &Options) -> Result<bool> {
     let from = now_ns();
     let mut report = measure(options)?;
     let only = &options.only;
-    if only.is_empty()
-        || only
-            .iter()
-            .any(|text| million::CASE.contains(text.as_str()))
-    {
+    let wanted =
+        |case: &str| only.is_empty() || only.iter().any(|text| case.contains(text.as_str()));
+    if wanted(million::CASE) && !options.quick {
         million::measure(&mut report)?;
     }
-    if only.is_empty() || only.iter().any(|text| veth::CASE.contains(text.as_str())) {
+    if wanted(veth::CASE) {
         veth::measure(&mut report)?;
     }
     reference::add(&mut report);

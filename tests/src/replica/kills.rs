@@ -41,10 +41,10 @@ pub const OLD: Duration = Duration::from_millis(5);
 /// Idle connections must outlive all kills.
 const TIMEOUTS: &str = "timeouts: { established: 2h, closing: 1h, closed: 2s, udp: 2m }";
 /// New connections a second around a kill.
-const RATE: u64 = 300;
+pub(super) const RATE: u64 = 300;
 /// How long they begin before the earliest moment of a kill, and by how much later it may come.
-const BEFORE: Duration = Duration::from_millis(500);
-const SPREAD_MS: u64 = 1000;
+pub(super) const BEFORE: Duration = Duration::from_millis(500);
+pub(super) const SPREAD_MS: u64 = 1000;
 /// How long the other node may take.
 const TAKEOVER: Duration = Duration::from_secs(5);
 
@@ -117,7 +117,7 @@ impl Scene {
             self.pair.change_servers(servers(self.kills))?;
         }
         // As many as begin now.
-        let young = (RATE * (BEFORE.as_millis() as u64 + SPREAD_MS) / 1000) as usize;
+        let young = begun_around_a_kill();
         self.crowd.close(young);
         let missing = self.connections.saturating_sub(self.crowd.len());
         self.crowd.open(missing, &Manner::LIVELY, RATE);
@@ -149,6 +149,11 @@ impl Scene {
         outcome.verdict.older.add(idle);
         Ok(idle)
     }
+}
+
+/// How many connections begin between the last kill's aftermath and the latest moment of the next.
+pub(super) fn begun_around_a_kill() -> usize {
+    (RATE * (BEFORE.as_millis() as u64 + SPREAD_MS) / 1000) as usize
 }
 
 /// The real servers of all services by the number of kills: each time one is added and another one drains,

@@ -8,6 +8,7 @@
 //! headers added, over the whole life of the connections: until the tables are empty again. *CPU* is what the
 //! programs of both nodes have run, system calls included.
 
+mod beside;
 mod bulk;
 pub mod kills;
 mod lives;
@@ -116,7 +117,7 @@ pub fn run(options: &Options) -> Result<bool> {
         stalls: CoreStalls::start()?,
         report: Report::default(),
     };
-    let cases: [(&'static str, Case); 9] = [
+    let cases: [(&'static str, Case); 10] = [
         (FIVE.case, |bench| bench.short(&FIVE)),
         (EIGHT.case, |bench| bench.short(&EIGHT)),
         (INJECTED, injected),
@@ -127,6 +128,7 @@ pub fn run(options: &Options) -> Result<bool> {
         (kills::ALONE.case, |bench| {
             kills::measure(bench, &kills::ALONE)
         }),
+        (beside::CASE, beside::measure),
         (takeover::CASE, takeover::measure),
         (bulk::CASE, bulk::measure),
         (bulk::OPERATIONS, bulk::operations),

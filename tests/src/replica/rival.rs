@@ -7,11 +7,16 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ha_agent::shell::frame;
+use ha_agent::shell::packet_socket::{PacketSocket, Receive};
+use nix::net::if_::if_nametoindex;
 use nix::unistd::Pid;
 
+use crate::rig::arp::mac_of;
 use crate::rig::config::{self, PairConfig, SERVER_PORT, SERVICE_PORT, SHARED_BACK, SHARED_FRONT};
 use crate::rig::pair::{Node, Pair};
 use crate::rig::process::Process;
+use crate::rig::switch::Cut;
 
 /// Connections that both ends have closed are forgotten after this, as by this project's nodes.
 const CLOSED: &str = "2";
@@ -29,9 +34,7 @@ impl Rival {
         for node in [one, other] {
             forward(node)?;
         }
-        one.netns.ip(&format!(
-            "addr add {SHARED_FRONT}/24 dev front\naddr add {SHARED_BACK}/24 dev back\n"
-        ))?;
+        one.netns.ip(&addresses())?;
         let daemons = [conntrackd(one)?, conntrackd(other)?];
         // Their greeting.
         sleep(Duration::from_secs(2));
@@ -40,6 +43,24 @@ impl Rival {
             ensure!(daemon.ended()?.is_none(), "conntrackd: {}", daemon.log());
         }
         Ok(rival)
+    }
+
+    /// The first node is gone, and the second one takes its place, as keepalived would have it done: the
+    /// connections it has heard of into its kernel, the addresses, and a word to the neighbours.
+    pub(super) fn take_over(&self) -> Result<()> {
+        let [active, standby] = &self.pair.nodes;
+        active.cut(Cut::Both);
+        let mut command = Command::new("conntrackd");
+        command.arg("-C").arg(standby.dir().join("conntrackd.conf"));
+        standby.netns.output(command.arg("-c"))?;
+        standby.netns.ip(&addresses())?;
+        standby.netns.run(|| {
+            for (device, address) in [("front", SHARED_FRONT), ("back", SHARED_BACK)] {
+                let socket = PacketSocket::open(if_nametoindex(device)?, Receive::Nothing)?;
+                socket.send(&frame::gratuitous_arp(mac_of(device)?, address))?;
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn programs(&self) -> Result<[(&Node, Pid); 2]> {
@@ -65,6 +86,11 @@ impl Rival {
         let mut words = line.split_whitespace();
         Ok(words.nth(2).context("no number")?.parse()?)
     }
+}
+
+/// What `ip -batch` reads to give a node the shared addresses.
+fn addresses() -> String {
+    format!("addr add {SHARED_FRONT}/24 dev front\naddr add {SHARED_BACK}/24 dev back\n")
 }
 
 /// Makes a node a router that translates.
