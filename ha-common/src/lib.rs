@@ -18,6 +18,7 @@ pub mod event;
 pub mod filter;
 pub mod gauge;
 pub mod hash;
+pub mod line;
 pub mod maps;
 pub mod pair;
 pub mod reason;
@@ -56,7 +57,7 @@ pub mod proto {
 #[cfg(feature = "user")]
 mod pod {
     //! Plain-old-data markers for the agent's side of the maps.
-    use crate::{conn, control, event, gauge, pair, rig, service};
+    use crate::{conn, control, event, gauge, line, pair, rig, service};
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {$(
@@ -106,6 +107,7 @@ mod pod {
         event::EarlyFragment,
         event::Evidence,
         gauge::Gauge,
+        line::Line,
         rig::Flood,
         rig::PortCtl,
     );

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod clock;
 pub mod demo;
 pub mod gauge;
+pub mod link;
 pub mod packet;
 pub mod publish;
 pub mod replica;

@@ -11,7 +11,7 @@ use crate::workspace::{bpf, cargo, root, run, say, target};
 use crate::{setup, stamp};
 
 /// BPF programs, each a binary of `ha-ebpf`.
-const OBJECTS: &[&str] = &["ha_xdp", "ha_rig", "ha_gauge"];
+const OBJECTS: &[&str] = &["ha_xdp", "ha_rig", "ha_gauge", "ha_line"];
 const BPF_TARGET: &str = "bpfel-unknown-none";
 
 /// Builds the BPF objects into `target/bpf` unless they are those of the sources already.

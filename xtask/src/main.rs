@@ -83,6 +83,11 @@ enum Bench {
     /// Options are those of the benchmark itself: `cargo xtask bench replication --help`.
     #[command(disable_help_flag = true)]
     Replication(Passthrough),
+    /// What a device at the end of a wire bears, from another machine's ports.
+    ///
+    /// Options are those of the benchmark itself: `cargo xtask bench link --help`.
+    #[command(disable_help_flag = true)]
+    Link(Passthrough),
     /// Make docs/benchmarks.md and its pictures from what the benchmarks have written.
     ///
     /// Options are those of the program itself: `cargo xtask bench report --help`.
@@ -119,6 +124,7 @@ fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Some(Bench::Failover(Passthrough { args })) => build::rig("ha-bench", &args),
         Some(Bench::Datapath(Passthrough { args })) => build::rig("ha-gauge", &args),
         Some(Bench::Replication(Passthrough { args })) => build::rig("ha-replica", &args),
+        Some(Bench::Link(Passthrough { args })) => build::rig("ha-link", &args),
         Some(Bench::Report(Passthrough { args })) => build::rig("ha-report", &args),
         None => {
             let options: &[String] = if args.quick {

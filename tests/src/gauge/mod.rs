@@ -15,8 +15,8 @@ mod cases;
 mod instrument;
 pub(crate) mod million;
 mod reference;
-mod scene;
-mod veth;
+pub(crate) mod scene;
+pub(crate) mod veth;
 
 use std::path::PathBuf;
 

@@ -32,7 +32,7 @@ const FLOODER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(13, 0, 0, 0), 40_0
 const STRANGER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(15, 0, 0, 0), 40_000);
 const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 80);
 /// The service of datagrams.
-pub(super) const NAMES: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 53);
+pub(crate) const NAMES: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 100), 53);
 const REAL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 21), 8080);
 /// Its real server.
 pub(super) const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 22), 53);
@@ -62,7 +62,7 @@ const SIZES: Sizes = Sizes {
 };
 
 /// The data plane, set up.
-pub(super) struct Scene {
+pub(crate) struct Scene {
     pub(super) plane: DataPlane,
 }
 

@@ -218,7 +218,7 @@ fn attach(program: &mut Xdp, netns: &Netns, device: &str) -> Result<()> {
 }
 
 /// The data plane, as the bench has it.
-fn balance(balancer: &Netns, far: [u8; 6], own: [u8; 6]) -> Result<Scene> {
+pub(crate) fn balance(balancer: &Netns, far: [u8; 6], own: [u8; 6]) -> Result<Scene> {
     let mut scene = Scene::new()?;
     balancer.run(|| {
         scene.resolver_behind(if_nametoindex("b1")?, far, own)?;
