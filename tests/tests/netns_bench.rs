@@ -16,10 +16,11 @@ use serde_json::Value;
 fn main() -> ExitCode {
     common::run(
         &["ip"],
-        &["ha-agent", "ha-demo", "ha-bench"],
+        &["ha-agent", "ha-demo", "ha-bench", "ha-link"],
         &[
             ("a_quick_run_fills_every_figure_of_its_case", quick),
             ("a_syn_flood_costs_no_live_connection", syn_flood),
+            ("a_device_at_the_end_of_a_wire_is_measured", link),
         ],
     )
 }
@@ -64,6 +65,41 @@ fn syn_flood() -> Result<()> {
         let enough = median(what)?.as_f64().is_some_and(|value| value > least);
         ensure!(enough, "{printed:#}");
     }
+    Ok(())
+}
+
+/// The data plane between two veth pairs stands in for the device.
+fn link() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let output = dir.path().join("link.json");
+    let ended = Command::new(locate::program("ha-link")?)
+        .args(["--lab", "--seconds", "0.2", "--json"])
+        .args(["--frame", "imix", "--flows", "64", "--flows", "0"])
+        .arg("--output")
+        .arg(&output)
+        .output()?;
+    let printed: Value = serde_json::from_slice(&ended.stdout)
+        .with_context(|| String::from_utf8_lossy(&ended.stderr).into_owned())?;
+    ensure!(
+        printed["failures"].as_array().is_some_and(Vec::is_empty),
+        "{printed:#}"
+    );
+    let value = |case: &str, what: &str| {
+        let mut figures = printed["figures"].as_array()?.iter();
+        let figure = figures.find(|figure| figure["case"] == case && figure["what"] == what)?;
+        figure["summary"]["median"].as_f64()
+    };
+    for case in ["IMIX, 64 flows", "IMIX, each frame a new flow"] {
+        let fastest = value(case, "the generator's highest rate");
+        ensure!(fastest.is_some_and(|rate| rate > 1000.0), "{printed:#}");
+        let found = value(case, "throughput without loss");
+        ensure!(found.is_some_and(|rate| rate >= 0.0), "{printed:#}");
+    }
+    // Whatever else this machine does, some rate loses nothing, and a frame takes time.
+    let case = "IMIX, 64 flows";
+    ensure!(value(case, "throughput without loss") > Some(0.0), "{printed:#}");
+    let [half, tail] = ["latency p50 at 50 %", "latency p99.9 at 50 %"].map(|what| value(case, what));
+    ensure!(half > Some(0.0) && half <= tail, "{printed:#}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::toolchain::{self, Compiler};
-use crate::workspace::{find, output, run, say};
+use crate::workspace::{find, output, run, say, target};
 
 /// A program the tests call, and the Debian package that has it.
 const TOOLS: &[(&str, &str)] = &[
@@ -34,10 +34,54 @@ const PACKAGING: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
 ];
 
-/// Finds or installs everything, packaging included.
+/// What drives the web page in the tests.
+const BROWSER: &[(&str, &str)] = &[
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
+    // Brings the accessibility rules.
+    ("npm", "npm"),
+];
+
+/// The accessibility rules that the web page is held to: the npm package, and its script's SHA-256.
+const AXE: &str = "axe-core@4.11.0";
+const AXE_SUM: &str = "e9e5863c33a874f09bc01acd9234b7e3c871479f5eef8802fa582544465e6d01";
+
+/// Finds or installs everything, what packaging and the tests of the web page need included.
 pub(crate) fn setup_all() -> Result<()> {
-    install(&missing(PACKAGING))?;
+    let mut packages = missing(PACKAGING);
+    packages.extend(missing(BROWSER));
+    install(&packages)?;
+    axe()?;
     setup()
+}
+
+/// Brings the accessibility rules.
+fn axe() -> Result<()> {
+    let place = target().join("tools").join("axe.min.js");
+    if place.is_file() {
+        return Ok(());
+    }
+    say(&format!("setup: fetching {AXE}"));
+    let fresh = target().join("tools").join("axe");
+    fs::create_dir_all(&fresh)?;
+    let archive = output(
+        Command::new("npm")
+            .args(["pack", "--silent", AXE])
+            .current_dir(&fresh),
+    )?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--file", archive.trim()])
+        .arg("package/axe.min.js")
+        .current_dir(&fresh);
+    run(&mut tar)?;
+    let script = fresh.join("package/axe.min.js");
+    let sum = output(Command::new("sha256sum").arg(&script))?;
+    if !sum.starts_with(AXE_SUM) {
+        bail!("{AXE}: its script has another SHA-256 than {AXE_SUM}: {sum}");
+    }
+    fs::rename(&script, &place)?;
+    fs::remove_dir_all(&fresh)?;
+    Ok(())
 }
 
 /// Finds or installs what building and running needs. Idempotent; quick when nothing is missing.

@@ -17,6 +17,15 @@ pub fn bpf_object(name: &str) -> Result<PathBuf> {
     existing(dir.join(name), "run `cargo xtask build-ebpf`")
 }
 
+/// What `cargo xtask setup` has brought for the tests that is no Debian package.
+pub fn tools() -> Result<PathBuf> {
+    let beside = match env::var_os("HA_BPF_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => profile_dir()?,
+    };
+    Ok(beside.with_file_name("tools"))
+}
+
 /// A program of the workspace made by `cargo xtask build`.
 pub fn program(name: &str) -> Result<PathBuf> {
     let dir = match env::var_os("HA_BIN_DIR") {

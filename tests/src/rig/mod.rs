@@ -5,6 +5,7 @@
 
 pub mod arp;
 pub mod bpf;
+pub mod browser;
 pub mod capture;
 pub mod checksum;
 pub mod config;
