@@ -75,7 +75,13 @@ fn words_end_at_comments_and_pipes() {
     let line = "ha-agent trace-packet --to '[2001:db8::1]:53' --json | jq .x   # why";
     assert_eq!(
         words(line),
-        ["ha-agent", "trace-packet", "--to", "[2001:db8::1]:53", "--json"]
+        [
+            "ha-agent",
+            "trace-packet",
+            "--to",
+            "[2001:db8::1]:53",
+            "--json"
+        ]
     );
     assert!(commands("text\n```json\nha-agent x\n```\n").is_empty());
     assert_eq!(commands("```sh\n$ ha-agent status\n```\n").len(), 1);

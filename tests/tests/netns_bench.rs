@@ -97,8 +97,12 @@ fn link() -> Result<()> {
     }
     // Whatever else this machine does, some rate loses nothing, and a frame takes time.
     let case = "IMIX, 64 flows";
-    ensure!(value(case, "throughput without loss") > Some(0.0), "{printed:#}");
-    let [half, tail] = ["latency p50 at 50 %", "latency p99.9 at 50 %"].map(|what| value(case, what));
+    ensure!(
+        value(case, "throughput without loss") > Some(0.0),
+        "{printed:#}"
+    );
+    let [half, tail] =
+        ["latency p50 at 50 %", "latency p99.9 at 50 %"].map(|what| value(case, what));
     ensure!(half > Some(0.0) && half <= tail, "{printed:#}");
     Ok(())
 }

@@ -5,10 +5,10 @@ use anyhow::Result;
 use super::line::Target;
 use crate::gauge::scene::{NAMES, Scene};
 use crate::gauge::veth::balance;
+use crate::rig::Run;
 use crate::rig::arp::mac_of;
 use crate::rig::link;
 use crate::rig::netns::Netns;
-use crate::rig::run::Run;
 
 /// The generator's ports.
 pub(super) const PORT: &str = "g0";

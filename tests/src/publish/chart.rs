@@ -8,6 +8,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::Run;
 use super::document::{Document, Figure};
 use crate::bench::{AGENT, Promise};
 
@@ -75,9 +76,9 @@ pub(super) fn of(bench: &str) -> impl Iterator<Item = &'static Chart> {
 }
 
 impl Chart {
-    /// Where it is, from the root of the sources.
-    pub(super) fn path(&self) -> PathBuf {
-        PathBuf::from(format!("docs/benchmarks/{}-{}.svg", self.bench, self.name))
+    /// Where that of a run is, from the root of the sources.
+    pub(super) fn path(&self, run: &Run) -> PathBuf {
+        PathBuf::from(format!("docs/benchmarks/{}-{}.svg", run.name, self.name))
     }
 
     /// As SVG; none if nothing of it was measured.

@@ -1,7 +1,8 @@
 //! `cargo xtask bench report`: the figures of the benchmarks as a page with pictures, made from their JSON and
 //! from nothing else.
 //!
-//! `docs/benchmarks/*.json` are the runs that are shown, `docs/benchmarks.md` and `docs/benchmarks/*.svg` the page,
+//! `docs/benchmarks/*.json` are the runs that are shown, each named as its benchmark, or as that and something more
+//! (`replication-lives.json`, a run of some cases), `docs/benchmarks.md` and `docs/benchmarks/*.svg` the page,
 //! and a block of the README says the most important of it. A test makes them again and compares.
 
 mod chart;
@@ -20,6 +21,46 @@ use crate::bench::say;
 /// The benchmarks, in the order of the page.
 const BENCHES: &[&str] = &["failover", "replication", "datapath"];
 
+/// One file of figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Run {
+    bench: &'static str,
+    /// The file's name without its ending.
+    name: String,
+}
+
+impl Run {
+    fn file(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}.json", self.name))
+    }
+}
+
+/// The runs in a directory, in the order of the page.
+fn runs(dir: &Path) -> Result<Vec<Run>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let name = entry?.file_name();
+        names.extend(
+            name.to_str()
+                .and_then(|name| name.strip_suffix(".json"))
+                .map(str::to_owned),
+        );
+    }
+    names.sort_unstable();
+    let of = |bench: &'static str| {
+        let is = move |name: &&String| {
+            name.strip_prefix(bench)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let run = move |name: &String| Run {
+            bench,
+            name: name.clone(),
+        };
+        names.iter().filter(is).map(run)
+    };
+    Ok(BENCHES.iter().copied().flat_map(of).collect())
+}
+
 /// Takes over the JSON of new runs, and makes the page of benchmarks from all there is.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -28,7 +69,7 @@ const BENCHES: &[&str] = &["failover", "replication", "datapath"];
     version
 )]
 pub struct Options {
-    /// Where new JSON is looked for; what is missing stays as it was.
+    /// Where new JSON is looked for; what is not there stays as it was.
     #[arg(long, default_value = "target/bench", value_name = "DIRECTORY")]
     pub from: PathBuf,
     /// Root of the sources whose README and docs are written.
@@ -40,16 +81,16 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let kept = options.to.join("docs/benchmarks");
     fs::create_dir_all(&kept)?;
-    for bench in BENCHES {
-        let fresh = options.from.join(format!("{bench}.json"));
-        if fresh.exists() {
-            // Nothing is published that cannot be read again.
-            document::read(&fresh)?;
-            fs::copy(&fresh, kept.join(format!("{bench}.json")))?;
-            say(&format!("{bench}: taken from {}", fresh.display()));
-        } else {
-            say(&format!("{bench}: as it was, no {}", fresh.display()));
-        }
+    for run in runs(&options.from)? {
+        let (fresh, place) = (run.file(&options.from), run.file(&kept));
+        // Nothing is published that cannot be read again.
+        document::read(&fresh)?;
+        fs::copy(&fresh, &place)?;
+        say(&format!(
+            "{}: taken from {}",
+            place.display(),
+            fresh.display()
+        ));
     }
     for (path, text) in pages(&options.to)? {
         let path = options.to.join(path);
@@ -61,22 +102,21 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Everything that is made from the JSON below `root`, by path relative to it.
 pub fn pages(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
+    let kept = root.join("docs/benchmarks");
     let mut documents = Vec::new();
-    for bench in BENCHES {
-        let path = root.join(format!("docs/benchmarks/{bench}.json"));
-        if path.exists() {
-            documents.push((*bench, document::read(&path)?));
-        }
+    for run in runs(&kept)? {
+        let document = document::read(&run.file(&kept))?;
+        documents.push((run, document));
     }
     let mut made = BTreeMap::new();
-    for (bench, document) in &documents {
-        for chart in chart::of(bench) {
+    for (run, document) in &documents {
+        for chart in chart::of(run.bench) {
             if let Some(drawn) = chart.draw(document)? {
-                made.insert(chart.path(), drawn);
+                made.insert(chart.path(run), drawn);
             }
         }
     }
-    let page = page::whole(&documents, |chart| made.contains_key(&chart.path()));
+    let page = page::whole(&documents, |path| made.contains_key(path));
     let readme = fs::read_to_string(root.join("README.md")).context("no README.md")?;
     made.insert("README.md".into(), page::readme(&readme, &documents)?);
     made.insert("docs/benchmarks.md".into(), page);

@@ -1,10 +1,12 @@
 //! The page of benchmarks and the README's block of it.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::chart::{self, Chart};
+use super::Run;
+use super::chart;
 use super::document::{Document, Figure};
 use crate::bench::{AGENT, Promise};
 
@@ -23,7 +25,7 @@ fn title(bench: &str) -> &str {
 }
 
 /// The page. `drawn` says which pictures there are.
-pub(super) fn whole(documents: &[(&str, Document)], drawn: impl Fn(&Chart) -> bool) -> String {
+pub(super) fn whole(documents: &[(Run, Document)], drawn: impl Fn(&Path) -> bool) -> String {
     let mut text = String::from(
         "# Benchmarks
 
@@ -34,13 +36,20 @@ real-time thread: how many runs had one, and the longest. How each figure is mea
 ",
     );
     // Writing to a string cannot fail.
-    for (bench, document) in documents {
-        let _infallible = write!(text, "\n## {}\n\n", title(bench));
+    let mut last = "";
+    for (run, document) in documents {
+        if run.bench != last {
+            let _infallible = write!(text, "\n## {}\n", title(run.bench));
+            last = run.bench;
+        }
+        let _infallible = write!(text, "\n### `{}.json`\n\n", run.name);
         origin(&mut text, document);
-        for chart in chart::of(bench).filter(|chart| drawn(chart)) {
-            let path = chart.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let _infallible = write!(text, "\n![{}](benchmarks/{name})\n", chart.title);
+        for chart in chart::of(run.bench) {
+            let path = chart.path(run);
+            if drawn(&path) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let _infallible = write!(text, "\n![{}](benchmarks/{name})\n", chart.title);
+            }
         }
         text.push_str(
             "\n| case | who | what | unit | n | median | p95 | min | max | promise | | stalls |\n\
@@ -278,7 +287,7 @@ const HEADLINES: &[Headline] = &[
 ];
 
 /// The README with the block made anew.
-pub(super) fn readme(readme: &str, documents: &[(&str, Document)]) -> Result<String> {
+pub(super) fn readme(readme: &str, documents: &[(Run, Document)]) -> Result<String> {
     let around = readme
         .split_once(BEGIN)
         .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
@@ -286,12 +295,17 @@ pub(super) fn readme(readme: &str, documents: &[(&str, Document)]) -> Result<Str
     Ok(format!("{before}{BEGIN}{}{END}{after}", block(documents)))
 }
 
-fn block(documents: &[(&str, Document)]) -> String {
+fn block(documents: &[(Run, Document)]) -> String {
     let mut text = String::from("\n| median of all runs | ha-agent | rival |\n|---|--:|--:|\n");
     for line in HEADLINES {
-        let document = documents.iter().find(|(bench, _)| *bench == line.bench);
+        // The newest run that has it.
         let figure = |who: &str| {
-            let figure = document?.1.figure(line.case, who, line.what)?;
+            let runs = documents.iter().filter(|(run, _)| run.bench == line.bench);
+            let found = runs.filter_map(|(_, document)| {
+                let figure = document.figure(line.case, who, line.what)?;
+                Some((document.origin.date, figure))
+            });
+            let (_, figure) = found.max_by_key(|(date, _)| *date)?;
             let unit = match figure.unit.as_str() {
                 "count" | "times" => "",
                 unit => unit,

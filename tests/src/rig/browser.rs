@@ -1,7 +1,6 @@
 //! A real browser inside a namespace: headless Chromium, driven over WebDriver.
 
 use std::fs;
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -92,6 +91,11 @@ impl Browser {
         Ok(self.wait(self.client.current_url())?.to_string())
     }
 
+    /// The page's source as the browser has it.
+    pub fn source(&self) -> Result<String> {
+        self.wait(self.client.source())
+    }
+
     /// What a script returns.
     pub fn script(&self, script: &str, args: Vec<Value>) -> Result<Value> {
         self.wait(self.client.execute(script, args))
@@ -129,7 +133,8 @@ impl Browser {
             let element = self.client.find(Locator::Css(css)).await?;
             element.click().await
         };
-        self.wait(work).with_context(|| format!("cannot click {css}"))
+        self.wait(work)
+            .with_context(|| format!("cannot click {css}"))
     }
 
     /// Writes into an element that was empty, or replaces what is there.
@@ -139,7 +144,8 @@ impl Browser {
             element.clear().await?;
             element.send_keys(text).await
         };
-        self.wait(work).with_context(|| format!("cannot fill {css}"))
+        self.wait(work)
+            .with_context(|| format!("cannot fill {css}"))
     }
 
     /// How pages are shown from now on, which takes another start of the page.
