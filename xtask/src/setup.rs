@@ -20,6 +20,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("conntrackd", "conntrackd"),
     ("cc", "gcc"),
     ("systemd-analyze", "systemd"),
+    // Looks at the web page where its cost is measured.
+    ("curl", "curl"),
 ];
 
 /// What the Debian package is made with, and tested.

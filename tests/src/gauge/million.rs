@@ -21,9 +21,10 @@ use ha_common::conn::{Conn4, ConnKey4};
 use ha_common::maps;
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::page;
 use crate::bench::{AGENT, Promise, Report, Row, say};
 use crate::clock::now_ns;
-use crate::rig::config::{PairConfig, SERVICE_PORT, SHARED_FRONT};
+use crate::rig::config::{self, PairConfig, SERVICE_PORT, SHARED_FRONT};
 use crate::rig::locate;
 use crate::rig::pair::{Node, Pair};
 
@@ -41,7 +42,10 @@ pub(super) const CASE: &str = "million connections";
 
 /// Measures and notes what was found.
 pub(super) fn measure(report: &mut Report) -> Result<()> {
-    let mut pair = Pair::build(PairConfig::default())?;
+    let mut pair = Pair::build(PairConfig {
+        node: page::KEYS.to_vec(),
+        ..PairConfig::default()
+    })?;
     let node = &mut pair.nodes[0];
     node.start()?;
     node.wait_role(Role::Active, Duration::from_secs(30))?;
@@ -126,6 +130,7 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
         Promise::MedianAtMost(5.0),
         seconds,
     );
+    page::measure(report, &pair.client, node, config::front(node.number))?;
     drop(connection);
     Ok(())
 }
@@ -206,7 +211,7 @@ fn field(file: &Path, name: &str) -> Result<f64> {
 }
 
 /// Processor time of the agent, its system calls included, in per cent of one core.
-fn load(node: &Node) -> Result<f64> {
+pub(super) fn load(node: &Node) -> Result<f64> {
     let agent = node.agent.as_ref().context("the agent is not running")?;
     let file = format!("/proc/{}/stat", agent.pid()?);
     let ticks = || -> Result<u64> {

@@ -14,6 +14,7 @@
 mod cases;
 mod instrument;
 pub(crate) mod million;
+mod page;
 mod reference;
 pub(crate) mod scene;
 pub(crate) mod veth;
