@@ -189,6 +189,7 @@ fn run(bench: &Bench<'_>, ours: &Ours, rate: u64) -> Result<Seen> {
     let seconds = (now_ns() - from) as f64 / 1e9;
     let lag_us = active.status()?.replication.lag_us_p99.unwrap_or_default();
     thread::sleep(Duration::from_millis(500));
+    ours.same_roles()?;
     ours.wait_empty_for(EMPTY)?;
     let cost = meter::read(ours.programs()?)?.since(before);
     let cost = idle.off(cost, now_ns() - from);

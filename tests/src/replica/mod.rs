@@ -180,6 +180,9 @@ impl Ours {
 
     fn with(timeouts: &'static str) -> Result<Self> {
         let mut pair = Pair::build(PairConfig {
+            // A generator can take a core for half a second: the role must not move for that.
+            interval: Duration::from_millis(500),
+            timeout: Duration::from_secs(5),
             keys: vec![timeouts],
             ..PairConfig::default()
         })?;
@@ -195,6 +198,15 @@ impl Ours {
         } else {
             [other, one]
         }
+    }
+
+    /// An error if what was measured went through the other node in the end.
+    fn same_roles(&self) -> Result<()> {
+        ensure!(
+            self.pair.active()? == self.active,
+            "the role has moved meanwhile"
+        );
+        Ok(())
     }
 
     fn programs(&self) -> Result<[(&Node, Pid); 2]> {
@@ -426,6 +438,7 @@ fn injected(bench: &mut Bench<'_>) -> Result<()> {
             flood.sent()
         })?;
         thread::sleep(Duration::from_millis(500));
+        ours.same_roles()?;
         let cost = meter::read(ours.programs()?)?.since(before);
         let (to, made) = (now_ns(), (table.all()?.len() - known) / 2);
         let stalled = bench.stalls.longest_ms(&(from..to));
