@@ -16,6 +16,7 @@ use crate::config::read_duration;
 use crate::events::Kind;
 use crate::shell::clock;
 use crate::telemetry::LogFormat;
+use crate::web::page::users::Access;
 
 /// Where the configuration is unless `-f` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/ha-agent/ha-agent.yaml";
@@ -82,6 +83,12 @@ pub enum Verb {
         /// Even if nobody takes over
         #[arg(long)]
         force: bool,
+    },
+    /// Switch this node's web page on or off, or say who may log in there
+    Web {
+        /// What to do
+        #[command(subcommand)]
+        action: Web,
     },
     /// Take this node back, after maintenance or after it was pacified
     Resume,
@@ -297,6 +304,28 @@ pub enum Records {
 
 fn ttl(text: &str) -> Result<Duration, &'static str> {
     read_duration(text).ok_or("a whole number and a unit: ms, s, m or h, for example 30s")
+}
+
+/// What to do with the web page.
+#[derive(Debug, Subcommand)]
+pub enum Web {
+    /// Open it, also after every restart
+    On,
+    /// Close it, also after every restart
+    Off,
+    /// Let somebody log in, and print the password made for it
+    AddUser {
+        /// Name: lower-case letters, digits, `-`, `_` and `.`
+        name: String,
+        /// What the user may do
+        #[arg(long, value_enum, default_value_t = Access::Viewer)]
+        access: Access,
+    },
+    /// Let somebody log in no more; who is logged in is logged out
+    RemoveUser {
+        /// Name
+        name: String,
+    },
 }
 
 /// Which events to show.

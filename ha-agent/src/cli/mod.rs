@@ -85,6 +85,7 @@ pub fn main() -> ExitCode {
         | Verb::Services
         | Verb::Failover
         | Verb::Maintenance { .. }
+        | Verb::Web { .. }
         | Verb::Reload
         | Verb::Push
         | Verb::Config { .. }
@@ -123,6 +124,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Services
         | Verb::Failover
         | Verb::Maintenance { .. }
+        | Verb::Web { .. }
         | Verb::Reload
         | Verb::Push
         | Verb::Config { .. }

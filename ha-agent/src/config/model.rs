@@ -79,6 +79,17 @@ pub struct Node {
     pub metrics: Vec<SocketAddr>,
     /// What is run when the role changes.
     pub notify: Option<Notify>,
+    /// The web page.
+    pub web: Option<Web>,
+}
+
+/// `node.web`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Web {
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Certificate and key; none = made by the agent.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// `node.notify`: a command that is told of changes of the role, with the arguments of keepalived.

@@ -217,6 +217,7 @@ impl Refused<'_> {
             interfaces,
             metrics,
             notify,
+            web,
         } = new;
         let at = |key| [Step::Key("node"), Step::Key(key)];
         self.unless_equal(&at("name"), &old.name, name);
@@ -232,6 +233,7 @@ impl Refused<'_> {
         self.unless_equal(&at("bpf_dir"), &old.bpf_dir, bpf_dir);
         self.unless_equal(&at("metrics"), &old.metrics, metrics);
         self.unless_equal(&at("notify"), &old.notify, notify);
+        self.unless_equal(&at("web"), &old.web, web);
         if old.interfaces.len() != interfaces.len() {
             self.refuse(&at("interfaces"), "a change of the number of interfaces");
             return;

@@ -13,7 +13,9 @@ pub mod socket;
 
 pub use client::{Client, ClientError};
 pub use peer::Peer;
-pub use protocol::{CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, Request};
+pub use protocol::{
+    CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, Request, WebRequest,
+};
 pub use records::{
     Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
 };
@@ -63,6 +65,8 @@ pub trait Handler: Send + Sync + 'static {
     fn trace(&self, request: TraceRequest) -> impl Future<Output = Reply<Trace>> + Send;
     /// Reads or writes records.
     fn records(&self, request: RecordsRequest) -> impl Future<Output = Reply<RecordsReply>> + Send;
+    /// Switches the web page on or off, or changes who may log in there.
+    fn web(&self, request: WebRequest) -> impl Future<Output = Reply<Done>> + Send;
     /// What has happened.
     fn events(&self, query: EventQuery) -> impl Future<Output = Reply<EventPage>> + Send;
     /// Takes note of who asked for something that changes the node ([`Request::deed`]), and of why it was

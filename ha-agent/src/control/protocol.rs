@@ -10,6 +10,7 @@ use crate::events::EventQuery;
 use crate::proto::confsync::ContentHash;
 use crate::status::model::ConnectionQuery;
 use crate::trace::model::TraceRequest;
+use crate::web::page::users::Access;
 
 /// Longest request, line end included.
 pub const REQUEST_MAX: usize = 64 << 10;
@@ -61,6 +62,8 @@ pub enum Request {
     TracePacket(TraceRequest),
     /// Read or write records.
     Records(RecordsRequest),
+    /// Switch the web page on or off, or change who may log in there.
+    Web(WebRequest),
     /// What has happened.
     Events(EventQuery),
     /// Replace the running program; the connection ends when that happens.
@@ -84,6 +87,7 @@ impl Request {
             }
             Self::Reexec => Some("reexec".to_owned()),
             Self::Push => Some("push".to_owned()),
+            Self::Web(request) => Some(request.to_string()),
             // What came of it is an event of its own.
             Self::Reload => None,
             Self::Status
@@ -95,6 +99,41 @@ impl Request {
             | Self::Records(_)
             | Self::Events(_)
             | Self::ShowConfig => None,
+        }
+    }
+}
+
+/// What to do with the web page, as `{"command":"web","action":"on"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+pub enum WebRequest {
+    /// Open it.
+    On,
+    /// Close it.
+    Off,
+    /// Let somebody log in; the answer has the password.
+    AddUser {
+        /// Name.
+        name: String,
+        /// What the user may do.
+        access: Access,
+    },
+    /// Let somebody log in no more.
+    RemoveUser {
+        /// Name.
+        name: String,
+    },
+}
+
+impl std::fmt::Display for WebRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::On => f.write_str("web on"),
+            Self::Off => f.write_str("web off"),
+            Self::AddUser { name, access } => {
+                write!(f, "web add-user {name} --access {}", access.as_str())
+            }
+            Self::RemoveUser { name } => write!(f, "web remove-user {name}"),
         }
     }
 }

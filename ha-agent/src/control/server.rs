@@ -315,6 +315,7 @@ impl<H: Handler> Asked<'_, H> {
             Request::Capture(request) => self.answer(handler.capture(request).await),
             Request::TracePacket(request) => self.answer(handler.trace(request).await),
             Request::Records(request) => self.answer(handler.records(request).await),
+            Request::Web(request) => self.answer(handler.web(request).await),
             Request::Events(query) => self.answer(handler.events(query).await),
             Request::Reexec => {
                 // If it succeeds there is nobody left to take note of it.

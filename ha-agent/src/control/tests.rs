@@ -84,6 +84,10 @@ impl Handler for Memory {
         })
     }
 
+    async fn web(&self, request: WebRequest) -> Reply<Done> {
+        Ok(Done::new(request.to_string()))
+    }
+
     async fn events(&self, query: EventQuery) -> Reply<EventPage> {
         let recorder = Recorder::default();
         recorder

@@ -25,7 +25,7 @@ use crate::config::Loaded;
 use crate::config::model::{Config, Mode};
 use crate::control::{
     CaptureRequest, ConfigShown, Done, Handler, Heirloom, Peer, RecordsReply, RecordsRequest,
-    Refusal, Reloaded, Reply,
+    Refusal, Reloaded, Reply, WebRequest,
 };
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::inspect::Inspect;
@@ -46,6 +46,7 @@ use crate::status::model::{
     XdpMode,
 };
 use crate::trace::model::{Trace, TraceRequest};
+use crate::web::page::Door;
 
 /// Entries read at a time for a page of connections.
 const PIECE: usize = 8192;
@@ -98,6 +99,10 @@ pub struct Shared {
     pub hooks: Hooks,
     /// What the main loop has counted.
     pub tallies: Tallies,
+    /// Whether the web page is on.
+    pub web: watch::Sender<bool>,
+    /// Who may look at it.
+    pub door: Arc<Door>,
     /// What was counted where programs look on.
     pub listeners: Listeners,
     /// Who else has the shared addresses.
@@ -403,6 +408,15 @@ impl Handler for Shared {
             format!("the event history cannot be read: {problem}"),
             "check the disk of node.state_dir",
         ))
+    }
+
+    async fn web(&self, request: WebRequest) -> Reply<Done> {
+        match request {
+            WebRequest::On => self.switch_web(true).await,
+            WebRequest::Off => self.switch_web(false).await,
+            WebRequest::AddUser { name, access } => self.change_user(name, Some(access)).await,
+            WebRequest::RemoveUser { name } => self.change_user(name, None).await,
+        }
     }
 
     fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>) {

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 use super::agent::{Shared, lock};
 use super::alarms::Kind;
@@ -28,9 +30,14 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Listeners(Mutex<Vec<(String, Arc<Counted>)>>);
 
 impl Listeners {
+    /// The counters of a listener; the same when it is opened again.
     fn add(&self, name: String) -> Arc<Counted> {
+        let mut all = lock(&self.0);
+        if let Some((_, counted)) = all.iter().find(|(known, _)| *known == name) {
+            return Arc::clone(counted);
+        }
         let counted = Arc::new(Counted::default());
-        lock(&self.0).push((name, Arc::clone(&counted)));
+        all.push((name, Arc::clone(&counted)));
         counted
     }
 
@@ -47,25 +54,35 @@ impl Listeners {
     }
 }
 
-/// Serves metrics and health where the configuration says so, until the set is dropped.
+/// Serves metrics, health and the web page where the configuration says so, until the set is dropped.
 pub(super) fn serve(shared: &Arc<Shared>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    for address in shared.config().node.metrics {
-        tasks.spawn(keep(Arc::clone(shared), address));
+    let config = shared.config();
+    for address in &config.node.metrics {
+        let router = web::router(shared);
+        tasks.spawn(keep(Arc::clone(shared), *address, router, None, LIMITS));
+    }
+    if config.node.web.is_some() {
+        tasks.spawn(super::page::serve(Arc::clone(shared)));
     }
     tasks
 }
 
 /// A node that nobody can look at is better than none, so what cannot be opened is tried again.
-async fn keep(shared: Arc<Shared>, address: SocketAddr) {
+pub(super) async fn keep(
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+) {
     let name = address.to_string();
     let counted = shared.listeners.add(name.clone());
-    let router = web::router(&shared);
     loop {
         match listen::bind(address) {
             Ok(listener) => {
                 shared.board.clear(Kind::NotListening, &name);
-                listen::serve(listener, router.clone(), LIMITS, &counted).await;
+                listen::serve(listener, router.clone(), tls.clone(), limits, &counted).await;
             }
             Err(error) => {
                 let evidence = format!("{name}: {error}");

@@ -7,7 +7,8 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// How long a request's head may take.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -71,12 +73,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until the future is dropped.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, counted: &Counted) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    counted: &Counted,
+) {
     let mut tasks = JoinSet::new();
     let mut held: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok((stream, from)) => (stream, from),
             Err(error) => {
                 tracing::warn!(%error, "HTTP connection not accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -92,7 +100,17 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, counte
             oldest.abort();
             counted.displaced.fetch_add(1, Ordering::Relaxed);
         }
-        held.push_back(tasks.spawn(client(stream, router.clone(), limits.life)));
+        let router = router.clone().layer(Extension(ConnectInfo(from)));
+        held.push_back(match tls.clone() {
+            None => tasks.spawn(client(stream, router, limits.life)),
+            Some(tls) => tasks.spawn(async move {
+                match timeout(HEAD_MAX, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => client(stream, router, limits.life).await,
+                    Ok(Err(error)) => tracing::debug!(%error, %from, "no TLS"),
+                    Err(_elapsed) => {}
+                }
+            }),
+        });
     }
 }
 

@@ -58,7 +58,7 @@ fn start(health: Health, limits: Limits) -> Running {
     let listener = bind(address).unwrap();
     let counted = Arc::new(Counted::default());
     let (router, counts) = (router(&node), Arc::clone(&counted));
-    let task = tokio::spawn(async move { serve(listener, router, limits, &counts).await });
+    let task = tokio::spawn(async move { serve(listener, router, None, limits, &counts).await });
     Running {
         address,
         node,

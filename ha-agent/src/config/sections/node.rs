@@ -8,7 +8,7 @@ use super::super::network;
 use super::super::tree::NodeId;
 use super::super::values::{self, Fault, Parsed, Scalar};
 use super::super::walk::{At, Field, Items, Walk};
-use super::observe::{self, MetricsDraft, NotifyDraft};
+use super::observe::{self, MetricsDraft, NotifyDraft, WebDraft};
 use super::optional;
 
 /// Name of the control socket in `run_dir`.
@@ -31,6 +31,7 @@ pub(crate) struct NodeDraft {
     pub(crate) interfaces: Items<InterfaceDraft>,
     metrics: Field<MetricsDraft>,
     notify: Field<NotifyDraft>,
+    web: Field<WebDraft>,
 }
 
 /// `node.interfaces[]`.
@@ -63,13 +64,6 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         ("second", Mode::Second),
     ];
     let section = walk.section(id, "`node`", KEYS)?;
-    if walk.map(&section, "web").given().is_some() {
-        walk.error(
-            section.place("web"),
-            "`web` is not yet supported",
-            "remove the key; `ha-agent status` shows the state",
-        );
-    }
     let node = NodeDraft {
         name: walk.required(&section, "name", "lb1", values::name),
         mode: walk.required(&section, "mode", "first", |v| {
@@ -83,6 +77,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         interfaces: walk.items(&section, "interfaces", interface),
         metrics: observe::metrics(walk, &section),
         notify: observe::notify(walk, &section),
+        web: observe::web(walk, &section),
     };
     if node.interfaces.known && node.interfaces.list.is_empty() {
         walk.missing(
@@ -149,6 +144,10 @@ impl NodeDraft {
             },
             notify: match optional(self.notify)? {
                 Some(notify) => Some(notify.build()?),
+                None => None,
+            },
+            web: match optional(self.web)? {
+                Some(web) => Some(web.build()?),
                 None => None,
             },
         })

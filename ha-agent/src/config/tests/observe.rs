@@ -39,6 +39,19 @@ fn a_command_and_its_defaults() {
 }
 
 #[test]
+fn a_page_and_its_certificate() {
+    assert_eq!(node("run_dir: /run/x").web, None);
+    let web = node("web: { listen: \"[::]:8443\" }").web.unwrap();
+    assert_eq!((web.listen.len(), web.certificate), (1, None));
+    let all = "web: { listen: 10.0.0.11:443, certificate: /c, key: /k }";
+    let (certificate, key) = node(all).web.unwrap().certificate.unwrap();
+    assert_eq!(
+        (certificate.as_path(), key.as_path()),
+        (Path::new("/c"), Path::new("/k"))
+    );
+}
+
+#[test]
 fn mistakes_are_found_where_they_are() {
     let refuses = |more: &str, place: &str, what: &str| {
         refuses(MODE, &format!("{MODE}  {more}\n"), place, what);

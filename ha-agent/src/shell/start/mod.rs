@@ -42,9 +42,10 @@ use crate::shell::reexec::{Estate, Program};
 use crate::shell::tallies::Tallies;
 use crate::shell::terms::TermStore;
 use crate::shell::{
-    alarms, clock, conflicts, election, happened, replication, sysctl, virtual_mac,
+    alarms, clock, conflicts, election, happened, page, replication, sysctl, virtual_mac,
 };
 use crate::status::model::Replaced;
+use crate::web::page::Door;
 pub use error::StartError;
 
 /// Events of the election that may wait to be logged.
@@ -490,6 +491,8 @@ async fn bring_up(
         board: alarms::Board::new(happened.clone()),
         events: happened,
         hooks: Hooks::start(&config.node),
+        web: watch::Sender::new(page::is_on(&config.node.state_dir)),
+        door: Arc::new(Door::new(&config.node.state_dir)),
         tallies: Tallies::start(),
         listeners: Listeners::default(),
         conflicts: watch::Sender::default(),
