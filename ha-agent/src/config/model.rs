@@ -23,6 +23,8 @@ pub struct Config {
     pub shared_addresses: Vec<SharedAddress>,
     /// What is balanced.
     pub virtual_services: Vec<VirtualService>,
+    /// What would be, were it enabled: checked like the others, and otherwise as if it were not there.
+    pub disabled_services: Vec<VirtualService>,
     /// Table sizes.
     pub limits: Limits,
     /// What an application-level proxy may keep in the pair.
@@ -90,6 +92,8 @@ pub struct Web {
     pub listen: Vec<SocketAddr>,
     /// Certificate and key; none = made by the agent.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Logical interfaces at whose addresses it may be used; none = at all of them.
+    pub interfaces: Option<Vec<String>>,
 }
 
 /// `node.notify`: a command that is told of changes of the role, with the arguments of keepalived.

@@ -5,6 +5,7 @@
 //! generic over a [`Handler`], which knows nothing of sockets.
 
 pub mod client;
+pub mod edits;
 mod peer;
 pub mod protocol;
 pub mod records;

@@ -31,7 +31,7 @@ pub(crate) struct NodeDraft {
     pub(crate) interfaces: Items<InterfaceDraft>,
     metrics: Field<MetricsDraft>,
     notify: Field<NotifyDraft>,
-    web: Field<WebDraft>,
+    pub(crate) web: Field<WebDraft>,
 }
 
 /// `node.interfaces[]`.

@@ -24,6 +24,9 @@ pub(crate) struct MetricsDraft {
 /// `node.web`.
 pub(crate) struct WebDraft {
     listen: Items<At<SocketAddr>>,
+    pub(crate) interfaces: Items<At<String>>,
+    /// Whether `interfaces` is there at all.
+    limited: bool,
     certificate: Field<PathBuf>,
     key: Field<PathBuf>,
 }
@@ -45,10 +48,13 @@ pub(crate) fn metrics(walk: &mut Walk<'_>, node: &Section<'_>) -> Field<MetricsD
 }
 
 pub(crate) fn web(walk: &mut Walk<'_>, node: &Section<'_>) -> Field<WebDraft> {
-    let keys = &["listen", "certificate", "key"];
+    let keys = &["listen", "certificate", "key", "interfaces"];
     section(walk, node, "web", keys, |walk, section| {
+        let interfaces = walk.one_or_more(section, "interfaces", values::name);
         let draft = WebDraft {
             listen: listen(walk, section, "\"[::]:8443\""),
+            limited: section.has("interfaces"),
+            interfaces,
             certificate: walk.value(section, "certificate", values::path),
             key: walk.value(section, "key", values::path),
         };
@@ -142,6 +148,12 @@ impl WebDraft {
         Some(Web {
             listen: all(self.listen)?,
             certificate: optional(self.certificate)?.zip(optional(self.key)?),
+            interfaces: if self.limited {
+                let names = self.interfaces.list.into_iter().map(|at| at.value);
+                Some(self.interfaces.known.then(|| names.collect())?)
+            } else {
+                None
+            },
         })
     }
 }

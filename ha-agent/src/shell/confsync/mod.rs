@@ -8,6 +8,7 @@
 
 mod channel;
 mod client;
+mod edit;
 mod keys;
 mod server;
 mod store;
