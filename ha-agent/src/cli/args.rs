@@ -326,6 +326,19 @@ pub enum Web {
         /// Name
         name: String,
     },
+    /// Let a script use the API, and print its token, which cannot be seen again
+    AddToken {
+        /// Name: lower-case letters, digits, `-`, `_` and `.`
+        name: String,
+        /// What the script may do
+        #[arg(long, value_enum, default_value_t = Access::Viewer)]
+        access: Access,
+    },
+    /// Let a script use the API no more
+    RemoveToken {
+        /// Name
+        name: String,
+    },
 }
 
 /// Which events to show.

@@ -72,6 +72,7 @@ pub(super) fn command(args: &Args) -> Exit {
                 limit: wanted.limit,
                 offset: wanted.offset,
                 from: None,
+                look: None,
             };
             let show = |page: &ConnectionPage| render::connections(page, style);
             match (wanted.all, args.json) {
@@ -184,6 +185,11 @@ fn web(action: &Web) -> WebRequest {
             access: *access,
         },
         Web::RemoveUser { name } => WebRequest::RemoveUser { name: name.clone() },
+        Web::AddToken { name, access } => WebRequest::AddToken {
+            name: name.clone(),
+            access: *access,
+        },
+        Web::RemoveToken { name } => WebRequest::RemoveToken { name: name.clone() },
     }
 }
 

@@ -123,6 +123,18 @@ pub enum WebRequest {
         /// Name.
         name: String,
     },
+    /// Let a script use the API; the answer has its token.
+    AddToken {
+        /// Name.
+        name: String,
+        /// What the script may do.
+        access: Access,
+    },
+    /// Let it use the API no more.
+    RemoveToken {
+        /// Name.
+        name: String,
+    },
 }
 
 impl std::fmt::Display for WebRequest {
@@ -134,6 +146,10 @@ impl std::fmt::Display for WebRequest {
                 write!(f, "web add-user {name} --access {}", access.as_str())
             }
             Self::RemoveUser { name } => write!(f, "web remove-user {name}"),
+            Self::AddToken { name, access } => {
+                write!(f, "web add-token {name} --access {}", access.as_str())
+            }
+            Self::RemoveToken { name } => write!(f, "web remove-token {name}"),
         }
     }
 }

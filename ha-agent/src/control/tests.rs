@@ -46,7 +46,7 @@ impl Handler for Memory {
         // A table of ten pieces.
         for piece in query.from.unwrap_or_default()..10 {
             query.add(&mut page, std::iter::repeat_n(one.clone(), 10_000));
-            if query.is_full(&page) {
+            if query.is_full(&page, 10_000) {
                 page.next = Some(piece + 1).filter(|piece| *piece < 10);
                 break;
             }
@@ -303,6 +303,7 @@ fn the_whole_table_is_read_page_by_page() {
     let mut query = ConnectionQuery {
         limit: 25_000,
         from: Some(0),
+        look: None,
         ..ConnectionQuery::default()
     };
     let mut pages = Vec::new();

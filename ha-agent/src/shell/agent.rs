@@ -238,14 +238,16 @@ impl Shared {
         let now = clock::now().as_nanos();
         let mut page = query.page();
         let mut cursor = Some(Cursor(query.from.unwrap_or_default()));
+        let mut looked_at = 0;
         while let Some(from) = cursor {
             let scan = self.datapath.scan_conns(from, PIECE)?;
             let connections = scan.entries.iter().filter_map(|(key, conn)| {
                 Connection::from_entry(key, conn, names.of(key).map(str::to_owned), now)
             });
             query.add(&mut page, connections);
+            looked_at += scan.entries.len();
             cursor = scan.next;
-            if query.is_full(&page) {
+            if query.is_full(&page, looked_at) {
                 page.next = cursor.map(|cursor| cursor.0);
                 break;
             }
@@ -414,8 +416,10 @@ impl Handler for Shared {
         match request {
             WebRequest::On => self.switch_web(true).await,
             WebRequest::Off => self.switch_web(false).await,
-            WebRequest::AddUser { name, access } => self.change_user(name, Some(access)).await,
-            WebRequest::RemoveUser { name } => self.change_user(name, None).await,
+            request @ (WebRequest::AddUser { .. }
+            | WebRequest::RemoveUser { .. }
+            | WebRequest::AddToken { .. }
+            | WebRequest::RemoveToken { .. }) => self.change_door(request).await,
         }
     }
 

@@ -1,19 +1,17 @@
 //! The node as programs see it that look on: where metrics and health come from, and who serves them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tokio_rustls::TlsAcceptor;
 
 use super::agent::{Shared, lock};
 use super::alarms::Kind;
-use super::{clock, parts};
+use super::{clock, page, parts};
 use crate::status::model::Counters;
-use crate::web::listen::{self, Counted, Limits};
+use crate::web::listen::{self, Counted, Limits, Offer};
 use crate::web::metrics::{Listener, Sources};
 use crate::web::{self, Health, Watched};
 
@@ -43,38 +41,50 @@ impl Listeners {
 
     fn read(&self) -> Vec<Listener> {
         let read = |(name, counted): &(String, Arc<Counted>)| {
-            let (connections, displaced) = counted.read();
+            let [connections, displaced, turned_away] = counted.read();
             Listener {
                 name: name.clone(),
                 connections,
                 displaced,
+                turned_away,
             }
         };
         lock(&self.0).iter().map(read).collect()
     }
 }
 
-/// Serves metrics, health and the web page where the configuration says so, until the set is dropped.
-pub(super) fn serve(shared: &Arc<Shared>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
+/// Those who serve; they end when this is dropped.
+#[derive(Debug)]
+pub(super) struct Observers {
+    _metrics: JoinSet<()>,
+    _page: Option<page::Served>,
+}
+
+/// Serves metrics, health and the web page where the configuration says so.
+pub(super) fn serve(shared: &Arc<Shared>) -> Observers {
+    let mut metrics = JoinSet::new();
     let config = shared.config();
     for address in &config.node.metrics {
-        let router = web::router(shared);
-        tasks.spawn(keep(Arc::clone(shared), *address, router, None, LIMITS));
+        let offer = Offer {
+            router: web::router(shared),
+            tls: None,
+            limits: LIMITS,
+            admits: listen::everywhere,
+        };
+        metrics.spawn(keep(Arc::clone(shared), *address, offer));
     }
-    if config.node.web.is_some() {
-        tasks.spawn(super::page::serve(Arc::clone(shared)));
+    let page = config.node.web.is_some().then(|| page::serve(shared));
+    Observers {
+        _metrics: metrics,
+        _page: page.flatten(),
     }
-    tasks
 }
 
 /// A node that nobody can look at is better than none, so what cannot be opened is tried again.
-pub(super) async fn keep(
+pub(super) async fn keep<A: Fn(IpAddr) -> bool + Clone>(
     shared: Arc<Shared>,
     address: SocketAddr,
-    router: Router,
-    tls: Option<TlsAcceptor>,
-    limits: Limits,
+    offer: Offer<A>,
 ) {
     let name = address.to_string();
     let counted = shared.listeners.add(name.clone());
@@ -82,7 +92,7 @@ pub(super) async fn keep(
         match listen::bind(address) {
             Ok(listener) => {
                 shared.board.clear(Kind::NotListening, &name);
-                listen::serve(listener, router.clone(), tls.clone(), limits, &counted).await;
+                listen::serve(listener, offer.clone(), &counted).await;
             }
             Err(error) => {
                 let evidence = format!("{name}: {error}");

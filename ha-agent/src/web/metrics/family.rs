@@ -222,4 +222,6 @@ families! {
         "Connections to the agent's HTTP listeners.";
     HttpDisplaced = "http_connections_displaced", Counter, ["listener"],
         "Connections ended early because there were too many: the oldest gave way.";
+    HttpTurnedAway = "http_connections_turned_away", Counter, ["listener"],
+        "Connections to an address of the node at which its page may not be used.";
 }

@@ -30,6 +30,8 @@ pub struct Listener {
     pub connections: u64,
     /// Those that had to give way to others.
     pub displaced: u64,
+    /// Those that came to an address at which there is nothing for them.
+    pub turned_away: u64,
 }
 
 /// Everything that is measured, as it is at one moment.
@@ -270,6 +272,7 @@ impl Sources<'_> {
         for listener in self.listeners {
             to.count(F::HttpConnections, &[&listener.name], listener.connections);
             to.count(F::HttpDisplaced, &[&listener.name], listener.displaced);
+            to.count(F::HttpTurnedAway, &[&listener.name], listener.turned_away);
         }
     }
 }

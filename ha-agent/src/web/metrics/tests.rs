@@ -84,6 +84,7 @@ impl Scene {
                 name: "127.0.0.1:9573".to_owned(),
                 connections: 7,
                 displaced: 1,
+                turned_away: 2,
             }],
         }
     }

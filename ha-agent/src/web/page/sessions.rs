@@ -35,7 +35,7 @@ pub fn secret() -> Option<String> {
 }
 
 /// What a secret is kept as: who reads memory or compares times learns nothing of use.
-fn print(secret: &str) -> Vec<u8> {
+pub(super) fn print(secret: &str) -> Vec<u8> {
     digest(&SHA256, secret.as_bytes()).as_ref().to_vec()
 }
 
@@ -53,6 +53,7 @@ pub struct Session {
     pub access: Access,
     /// Must come with every request that changes something.
     pub csrf: String,
+    notice: String,
     began: Instant,
     seen: Instant,
 }
@@ -86,6 +87,7 @@ impl Sessions {
             user: user.to_owned(),
             access,
             csrf,
+            notice: String::new(),
             began: now,
             seen: now,
         };
@@ -104,9 +106,32 @@ impl Sessions {
         Some(session.clone())
     }
 
+    /// Tells the user of a session something, on the next page.
+    pub fn tell(&self, session: &Session, notice: impl Into<String>) {
+        let mut open = held(&self.open);
+        if let Some(known) = open.values_mut().find(|known| known.csrf == session.csrf) {
+            known.notice = notice.into();
+        }
+    }
+
+    /// What the user of a session is to be told, once.
+    pub fn notice(&self, session: &Session) -> String {
+        let mut open = held(&self.open);
+        let known = open.values_mut().find(|known| known.csrf == session.csrf);
+        known
+            .map(|known| std::mem::take(&mut known.notice))
+            .unwrap_or_default()
+    }
+
     /// Ends all sessions of a user.
     pub fn end_of(&self, user: &str) {
         held(&self.open).retain(|_, session| session.user != user);
+    }
+
+    /// Ends all sessions of a user but this one.
+    pub fn end_others(&self, user: &str, but: Option<&Session>) {
+        let kept = |session: &Session| but.is_some_and(|but| but.csrf == session.csrf);
+        held(&self.open).retain(|_, session| session.user != user || kept(session));
     }
 
     /// Ends all sessions.
@@ -165,7 +190,7 @@ fn network(place: IpAddr) -> IpAddr {
     }
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

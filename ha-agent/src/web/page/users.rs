@@ -121,6 +121,22 @@ impl Users {
         self.make(name, access, password, false)
     }
 
+    /// Names, and what they may do.
+    pub fn list(&self) -> io::Result<Vec<(String, Access)>> {
+        let all = self.read()?.into_iter();
+        Ok(all.map(|user| (user.name, user.access)).collect())
+    }
+
+    /// Gives a user another password.
+    pub fn set_password(&self, name: &str, password: &str) -> Result<(), UserError> {
+        let hash = hashed(password)?;
+        let _alone = self.alone();
+        let mut all = self.read()?;
+        let user = all.iter_mut().find(|user| user.name == name);
+        user.ok_or(UserError::Unknown)?.password = hash;
+        Ok(store(&self.path, &all)?)
+    }
+
     /// Removes a user.
     pub fn remove(&self, name: &str) -> Result<(), UserError> {
         let _alone = self.alone();
@@ -140,13 +156,10 @@ impl Users {
         password: &str,
         first: bool,
     ) -> Result<(), UserError> {
-        let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-        if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(letter) {
+        if !is_name(name) {
             return Err(UserError::Name);
         }
-        if !PASSWORD.contains(&password.len()) || password.chars().count() < *PASSWORD.start() {
-            return Err(UserError::Password);
-        }
+        let hash = hashed(password)?;
         let _alone = self.alone();
         let mut all = self.read()?;
         if first && !all.is_empty() {
@@ -158,13 +171,10 @@ impl Users {
         if all.len() >= USERS_MAX {
             return Err(UserError::TooMany);
         }
-        let hash = Argon2::default()
-            .hash_password(password.as_bytes())
-            .map_err(UserError::Hash)?;
         all.push(User {
             name: name.to_owned(),
             access,
-            password: hash.to_string(),
+            password: hash,
         });
         Ok(store(&self.path, &all)?)
     }
@@ -180,6 +190,21 @@ impl Users {
     fn alone(&self) -> MutexGuard<'_, ()> {
         self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What of a password is stored.
+fn hashed(password: &str) -> Result<String, UserError> {
+    if !PASSWORD.contains(&password.len()) || password.chars().count() < *PASSWORD.start() {
+        return Err(UserError::Password);
+    }
+    let hash = Argon2::default().hash_password(password.as_bytes());
+    Ok(hash.map_err(UserError::Hash)?.to_string())
+}
+
+/// Whether this can be somebody's name.
+pub(super) fn is_name(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    (1..=NAME_MAX).contains(&name.len()) && name.chars().all(letter)
 }
 
 /// Replaces the file as a whole, for its owner only.

@@ -1,103 +1,123 @@
 //! What the home page says, in words: pure, so that every word is tested without a browser.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use crate::events::Event;
+use super::chart;
+use super::rates::{Rate, Rates};
+use super::shown::Place;
+use crate::events::{Event, Kind};
 use crate::status::model::{Mode, Role, Square, Status};
 
-/// What the page shows besides the status.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The machine's id: the appliance's serial number.
-    pub machine: String,
-    /// When it was booted, in words.
-    pub booted: String,
-    /// Where the partner's own page is.
-    pub partner: Option<SocketAddr>,
-}
+/// Events on the page.
+const EVENTS: usize = 8;
 
 /// A status square, with words beside its colour.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub(super) struct Mark {
     /// Whose.
-    pub name: String,
+    pub(super) name: String,
     /// Class of its colour.
-    pub colour: &'static str,
+    pub(super) colour: &'static str,
     /// `A` on an active node.
-    pub letter: &'static str,
+    pub(super) letter: &'static str,
     /// What the colour means.
-    pub words: String,
-    /// That node's own page; empty on it.
-    pub href: String,
+    pub(super) words: String,
+    /// That node's own page; empty if it has none.
+    pub(super) href: String,
+}
+
+/// How fast something goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Speed {
+    /// What.
+    pub(super) what: &'static str,
+    /// For programs.
+    pub(super) id: &'static str,
+    /// Now, a second.
+    pub(super) now: String,
+    /// At most in the last hour.
+    pub(super) most: String,
+    /// The last hour, as SVG.
+    pub(super) line: String,
 }
 
 /// An alarm.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Alarm {
+pub(super) struct Alarm {
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// What shows it.
-    pub evidence: String,
+    pub(super) evidence: String,
     /// For how long.
-    pub since: String,
+    pub(super) since: String,
     /// What to do.
-    pub remedy: String,
+    pub(super) remedy: String,
 }
 
 /// Shared addresses of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared {
+pub(super) struct Shared {
     /// Logical name.
-    pub interface: String,
+    pub(super) interface: String,
     /// The addresses.
-    pub addresses: String,
+    pub(super) addresses: String,
     /// Whether it works.
-    pub link: &'static str,
+    pub(super) link: &'static str,
 }
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happened {
+pub(super) struct Happened {
     /// For programs.
-    pub time: String,
+    pub(super) time: String,
     /// For people.
-    pub shown: String,
+    pub(super) shown: String,
     /// What.
-    pub what: String,
+    pub(super) what: String,
     /// Why.
-    pub why: String,
+    pub(super) why: String,
     /// Who.
-    pub who: String,
+    pub(super) who: String,
 }
 
 /// The home page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
+pub(super) struct View {
     /// This node's name.
-    pub node: String,
+    pub(super) node: String,
     /// First node left, second right; none if high availability is off.
-    pub squares: Vec<Mark>,
+    pub(super) squares: Vec<Mark>,
     /// The pair in one line.
-    pub headline: String,
+    pub(super) headline: String,
     /// What is wrong.
-    pub alarms: Vec<Alarm>,
+    pub(super) alarms: Vec<Alarm>,
     /// This node.
-    pub facts: Vec<(&'static str, String)>,
+    pub(super) facts: Vec<(&'static str, String)>,
     /// Who has the shared addresses.
-    pub holder: String,
+    pub(super) holder: String,
     /// Which there are.
-    pub shared: Vec<Shared>,
+    pub(super) shared: Vec<Shared>,
     /// Replication.
-    pub replication: Vec<(&'static str, String)>,
+    pub(super) replication: Vec<(&'static str, String)>,
     /// Connections.
-    pub connections: Vec<(&'static str, String)>,
-    /// What happened last, newest first.
-    pub events: Vec<Happened>,
+    pub(super) connections: Vec<(&'static str, String)>,
+    /// Rates.
+    pub(super) speeds: Vec<Speed>,
+    /// The last changes of role, newest first.
+    pub(super) roles: Vec<Happened>,
+    /// What else happened last, newest first.
+    pub(super) events: Vec<Happened>,
 }
 
 impl View {
     /// Of a node.
-    pub fn of(status: &Status, place: &Place, events: &[Event]) -> Self {
+    pub(super) fn of(status: &Status, place: &Place, events: &[Event], rates: &Rates) -> Self {
+        let is_role = |event: &&Event| event.event == Kind::RoleChanged.as_str();
+        let newest = |wanted: bool| {
+            let some = events.iter().rev().filter(|event| is_role(event) == wanted);
+            some.take(EVENTS).map(Happened::of).collect()
+        };
         Self {
             node: status.node.name.clone(),
             squares: squares(status, place),
@@ -108,26 +128,52 @@ impl View {
             shared: shared(status),
             replication: replication(status),
             connections: connections(status),
-            events: events.iter().rev().map(happened).collect(),
+            speeds: speeds(rates),
+            roles: newest(true),
+            events: newest(false),
         }
     }
 }
 
+fn speeds(rates: &Rates) -> Vec<Speed> {
+    let speed = |what, id, read: fn(&Rate) -> f64| {
+        let hour: Vec<f64> = rates.hour.iter().map(read).collect();
+        Speed {
+            what,
+            id,
+            now: amount(read(&rates.all)),
+            most: amount(hour.iter().copied().fold(0.0, f64::max)),
+            line: chart::line(what, &hour),
+        }
+    };
+    vec![
+        speed("new connections", "rate-connections", |rate| {
+            rate.connections
+        }),
+        speed("packets", "rate-packets", |rate| rate.packets),
+    ]
+}
+
+/// A number for people who want to know how much it is about.
+pub(super) fn amount(value: f64) -> String {
+    match value {
+        value if value >= 999.5e6 => format!("{:.1} G", value / 1e9),
+        value if value >= 999.5e3 => format!("{:.1} M", value / 1e6),
+        value if value >= 9_999.5 => format!("{:.0} k", value / 1e3),
+        value if value >= 99.5 || value == 0.0 => format!("{value:.0}"),
+        value => format!("{value:.1}"),
+    }
+}
+
 fn squares(status: &Status, place: &Place) -> Vec<Mark> {
-    let own = mark(
-        &status.node.name,
-        status.square,
-        Some(status.role),
-        String::new(),
-    );
+    let page = |at: Option<SocketAddr>| at.map_or_else(String::new, |at| format!("https://{at}/"));
+    let (name, role) = (&status.node.name, Some(status.role));
+    let own = mark(name, status.square, role, page(place.own));
     let Some(partner) = &status.partner else {
         return Vec::new();
     };
     let name = partner.name.as_deref().unwrap_or("partner");
-    let href = place
-        .partner
-        .map_or_else(String::new, |at| format!("https://{at}/"));
-    let other = mark(name, partner.square, partner.role, href);
+    let other = mark(name, partner.square, partner.role, page(place.partner));
     match status.node.mode {
         Mode::Off => Vec::new(),
         Mode::First => vec![own, other],
@@ -261,22 +307,25 @@ fn connections(status: &Status) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn happened(event: &Event) -> Happened {
-    Happened {
-        time: event.time.to_string(),
-        shown: event.time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        what: event.what.clone(),
-        why: event.why.clone(),
-        who: event.who.clone(),
+impl Happened {
+    /// An event in words.
+    pub(super) fn of(event: &Event) -> Self {
+        Self {
+            time: event.time.to_string(),
+            shown: event.time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            what: event.what.clone(),
+            why: event.why.clone(),
+            who: event.who.clone(),
+        }
     }
 }
 
 /// A number with its thousands apart.
-fn number(number: u64) -> String {
+pub(super) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             out.push('\u{202f}');
         }
         out.push(digit);
@@ -285,8 +334,10 @@ fn number(number: u64) -> String {
 }
 
 /// A time in its two largest units.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0) as u64;
+pub(super) fn duration(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds)
+        .unwrap_or_default()
+        .as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -294,13 +345,6 @@ fn duration(seconds: f64) -> String {
         (0, ..) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
     }
-}
-
-/// Where the partner's page is: at its address on the same network, and the same port.
-pub fn partner_page(partners: &[IpAddr], port: u16) -> Option<SocketAddr> {
-    let first = partners.iter().find(|address| address.is_ipv4());
-    let first = first.or_else(|| partners.first())?;
-    Some(SocketAddr::new(*first, port))
 }
 
 #[cfg(test)]
@@ -314,7 +358,7 @@ mod tests {
             partner: "10.0.0.12:8443".parse().ok(),
             ..Place::default()
         };
-        let squares = View::of(status, &place, &[]).squares;
+        let squares = View::of(status, &place, &[], &Rates::default()).squares;
         let row = |mark: Mark| (mark.name, mark.colour, mark.letter, mark.href);
         squares.into_iter().map(row).collect()
     }
@@ -339,8 +383,8 @@ mod tests {
         status.role = Role::Standby;
         let partner = |square, role| {
             sample().partner.map(|partner| Partner {
-                square,
                 role,
+                square,
                 ..partner
             })
         };
@@ -363,7 +407,7 @@ mod tests {
 
     #[test]
     fn words() {
-        let view = View::of(&sample(), &Place::default(), &[]);
+        let view = View::of(&sample(), &Place::default(), &[], &Rates::default());
         assert_eq!(view.headline, "lb1 is active");
         assert_eq!(view.holder, "lb1 has them");
         assert_eq!(view.squares[0].words, "active");
@@ -379,8 +423,16 @@ mod tests {
         ] {
             assert_eq!(duration(seconds), words);
         }
-        let partners = ["fd00::2", "10.0.0.12"].map(|at| at.parse().unwrap());
-        assert_eq!(partner_page(&partners, 8443), "10.0.0.12:8443".parse().ok());
-        assert_eq!(partner_page(&[], 8443), None);
+        for (value, words) in [
+            (0.0, "0"),
+            (0.25, "0.2"),
+            (12.34, "12.3"),
+            (4711.0, "4711"),
+            (27_600.0, "28 k"),
+            (4_000_000.0, "4.0 M"),
+            (2e9, "2.0 G"),
+        ] {
+            assert_eq!(amount(value), words);
+        }
     }
 }

@@ -1,32 +1,34 @@
-//! The web page of this node: what it shows, where it is served, and its switch.
+//! The web page of this node: where it is served, its switch, and who may come in.
+
+mod shown;
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use tokio::sync::oneshot;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{error, info};
 
 use super::agent::Shared;
-use super::{clock, observe};
-use crate::control::{Done, Refusal, Reply};
-use crate::events::{Entry, Event};
-use crate::status::model::{Counters, Services, Status};
-use crate::web::listen::Limits;
+use super::observe;
+use crate::control::{Done, Refusal, Reply, WebRequest};
+use crate::web::listen::{Limits, Offer};
 use crate::web::page::sessions::secret;
-use crate::web::page::users::{Access, UserError};
-use crate::web::page::view::{Place, partner_page};
-use crate::web::page::{self, Door, Page, Shown};
+use crate::web::page::users::UserError;
+use crate::web::page::{self, Door, Page, Shown as _};
 
 /// What those who look at the page may take: each page that is open is a connection.
 const LIMITS: Limits = Limits {
     clients: 128,
     life: Duration::from_hours(1),
 };
+/// Threads that may wait for disks, the kernel and hashes.
+const BLOCKING: usize = 8;
 /// Its presence says that the page is switched off.
 const OFF: &str = "web-off";
 /// Length of a password that is made: 96 random bits.
@@ -34,8 +36,45 @@ const PASSWORD_LENGTH: usize = 24;
 /// How often what is missing is looked for again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Serves the page as long as it is switched on, until the future is dropped.
-pub(super) async fn serve(shared: Arc<Shared>) {
+/// A thread of its own, with a runtime of its own: whatever clients do there, nothing else of the agent waits for it.
+/// It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Served {
+    _stop: oneshot::Sender<()>,
+}
+
+/// Serves the page as long as it is switched on.
+pub(super) fn serve(shared: &Arc<Shared>) -> Option<Served> {
+    let shared = Arc::clone(shared);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(BLOCKING)
+        .thread_name("web")
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| error!(%error, "the web page is not served"));
+    let runtime = runtime.ok()?;
+    let run = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = stopped => {}
+                () = while_on(shared) => {}
+            }
+        });
+        runtime.shutdown_background();
+    };
+    let thread = thread::Builder::new().name("web".to_owned()).spawn(run);
+    match thread {
+        Ok(_running) => Some(Served { _stop: stop }),
+        Err(error) => {
+            error!(%error, "the web page is not served");
+            None
+        }
+    }
+}
+
+async fn while_on(shared: Arc<Shared>) {
     let mut switch = shared.web.subscribe();
     loop {
         if *switch.borrow_and_update() {
@@ -95,9 +134,16 @@ async fn open(shared: Arc<Shared>) {
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&page).draw());
+    tasks.spawn(Arc::clone(&page).measure());
     for address in web.listen {
-        let (shared, router, tls) = (Arc::clone(&shared), page.router(), Some(tls.clone()));
-        tasks.spawn(observe::keep(shared, address, router, tls, LIMITS));
+        let looked_at = Arc::clone(&shared);
+        let offer = Offer {
+            router: page.router(),
+            tls: Some(tls.clone()),
+            limits: LIMITS,
+            admits: move |at| looked_at.reach(at).is_some(),
+        };
+        tasks.spawn(observe::keep(Arc::clone(&shared), address, offer));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -133,32 +179,47 @@ impl Shared {
 }
 
 impl Shared {
-    /// Makes a user of the page, or removes one.
-    pub(super) async fn change_user(&self, name: String, access: Option<Access>) -> Reply<Done> {
+    /// Changes who may come in.
+    pub(super) async fn change_door(&self, request: WebRequest) -> Reply<Done> {
         let door = Arc::clone(&self.door);
-        let changed = spawn_blocking(move || {
-            let users = &door.users;
-            let Some(access) = access else {
-                users.remove(&name)?;
-                door.sessions.end_of(&name);
-                return Ok(Done::new(format!("{name} is no user any more")));
-            };
-            let random = || io::Error::other("the system has no random numbers");
-            let mut password = secret().ok_or_else(random)?;
-            password.truncate(PASSWORD_LENGTH);
-            users.add(&name, access, &password)?;
-            let access = access.as_str();
-            Ok::<_, UserError>(Done::new(format!(
-                "{name} may log in as {access} with the password {password}"
-            )))
-        });
-        let problem = match changed.await {
+        let changed = spawn_blocking(move || change(&door, request)).await;
+        let problem = match changed {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
         Err(Refusal::new(problem, "see `ha-agent web --help`"))
     }
+}
+
+fn change(door: &Door, request: WebRequest) -> Result<Done, UserError> {
+    Ok(Done::new(match request {
+        WebRequest::AddUser { name, access } => {
+            let random = || io::Error::other("the system has no random numbers");
+            let mut password = secret().ok_or_else(random)?;
+            password.truncate(PASSWORD_LENGTH);
+            door.users.add(&name, access, &password)?;
+            let access = access.as_str();
+            format!("{name} may log in as {access} with the password {password}")
+        }
+        WebRequest::RemoveUser { name } => {
+            door.users.remove(&name)?;
+            door.sessions.end_of(&name);
+            format!("{name} is no user any more")
+        }
+        WebRequest::AddToken { name, access } => {
+            let secret = door.tokens.add(&name, access)?;
+            format!(
+                "{secret}\n{name} may use the API as {}; this token is not shown again",
+                access.as_str()
+            )
+        }
+        WebRequest::RemoveToken { name } => {
+            door.tokens.remove(&name)?;
+            format!("the token {name} is good for nothing any more")
+        }
+        WebRequest::On | WebRequest::Off => "the page is not switched here".to_owned(),
+    }))
 }
 
 fn remember(path: &PathBuf, on: bool) -> io::Result<()> {
@@ -169,65 +230,4 @@ fn remember(path: &PathBuf, on: bool) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-impl Shown for Shared {
-    fn door(&self) -> &Door {
-        &self.door
-    }
-
-    fn status(&self) -> Status {
-        self.build_status()
-    }
-
-    fn services(&self) -> Result<Services, String> {
-        self.service_list().map_err(|error| error.to_string())
-    }
-
-    fn counters(&self) -> Result<Counters, String> {
-        let values = self
-            .datapath
-            .counters()
-            .map_err(|error| error.to_string())?;
-        Ok(Counters::from_values(&values))
-    }
-
-    fn events(&self, count: usize) -> Vec<Event> {
-        self.events.recent(count)
-    }
-
-    fn place(&self) -> Place {
-        let config = self.config();
-        let port = config.node.web.as_ref().and_then(|web| web.listen.first());
-        let mut interfaces = config.node.interfaces.iter();
-        let partners = interfaces.find(|interface| !interface.partners.is_empty());
-        Place {
-            machine: fs::read_to_string("/etc/machine-id")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
-            booted: booted(),
-            partner: port
-                .zip(partners)
-                .and_then(|(port, interface)| partner_page(&interface.partners, port.port())),
-        }
-    }
-
-    fn record(&self, entry: Entry) {
-        self.events.record(entry);
-    }
-}
-
-/// When the machine was booted, as the clocks say.
-fn booted() -> String {
-    let up = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let up = up
-        .split(' ')
-        .next()
-        .and_then(|seconds| seconds.parse::<f64>().ok());
-    let since = up.map(|up| clock::wall().saturating_sub(Duration::from_secs_f64(up.max(0.0))));
-    let at = since.and_then(|since| Timestamp::from_second(since.as_secs().cast_signed()).ok());
-    at.map_or_else(String::new, |at| {
-        at.strftime("%Y-%m-%d %H:%M UTC").to_string()
-    })
 }
