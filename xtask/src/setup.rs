@@ -19,6 +19,7 @@ const TOOLS: &[(&str, &str)] = &[
     // Its service, as it is installed, keeps statistics and talks to nobody.
     ("conntrackd", "conntrackd"),
     ("cc", "gcc"),
+    ("ssh", "openssh-client"),
     ("systemd-analyze", "systemd"),
 ];
 

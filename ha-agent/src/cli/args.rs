@@ -63,6 +63,8 @@ pub enum Verb {
     Status,
     /// Show the connection table
     Connections(Connections),
+    /// Show node and pair live in the terminal; q ends, ? shows the keys
+    Top(Top),
     /// Show what the data plane counted
     Counters {
         /// Counters that are zero, too
@@ -131,6 +133,12 @@ pub enum Verb {
         #[command(subcommand)]
         action: Records,
     },
+    /// Give a new node the pair's key and configuration, or be that node
+    Pair {
+        /// Which
+        #[command(subcommand)]
+        action: Pair,
+    },
     /// Write a backup of the configuration, without keys
     Backup {
         /// File to make, never overwritten [default: standard output]
@@ -170,6 +178,21 @@ pub enum Verb {
     },
 }
 
+/// How to show the node live.
+#[derive(Debug, clap::Args)]
+pub struct Top {
+    /// How often to look, from 200ms to 60s
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = every)]
+    pub every: Duration,
+}
+
+fn every(text: &str) -> Result<Duration, &'static str> {
+    let range = Duration::from_millis(200)..=Duration::from_mins(1);
+    read_duration(text)
+        .filter(|every| range.contains(every))
+        .ok_or("a whole number and a unit, from 200ms to 60s")
+}
+
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
 pub enum Config {
@@ -192,6 +215,46 @@ pub enum Foreign {
         /// keepalived.conf of one of the nodes
         file: PathBuf,
     },
+}
+
+/// Which end of a pairing.
+#[derive(Debug, Subcommand)]
+pub enum Pair {
+    /// Make a one-time code for a new node, and wait until it has come
+    Offer {
+        /// How long the code is good
+        #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
+        minutes: u32,
+    },
+    /// Make this machine the other node: with key and configuration of the one that made the code
+    Join(Join),
+}
+
+/// How to join.
+#[derive(Debug, clap::Args)]
+pub struct Join {
+    /// Where the other node is, as it says; and :PORT unless that is 6973
+    pub address: String,
+    /// The code [default: it is asked for, so that no list of processes shows it]
+    pub code: Option<String>,
+    /// Name of this node [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Device of an interface of the pair; may be repeated [default: the one with the address that the other node expects]
+    #[arg(long = "device", value_name = "INTERFACE=DEVICE", value_parser = chosen)]
+    pub devices: Vec<(String, String)>,
+    /// Do not start the agent
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+fn chosen(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((interface, device)) if !interface.is_empty() && !device.is_empty() => {
+            Ok((interface.to_owned(), device.to_owned()))
+        }
+        _ => Err("an interface of the pair, = and a device of this machine, for example back=eth1"),
+    }
 }
 
 /// What to restore.

@@ -138,6 +138,8 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::Manual { .. }
         | Verb::Doctor
         | Verb::Events(_)
+        | Verb::Top(_)
+        | Verb::Pair { .. }
         | Verb::Ping(_)
         | Verb::Capture(_)
         | Verb::TracePacket(_)

@@ -67,6 +67,8 @@ pub struct Node {
     pub key_file: PathBuf,
     /// Passphrase shared with foreign CARP peers; absent = derived from the pair key.
     pub carp_passphrase_file: Option<PathBuf>,
+    /// Public keys of those who may log in as operators; absent = nobody.
+    pub operators_file: Option<PathBuf>,
     /// Terms and other state that survives a restart.
     pub state_dir: PathBuf,
     /// Where `ctl.sock` is.

@@ -211,6 +211,7 @@ impl Refused<'_> {
             mode,
             key_file,
             carp_passphrase_file,
+            operators_file,
             state_dir,
             run_dir,
             bpf_dir,
@@ -227,6 +228,7 @@ impl Refused<'_> {
             &old.carp_passphrase_file,
             carp_passphrase_file,
         );
+        self.unless_equal(&at("operators_file"), &old.operators_file, operators_file);
         self.unless_equal(&at("state_dir"), &old.state_dir, state_dir);
         self.unless_equal(&at("run_dir"), &old.run_dir, run_dir);
         self.unless_equal(&at("bpf_dir"), &old.bpf_dir, bpf_dir);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::records::RecordsRequest;
 use crate::config::Diagnostic;
 use crate::events::EventQuery;
+use crate::pairing::PairRequest;
 use crate::proto::confsync::ContentHash;
 use crate::status::model::ConnectionQuery;
 use crate::trace::model::TraceRequest;
@@ -63,6 +64,8 @@ pub enum Request {
     Records(RecordsRequest),
     /// What has happened.
     Events(EventQuery),
+    /// Let a new node have key and configuration.
+    Pair(PairRequest),
     /// Replace the running program; the connection ends when that happens.
     Reexec,
 }
@@ -84,6 +87,10 @@ impl Request {
             }
             Self::Reexec => Some("reexec".to_owned()),
             Self::Push => Some("push".to_owned()),
+            Self::Pair(PairRequest::Offer { minutes }) => {
+                Some(format!("pair offer --minutes {minutes}"))
+            }
+            Self::Pair(PairRequest::Withdraw { .. }) => Some("pair withdraw".to_owned()),
             // What came of it is an event of its own.
             Self::Reload => None,
             Self::Status
@@ -94,6 +101,7 @@ impl Request {
             | Self::TracePacket(_)
             | Self::Records(_)
             | Self::Events(_)
+            | Self::Pair(PairRequest::Watch { .. })
             | Self::ShowConfig => None,
         }
     }

@@ -24,8 +24,8 @@ use super::{alarms, clock, election, frame, happened, replication};
 use crate::config::Loaded;
 use crate::config::model::{Config, Mode};
 use crate::control::{
-    CaptureRequest, ConfigShown, Done, Handler, Heirloom, Peer, RecordsReply, RecordsRequest,
-    Refusal, Reloaded, Reply,
+    CaptureRequest, ConfigShown, Counted, Done, Handler, Heirloom, Peer, RecordsReply,
+    RecordsRequest, Refusal, Reloaded, Reply,
 };
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::inspect::Inspect;
@@ -34,6 +34,7 @@ use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
 use crate::events::{EventPage, EventQuery, Recorder};
 use crate::health::verdicts::Verdicts;
 use crate::health::{self, HealthChecks};
+use crate::pairing::{PairReply, PairRequest};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
 use crate::services::expiry::Keeper;
@@ -102,6 +103,8 @@ pub struct Shared {
     pub listeners: Listeners,
     /// Who else has the shared addresses.
     pub conflicts: watch::Sender<Picture>,
+    /// What the control socket has counted.
+    pub commanded: Counted,
     /// What is known of this node's starts.
     pub history: Arc<HistoryFile>,
     /// The configuration file.
@@ -403,6 +406,14 @@ impl Handler for Shared {
             format!("the event history cannot be read: {problem}"),
             "check the disk of node.state_dir",
         ))
+    }
+
+    async fn pair(self: Arc<Self>, request: PairRequest) -> Reply<PairReply> {
+        off_the_runtime(move || Self::pair(&self, &request)).await
+    }
+
+    fn counted(&self) -> &Counted {
+        &self.commanded
     }
 
     fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>) {

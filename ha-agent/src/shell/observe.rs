@@ -107,6 +107,7 @@ impl Watched for Shared {
             alarms: &alarms,
             events: self.events.numbers(),
             hooks: self.config().node.notify.map(|_| self.hooks.outcomes()),
+            control: self.commanded.read(),
             listeners: &self.listeners.read(),
         };
         sources

@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod config;
 pub mod conns;
 pub mod generator;
+pub mod http;
 pub mod link;
 pub mod locate;
 pub mod netns;

@@ -10,6 +10,7 @@
 //! Every line is a port of one switch. Interfaces inside the hosts are called after the bridge they
 //! lead to.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -424,10 +425,19 @@ impl Node {
 
     /// Starts an agent that dies at a place named in [`ha_agent::fault`].
     pub fn start_dying(&mut self, point: &str) -> Result<()> {
+        self.start_faulty(ha_agent::fault::VARIABLE, OsStr::new(point))
+    }
+
+    /// Starts an agent whose wall clock is wrong by as many seconds as a file says.
+    pub fn start_with_clock(&mut self, file: &Path) -> Result<()> {
+        self.start_faulty(ha_agent::fault::CLOCK, file.as_os_str())
+    }
+
+    fn start_faulty(&mut self, variable: &str, value: &OsStr) -> Result<()> {
         let mut command = Command::new(locate::program("ha-faulty")?);
         command.arg("run").arg("-f").arg(self.config_file());
-        command.env(ha_agent::fault::VARIABLE, point);
-        let name = format!("agent of lb{}, which dies", self.number);
+        command.env(variable, value);
+        let name = format!("agent of lb{} with a fault", self.number);
         let log = self.dir.join("agent.log");
         self.agent = Some(Process::start(&name, &self.netns, &mut command, &log)?);
         Ok(())

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::model::{Config, Mode, Pacify};
 use crate::config::{Loaded, Secrets};
-use crate::control::Heirloom;
+use crate::control::{Counted, Heirloom};
 use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::events::Recorder;
@@ -493,6 +493,7 @@ async fn bring_up(
         tallies: Tallies::start(),
         listeners: Listeners::default(),
         conflicts: watch::Sender::default(),
+        commanded: Counted::default(),
         history,
         path,
         program: Program::own().map_err(StartError::Program)?,

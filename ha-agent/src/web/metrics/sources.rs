@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::Samples;
 use super::family::Family as F;
+use crate::control::Count;
 use crate::events::Numbers;
 use crate::proto::carp::Snapshot;
 use crate::proto::sync::SyncSnapshot;
@@ -57,6 +58,8 @@ pub struct Sources<'a> {
     pub events: Numbers,
     /// What came of notify commands, if there is one.
     pub hooks: Option<Outcomes>,
+    /// The control socket.
+    pub control: Count,
     /// The listeners.
     pub listeners: &'a [Listener],
 }
@@ -266,6 +269,9 @@ impl Sources<'_> {
             }
             to.count(F::NotifyPassedOver, &[], passed_over);
             to.count(F::NotifyWaiting, &[], waiting);
+        }
+        for (event, count) in numbers(&self.control) {
+            to.count(F::ControlEvents, &[&event], count);
         }
         for listener in self.listeners {
             to.count(F::HttpConnections, &[&listener.name], listener.connections);
