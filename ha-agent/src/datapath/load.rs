@@ -311,7 +311,8 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
         .and_then(|version| version.update(&0, &LAYOUT_VERSION, Update::Any))
         .map_err(map_error(maps::VERSION))?;
     datapath.counters()?;
-    let attachments = attach::attach_all(programs.entry.as_fd(), dir, &options.devices)?;
+    let attacher = Attacher::new(programs.entry, programs.stages, dir);
+    let attachments = attacher.attach_all(&options.devices)?;
     if let Err(error) = shelf.release_others() {
         tracing::debug!(%error, "pins of an earlier agent's programs not removed");
     }
@@ -322,7 +323,7 @@ pub fn load_object(object: &[u8], options: &Options) -> Result<Loaded, LoadError
         events,
         held: pins.map(maps::EARLY)?,
         attachments,
-        attacher: Attacher::new(programs.entry, dir),
+        attacher,
         pins,
     })
 }

@@ -13,12 +13,15 @@ pub mod generator;
 pub mod link;
 pub mod locate;
 pub mod netns;
+pub mod outage;
 pub mod pair;
 pub mod process;
 pub mod real;
 mod renew;
+pub mod squeeze;
 pub mod stalls;
 pub mod switch;
+pub mod wall;
 
 mod run;
 
