@@ -37,6 +37,11 @@ enum Verb {
     /// Measure, beside the rivals.
     #[command(subcommand)]
     Bench(Bench),
+    /// Break a pair under traffic again and again, by a seeded schedule, and check from outside what must hold.
+    ///
+    /// Options are those of the program itself: `cargo xtask chaos --help`.
+    #[command(disable_help_flag = true)]
+    Chaos(Passthrough),
     /// Run the tests: host, kernel fixtures, simulation, namespaces, interoperation.
     Test(testing::TestArgs),
     /// Check what a compiler does not: formatting, lints, layering, generated documents.
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf => build::build_ebpf(),
         Verb::Build => build::build(build::Profile::Release),
         Verb::Demo(Passthrough { args }) => return exit(build::rig("ha-demo", &args)),
+        Verb::Chaos(Passthrough { args }) => return exit(build::rig("ha-chaos", &args)),
         Verb::Bench(Bench::Failover(Passthrough { args })) => {
             return exit(build::rig("ha-bench", &args));
         }
