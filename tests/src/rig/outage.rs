@@ -55,6 +55,8 @@ impl Pair {
         umount2(&node.dir().join("bpf"), MntFlags::MNT_DETACH)?;
         node.wait_without_xdp()?;
         node.netns.nft("flush ruleset")?;
+        // A box that boots is no router until its agent makes it one.
+        node.netns.sysctl("net/ipv4/ip_forward", "0")?;
         node.netns.ip(&format!(
             "addr flush dev front\naddr flush dev back\naddr add {}/24 dev front\naddr add {}/24 dev back",
             config::front(node.number),
