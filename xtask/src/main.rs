@@ -7,6 +7,7 @@ mod setup;
 mod stamp;
 mod testing;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Verb {
     Chaos(Passthrough),
     /// Run the tests: host, kernel fixtures, simulation, namespaces, interoperation.
     Test(testing::TestArgs),
+    /// Run the data plane's fixtures and a short failover on other kernels, in an emulated machine.
+    TestVm(vm::VmArgs),
     /// Check what a compiler does not: formatting, lints, layering, generated documents.
     Tidy(testing::TidyArgs),
     /// Make the Debian package, into `target/dist`.
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
             return exit(build::rig("ha-replica", &args));
         }
         Verb::Test(args) => testing::test(&args),
+        Verb::TestVm(args) => vm::test_vm(&args),
         Verb::Dist(args) => dist::dist(&args),
         Verb::Tidy(args) => testing::tidy(&args),
         Verb::Sim {

@@ -34,6 +34,21 @@ const PACKAGING: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
 ];
 
+/// What other kernels are booted with.
+const EMULATOR: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    // A static shell, and everything a system needs.
+    ("busybox", "busybox-static"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+];
+
+/// Finds or installs what booting other kernels needs.
+pub(crate) fn setup_emulator() -> Result<()> {
+    install(&missing(EMULATOR))?;
+    setup()
+}
+
 /// Finds or installs everything, packaging included.
 pub(crate) fn setup_all() -> Result<()> {
     install(&missing(PACKAGING))?;
