@@ -174,6 +174,11 @@ impl PairKeys {
             });
         }
         let text = Zeroizing::new(fs::read_to_string(path).map_err(io)?);
+        Self::parse(path, &text)
+    }
+
+    /// The same of what a file holds; `path` only names it.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, KeyError> {
         let mut keys: Vec<PairKey> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let malformed = |problem: &str| KeyError::Malformed {

@@ -3,7 +3,7 @@
 //! [`proto`] is the sans-IO core that decides; [`shell`] performs what it decides; [`datapath`] is the
 //! only way to the BPF maps; [`trace`] asks what the data plane would do with a packet; [`journal`] writes down and
 //! replays what happened to the election; [`events`] keeps the history of a node; [`doctor`] looks for what is wrong
-//! with a node and its network; [`convert`] reads other programs' configurations; [`config`], [`status`] and [`cli`]
+//! with a node and its network; [`convert`] reads other programs' configurations; [`pairing`] makes a new node; [`config`], [`status`] and [`cli`]
 //! face people.
 
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod fault;
 pub mod health;
 pub mod journal;
 pub mod keys;
+pub mod pairing;
 pub mod proto;
 pub mod services;
 pub mod shell;

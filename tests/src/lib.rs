@@ -1,6 +1,7 @@
 //! Rig, simulator and demonstration.
 
 pub mod bench;
+pub mod chaos;
 pub mod clock;
 pub mod demo;
 pub mod gauge;

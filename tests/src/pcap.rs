@@ -26,6 +26,31 @@ pub fn read(path: &Path) -> Result<Vec<Frame>> {
     parse(&bytes).with_context(|| path.display().to_string())
 }
 
+/// Writes frames, each with its time since whatever is the same for all.
+pub fn write<'a, I>(path: &Path, frames: I) -> Result<()>
+where
+    I: Iterator<Item = (Duration, &'a [u8])>,
+{
+    let mut bytes = Vec::new();
+    // Version 2.4, no time zone, no accuracy.
+    for word in [MAGIC, 4 << 16 | 2, 0, 0, u32::from(u16::MAX), ETHERNET] {
+        bytes.extend(word.to_le_bytes());
+    }
+    for (at, frame) in frames {
+        let length = u32::try_from(frame.len())?;
+        for word in [
+            u32::try_from(at.as_secs())?,
+            at.subsec_micros(),
+            length,
+            length,
+        ] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(frame);
+    }
+    std::fs::write(path, bytes).with_context(|| path.display().to_string())
+}
+
 fn parse(mut rest: &[u8]) -> Result<Vec<Frame>> {
     let magic = word(&mut rest)?;
     ensure!(
@@ -61,4 +86,23 @@ fn word(rest: &mut &[u8]) -> Result<u32> {
     let (word, after) = rest.split_first_chunk().context("truncated")?;
     *rest = after;
     Ok(u32::from_le_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("frames.pcap");
+        let frames = [
+            (Duration::from_millis(1500), vec![1; 60]),
+            (Duration::from_micros(1_500_007), vec![2; 1514]),
+        ];
+        write(&path, frames.iter().map(|(at, bytes)| (*at, &**bytes)))?;
+        let read = read(&path)?.into_iter();
+        assert!(read.map(|frame| (frame.at, frame.bytes)).eq(frames));
+        Ok(())
+    }
 }

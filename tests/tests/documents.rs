@@ -1,10 +1,5 @@
 //! What a reader is told to type is what the program takes.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helper of tests; a failure is the test's"
-)]
-
 use std::fs;
 use std::path::Path;
 

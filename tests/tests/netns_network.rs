@@ -35,6 +35,10 @@ fn main() -> ExitCode {
                 "a_program_taken_off_moves_the_role_and_comes_back",
                 detached,
             ),
+            (
+                "without_its_bpf_file_system_a_node_goes_on",
+                file_system_gone,
+            ),
             ("an_interface_made_anew_is_taken_into_use", remade),
             ("replication_outlives_its_interface", replication_link),
             ("replication_follows_the_mtu", replication_mtu),
@@ -108,7 +112,7 @@ fn connect_without_xdp(guarded: bool) -> Result<std::io::Result<TcpStream>> {
         nft(node, &["delete", "table", "inet", "ha_agent"])?;
     }
     node.signal(Signal::SIGSTOP)?;
-    fs::remove_file(node.bpf_dir().join("link_front"))?;
+    node.detach("front")?;
     // The kernel takes the program off in a work item of its own.
     until("the program off", || {
         let mut ip = Command::new("ip");
@@ -216,15 +220,46 @@ fn hand_over(pair: &Pair, cause: impl FnOnce(&Node) -> Result<()>) -> Result<()>
 fn detached() -> Result<()> {
     let mut pair = whole(config())?;
     let old = pair.active()?;
-    hand_over(&pair, |node| {
-        fs::remove_file(node.bpf_dir().join("link_front")).context("no link is pinned")
-    })?;
+    hand_over(&pair, |node| node.detach("front"))?;
     let node = pair.nodes.get(old).context("no such node")?;
     ensure!(has_alarm(node, "xdp_detached")?, "{:?}", node.status()?);
     ensure!(node.bpf_dir().join("link_front").exists());
     pair.wait_whole()?;
     // It is of use again.
     hand_over(&pair, |node| node.failover().map(|_| ()))
+}
+
+/// All that is pinned loses its pin, and nobody notices; a restart makes the pins anew.
+fn file_system_gone() -> Result<()> {
+    let mut pair = whole(config())?;
+    let before = pair.roles();
+    let old = pair.active()?;
+    let load = Load::start(&pair.client, SERVICE, 50)?;
+    let fault_ns = now_ns();
+    for node in [old, 1 - old] {
+        pair.unmount_bpf(node)?;
+    }
+    load.fault_at(fault_ns);
+    let (tcp, udp) = load.finish(fault_ns, pair.config.timeout)?;
+    assert_eq!(
+        (tcp.survived, tcp.broken_before, udp.lost_flows),
+        (tcp.connections, 0, 0),
+        "{tcp:#?}"
+    );
+    assert_eq!(pair.roles(), before);
+    for index in [1 - old, old] {
+        pair.mount_bpf(index)?;
+        let node = pair.nodes.get_mut(index).context("no such node")?;
+        node.signal(Signal::SIGTERM)?;
+        let agent = node.agent.as_mut().context("no agent")?;
+        agent.wait(Duration::from_secs(10))?;
+        node.start()?;
+        pair.wait_whole()?;
+    }
+    assert_eq!(pair.active()?, 1 - old);
+    let node = pair.nodes.get(old).context("no such node")?;
+    ensure!(node.bpf_dir().join("link_front").exists());
+    Ok(())
 }
 
 fn remade() -> Result<()> {

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -20,6 +20,7 @@ use ha_agent::status::model::Role;
 use ha_agent::web::metrics::family::{Family, Form};
 use ha_tests::clock::now_ns;
 use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT};
+use ha_tests::rig::http::{self, metric};
 use ha_tests::rig::locate;
 use ha_tests::rig::pair::{Node, Pair};
 use nix::sys::signal::Signal;
@@ -177,19 +178,7 @@ fn history() -> Result<()> {
 
 /// Asks a node's listener from the client's host: the code and the body.
 fn get(pair: &Pair, address: IpAddr, path: &str) -> Result<(u16, String)> {
-    pair.client.run(|| {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, PORT), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        let code = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((code, body.to_owned()))
-    })
+    http::get(&pair.client, SocketAddr::new(address, PORT), path)
 }
 
 fn own(node: &Node) -> IpAddr {
@@ -199,19 +188,6 @@ fn own(node: &Node) -> IpAddr {
         1
     })
     .into()
-}
-
-/// The value of a series without labels, or the sum of all with labels.
-fn value(text: &str, name: &str) -> u64 {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let values = lines.filter_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        let value = rest
-            .strip_prefix(' ')
-            .or_else(|| rest.rsplit_once("} ").map(|(_, value)| value));
-        value?.parse::<u64>().ok()
-    });
-    values.sum()
 }
 
 fn served() -> Result<()> {
@@ -270,9 +246,9 @@ fn served() -> Result<()> {
         // The first role of all is no change.
         ensure!(there || family.stem() == "role_changes", "{name}\n{text}");
     }
-    ensure!(value(&text, "ha_agent_gate_open") == 1);
-    ensure!(value(&text, "ha_agent_partner_ready") == 1);
-    ensure!(value(&text, "ha_agent_config_in_sync") == 1);
+    ensure!(metric(&text, "ha_agent_gate_open") == 1);
+    ensure!(metric(&text, "ha_agent_partner_ready") == 1);
+    ensure!(metric(&text, "ha_agent_config_in_sync") == 1);
     ensure!(text.contains("ha_agent_role{role=\"active\"} 1"));
     ensure!(
         text.contains(
@@ -281,10 +257,10 @@ fn served() -> Result<()> {
         "{text}"
     );
     let standby_text = get(&pair, second, "/metrics")?.1;
-    ensure!(value(&standby_text, "ha_agent_gate_open") == 0);
+    ensure!(metric(&standby_text, "ha_agent_gate_open") == 0);
 
     // Many scrapes, many half-open clients: the election notices none of it.
-    let late = value(&text, "ha_agent_role_changes_total");
+    let late = metric(&text, "ha_agent_role_changes_total");
     let mut idle = Vec::new();
     for _ in 0..100 {
         let stream = pair.client.run(|| {
@@ -297,11 +273,11 @@ fn served() -> Result<()> {
     }
     let text = get(&pair, first, "/metrics")?.1;
     ensure!(
-        value(&text, "ha_agent_role_changes_total") == late,
+        metric(&text, "ha_agent_role_changes_total") == late,
         "a role changed"
     );
     ensure!(
-        value(&text, "ha_agent_http_connections_displaced_total") >= 1,
+        metric(&text, "ha_agent_http_connections_displaced_total") >= 1,
         "{text}"
     );
     drop(idle);

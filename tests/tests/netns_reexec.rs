@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     )
 }
 
-const CONNECTIONS: usize = 200;
+const CONNECTIONS: usize = 1000;
 const NEW_RATE: u64 = 300;
 /// What the clients may notice on a machine that stalls by itself; the benchmark says what they do notice.
 const GAP_MAX_MS: f64 = 300.0;

@@ -1,340 +1,256 @@
-//! The web page in a real browser: what an operator sees while things happen, and what the pair does when he
-//! clicks. Pictures of every page are left in `target/screens`.
+//! The web page's API on a live pair: who is asked where, what a change does to both nodes, a failover.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "serde_json gives null for what is not there, which no check here takes"
+)]
 
 mod common;
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
 use ha_tests::clock::now_ns;
-use ha_tests::demo::SERVICE;
-use ha_tests::rig::browser::{self, Browser, Theme};
 use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT};
-use ha_tests::rig::locate;
 use ha_tests::rig::pair::{Node, Pair};
-use ha_tests::rig::switch::Cut;
-use ha_tests::traffic::load::Load;
+use serde_json::{Value, json};
 
-const PORT: u16 = 8443;
+/// How long what has happened may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Pages, by their name in the navigation.
-const PAGES: [(&str, &str); 10] = [
-    ("home", "/"),
-    ("services", "/services"),
-    ("connections", "/connections"),
-    ("ha", "/ha"),
-    ("interfaces", "/interfaces"),
-    ("operate", "/operate"),
-    ("diagnosis", "/diagnosis"),
-    ("events", "/events"),
-    ("backup", "/backup"),
-    ("users", "/users"),
-];
-const CONNECTIONS: usize = 200;
+const PORT: u16 = 8443;
 
 fn main() -> ExitCode {
     common::run(
-        &["ip", "nft", "chromium", "chromedriver"],
+        &["ip", "nft", "curl"],
         &["ha-agent"],
-        &[
-            ("squares_follow_what_happens", squares),
-            ("a_failover_by_a_click_loses_nothing", failover),
-            ("an_edit_in_the_page_reaches_the_partner", edit),
-            ("every_page_is_fit_to_be_used", pages),
-            ("pages_do_without_scripting", without_scripting),
-        ],
+        &[("a_script_looks_changes_and_fails_over", scripts)],
     )
 }
 
-/// A pair with pages, an operator on both nodes, and a browser beside the client.
-struct Desk {
-    // Ends before the pair does.
-    browser: Browser,
-    passwords: [String; 2],
-    pair: Pair,
-}
-
-impl Desk {
-    fn set_up() -> Result<Self> {
-        let mut pair = Pair::build(PairConfig {
-            timeout: Duration::from_millis(500),
-            node: vec!["web: { listen: '[::]:8443' }"],
-            ..PairConfig::default()
-        })?;
-        pair.start()?;
-        let add = |node: &Node| {
-            let said = node.command(&["web", "add-user", "carol", "--access", "operator"])?;
-            // The password is the last word.
-            let word = said.split_whitespace().last().context("no password")?;
-            anyhow::Ok(word.to_owned())
-        };
-        let [one, other] = &pair.nodes;
-        let passwords = [add(one)?, add(other)?];
-        let log = one.dir().join("chromedriver.log");
-        let browser = Browser::start(&pair.client, &log)?;
-        Ok(Self {
-            browser,
-            passwords,
-            pair,
-        })
-    }
-
-    /// Logs in at an address that leads to the node with this index.
-    fn log_in(&self, address: Ipv4Addr, node: usize) -> Result<()> {
-        let password = self.passwords.get(node).context("no such node")?;
-        self.browser.goto(&url(address, "/login"))?;
-        self.browser.fill("#name", "carol")?;
-        self.browser.fill("#password", password)?;
-        self.browser.click("#enter")?;
-        self.browser
-            .until("#user", |user| user.contains("carol (operator)"))?;
-        Ok(())
-    }
-
-    /// Waits until the first and the second square are so: colour, and the letter in it.
-    fn squares(&self, wanted: [&str; 2]) -> Result<u64> {
-        let from = now_ns();
-        let script = "return [...document.querySelectorAll('#squares .square')]
-            .map(e => (e.dataset.colour + ' ' + e.textContent).trim()).join(', ');";
-        let wanted = wanted.join(", ");
-        loop {
-            let shown = self.browser.script(script, Vec::new()).unwrap_or_default();
-            if shown.as_str() == Some(&wanted) {
-                return Ok(now_ns() - from);
-            }
-            let waited = Duration::from_nanos(now_ns() - from);
-            ensure!(waited < PATIENCE, "squares are {shown}, not {wanted}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn nodes(&mut self) -> Result<(&mut Node, &mut Node)> {
-        self.pair.active_and_standby()
-    }
-}
-
-fn url(address: Ipv4Addr, path: &str) -> String {
-    format!("https://{address}:{PORT}{path}")
-}
-
-/// The page is open at the second node's own address all the time, and nobody reloads it.
-fn squares() -> Result<()> {
-    let mut desk = Desk::set_up()?;
-    ensure!(desk.pair.active()? == 0, "the first node is active first");
-    desk.log_in(config::front(2), 1)?;
-    desk.squares(["green A", "green"])?;
-    desk.browser.until("#squares", |text| {
-        text.contains("lb1") && text.contains("active") && text.contains("standby")
-    })?;
-
-    let at = now_ns();
-    desk.pair.nodes[0].failover()?;
-    desk.squares(["green", "green A"])?;
-    let seen = Duration::from_nanos(now_ns() - at);
-    println_figure("a failover was on the page", seen);
-    desk.pair.nodes[1].failover()?;
-    desk.squares(["green A", "green"])?;
-
-    // A node that is off.
-    desk.pair.nodes[0].cut(Cut::Both);
-    desk.pair.nodes[0].kill()?;
-    let at = now_ns();
-    desk.pair.nodes[1].wait_role(Role::Active, PATIENCE)?;
-    // The way to the page went with no port: it is the other node's.
-    desk.squares(["red", "green A"])?;
-    println_figure("a dead node was red", Duration::from_nanos(now_ns() - at));
-    desk.browser
-        .until("#alarms", |text| text.contains("partner"))?;
-    desk.pair.nodes[0].cut(Cut::Nothing);
-    desk.pair.nodes[0].start()?;
-    desk.squares(["green", "green A"])?;
-
-    // Put aside by a person.
-    desk.pair.nodes[0].command(&["maintenance", "on"])?;
-    desk.squares(["blue", "green A"])?;
-    desk.pair.nodes[0].command(&["resume"])?;
-    desk.squares(["green", "green A"])?;
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "a figure for whoever runs the test")]
-fn println_figure(what: &str, after: Duration) {
-    println!("{what} after {after:?}");
-}
-
-fn failover() -> Result<()> {
-    let desk = Desk::set_up()?;
-    let active = desk.pair.active()?;
-    desk.log_in(SHARED_FRONT, active)?;
-    let load = Load::start(&desk.pair.client, SERVICE, CONNECTIONS)?;
-    let browser = &desk.browser;
-    browser.click("#nav-operate")?;
-    browser.click("#do-failover")?;
-    // Nothing has happened yet, and it says what will.
-    browser.until("#consequences", |text| text.contains("becomes active"))?;
-    ensure!(
-        desk.pair.active()? == active,
-        "it did not wait for the answer"
-    );
-    let at = now_ns();
-    load.fault_at(at);
-    browser.click("#confirm")?;
-    let other = desk.pair.nodes.get(1 - active).context("two nodes")?;
-    other.wait_role(Role::Active, PATIENCE)?;
-    let (tcp, _udp) = load.finish(at, PATIENCE)?;
-    ensure!(
-        tcp.connections >= CONNECTIONS && tcp.survived == tcp.connections,
-        "{tcp:?}"
-    );
-    // The history of the node that he clicked at names him.
-    let clicked = desk.pair.nodes.get(active).context("two nodes")?;
-    let text = clicked.command(&["events", "--json", "--limit", "200"])?;
-    ensure!(
-        text.contains("carol") && text.contains("failover"),
-        "{text}"
-    );
-    Ok(())
-}
-
-fn edit() -> Result<()> {
-    let mut desk = Desk::set_up()?;
-    let active = desk.pair.active()?;
-    desk.log_in(SHARED_FRONT, active)?;
-    let browser = &desk.browser;
-    let partner = desk.pair.nodes.get(1 - active).context("two nodes")?;
-
-    // A bad value is refused with the file's own words, and stays in the form.
-    browser.goto(&url(SHARED_FRONT, "/services/edit/web"))?;
-    let before = partner.command(&["config", "show"])?;
-    browser.fill("#f-real-0-weight", "heavy")?;
-    browser.click("#service-preview")?;
-    browser.until("#refusal", |text| text.contains("weight"))?;
-    let kept = browser.script(
-        "return document.querySelector('#f-real-0-weight').value;",
-        Vec::new(),
-    )?;
-    ensure!(kept == "heavy", "the form forgot what was typed: {kept}");
-    ensure!(partner.command(&["config", "show"])? == before);
-
-    // A good one: first what it changes, then the change, then the partner has it.
-    browser.fill("#f-real-0-weight", "7")?;
-    browser.click("#service-preview")?;
-    browser.until("#diff", |text| text.contains("weight: 7"))?;
-    ensure!(
-        partner.command(&["config", "show"])? == before,
-        "a preview changed something"
-    );
-    browser.click("#apply")?;
-    browser.until("#notice", |text| !text.is_empty())?;
+fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
-    while !partner.command(&["config", "show"])?.contains("weight: 7") {
-        ensure!(now_ns() < end, "the partner has not taken it");
-        std::thread::sleep(Duration::from_millis(50));
+    while !done()? {
+        ensure!(now_ns() < end, "{what} within {PATIENCE:?}");
+        sleep(Duration::from_millis(50));
     }
-    desk.pair.wait_in_sync()?;
+    Ok(())
+}
 
-    // At the standby's own address nothing of the pair can be changed.
-    desk.log_in(front_of(1 - active), 1 - active)?;
-    desk.browser
-        .until("#own-address", |text| text.contains("own address"))?;
-    desk.browser
-        .goto(&url(front_of(1 - active), "/services/edit/web"))?;
-    let form = desk.browser.text("#service-preview")?;
+/// What is asked at an address, from the client: status and answer.
+fn ask(
+    pair: &Pair,
+    at: &str,
+    path: &str,
+    token: &str,
+    body: Option<&Value>,
+) -> Result<(u16, String)> {
+    let url = format!("https://{at}:{PORT}{path}");
+    let mut curl = Command::new("curl");
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--insecure",
+        "--max-time",
+        "20",
+        "--write-out",
+        "\n%{http_code}",
+    ]);
+    curl.args(["--header", &format!("Authorization: Bearer {token}")]);
+    if let Some(body) = body {
+        curl.args(["--data-binary", &body.to_string()]);
+    }
+    let said = pair.client.output(curl.arg(url))?;
+    let (text, code) = said.rsplit_once('\n').context("a status")?;
+    Ok((code.trim().parse()?, text.to_owned()))
+}
+
+fn json_of((code, text): (u16, String)) -> Result<Value> {
+    ensure!(code == 200, "{code}: {text}");
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// A token for the API of a node.
+fn token(node: &Node) -> Result<String> {
+    let said = node.command(&["web", "add-token", "test", "--access", "operator"])?;
+    Ok(said.lines().next().context("a token")?.to_owned())
+}
+
+fn scripts() -> Result<()> {
+    let mut pair = Pair::build(PairConfig {
+        timeout: Duration::from_millis(500),
+        node: vec!["web: { listen: '[::]:8443' }"],
+        ..PairConfig::default()
+    })?;
+    pair.start()?;
+    let first = pair.active()?;
+    let tokens = [token(&pair.nodes[0])?, token(&pair.nodes[1])?];
+    let shared = SHARED_FRONT.to_string();
+    let own = [1, 2].map(|node| config::front(node).to_string());
+
+    // Nobody knows strangers; the log has a link for the first user.
+    until("the page is served", || {
+        Ok(ask(&pair, &shared, "/login", "", None).is_ok())
+    })?;
+    ensure!(ask(&pair, &shared, "/api/v1/status", "00", None)?.0 == 401);
+    ensure!(pair.nodes[first].log().contains("/setup?token="));
+
+    // At the shared address there is the active node.
+    let status = json_of(ask(&pair, &shared, "/api/v1/status", &tokens[first], None)?)?;
     ensure!(
-        form.is_none(),
-        "services can be edited at a node's own address"
+        status["role"] == "active" && status["square"] == "green",
+        "{status}"
     );
-    let (active, _standby) = desk.nodes()?;
-    ensure!(active.command(&["config", "show"])?.contains("weight: 7"));
-    Ok(())
-}
+    let other = 1 - first;
+    let refused = ask(&pair, &own[other], "/api/v1/services", &tokens[other], None)?;
+    ensure!(
+        refused.0 == 403 && refused.1.contains("shared address"),
+        "{refused:?}"
+    );
 
-/// In both themes and at a phone's width: a picture, nothing that somebody could not use, nothing from
-/// elsewhere, nothing wider than the window.
-fn pages() -> Result<()> {
-    let desk = Desk::set_up()?;
-    let active = desk.pair.active()?;
-    let axe = std::fs::read_to_string(browser::axe()?)?;
-    desk.log_in(SHARED_FRONT, active)?;
-    let screens = screens()?;
-    let browser = &desk.browser;
-    let mut faults = Vec::new();
-    for theme in [Theme::Light, Theme::Dark] {
-        browser.theme(theme)?;
-        for (name, path) in PAGES {
-            for (width, height) in [(1280, 900), (390, 844)] {
-                browser.size(width, height)?;
-                browser.goto(&url(SHARED_FRONT, path))?;
-                browser.until("#squares", |text| text.contains("active"))?;
-                let shade = if theme == Theme::Light {
-                    "light"
-                } else {
-                    "dark"
-                };
-                browser.picture(&screens.join(format!("{name}-{shade}-{width}.png")))?;
-                for finding in browser.inaccessible(&axe)? {
-                    faults.push(format!("{name}, {theme:?}, {width}: {finding}"));
-                }
-                let wide = browser.script(
-                    "return document.documentElement.scrollWidth - innerWidth;",
-                    Vec::new(),
-                )?;
-                if wide.as_i64().is_none_or(|wide| wide > 0) {
-                    faults.push(format!("{name}, {theme:?}, {width}: {wide} px too wide"));
-                }
-                let foreign = browser.script(
-                    "return performance.getEntriesByType('resource').map(e => e.name)
-                        .filter(name => !name.startsWith(location.origin + '/'));",
-                    Vec::new(),
-                )?;
-                if foreign != serde_json::json!([]) {
-                    faults.push(format!("{name}: asks for {foreign}"));
-                }
-            }
-        }
+    // A change is looked at, made, and taken over by the partner, with everything else of the file as it was.
+    let wanted = json!({ "edits": [
+        { "path": ["ha", "hold_down"], "value": "2s" },
+        { "path": ["virtual_services", "0", "real_servers", "0", "weight"], "value": 0 },
+    ] });
+    let preview = json_of(ask(
+        &pair,
+        &shared,
+        "/api/v1/config/preview",
+        &tokens[first],
+        Some(&wanted),
+    )?)?;
+    ensure!(
+        preview["refused"].is_null() && preview["restart"] == json!([]),
+        "{preview}"
+    );
+    ensure!(
+        preview["changes"]
+            .as_array()
+            .is_some_and(|changes| changes.len() == 2),
+        "{preview}"
+    );
+    let before = std::fs::read_to_string(pair.nodes[first].config_file())?;
+    let order = json!({ "base": preview["base"], "wanted": wanted });
+    let at_standby = ask(
+        &pair,
+        &own[other],
+        "/api/v1/config/apply",
+        &tokens[other],
+        Some(&order),
+    )?;
+    ensure!(at_standby.0 == 403, "{at_standby:?}");
+    let applied = json_of(ask(
+        &pair,
+        &shared,
+        "/api/v1/config/apply",
+        &tokens[first],
+        Some(&order),
+    )?)?;
+    let again = ask(
+        &pair,
+        &shared,
+        "/api/v1/config/apply",
+        &tokens[first],
+        Some(&order),
+    )?;
+    ensure!(
+        again.0 == 409 && again.1.contains("was changed since"),
+        "{again:?}"
+    );
+    for node in &pair.nodes {
+        until("both nodes have the change", || {
+            let status = node.status()?;
+            let drained = node.services()?.services[0].real_servers[0].weight == 0;
+            Ok(drained && json!(status.config_generation) == applied["generation"])
+        })?;
     }
-    ensure!(faults.is_empty(), "{}", faults.join("\n"));
-    // What is there at the door.
-    browser.goto(&url(SHARED_FRONT, "/"))?;
-    browser.click("#logout")?;
-    browser.until("#entry-form", |text| text.contains("Name"))?;
-    browser.picture(&screens.join("login.png"))?;
-    let found = browser.inaccessible(&axe)?;
-    ensure!(found.is_empty(), "{found:?}");
-    Ok(())
-}
+    let after = std::fs::read_to_string(pair.nodes[first].config_file())?;
+    let kept = before
+        .lines()
+        .filter(|line| after.lines().any(|other| other == *line))
+        .count();
+    ensure!(before.lines().count() - kept <= 2, "{before}\n{after}");
 
-fn without_scripting() -> Result<()> {
-    let desk = Desk::set_up()?;
-    let active = desk.pair.active()?;
-    let browser = &desk.browser;
-    desk.log_in(SHARED_FRONT, active)?;
-    browser.scripting(false)?;
-    for (name, path) in PAGES {
-        browser.goto(&url(SHARED_FRONT, path))?;
-        // WebDriver's own words, since no script runs.
-        let shown = browser.source()?;
-        ensure!(
-            shown.contains("id=\"squares\"") && shown.contains("green"),
-            "{name}: {shown}"
-        );
-    }
-    browser.goto(&url(SHARED_FRONT, "/operate"))?;
-    browser.click("#do-maintenance")?;
-    ensure!(browser.source()?.contains("id=\"consequences\""));
-    browser.click("#cancel")?;
-    Ok(())
-}
+    // A standby says that it is one, and takes what is its own.
+    let pairs = json!({ "edits": [{ "path": ["ha", "hold_down"], "value": "3s" }] });
+    let preview = json_of(ask(
+        &pair,
+        &own[other],
+        "/api/v1/config/preview",
+        &tokens[other],
+        Some(&pairs),
+    )?)?;
+    ensure!(
+        preview["refused"]["what"]
+            .as_str()
+            .is_some_and(|what| what.contains("not active")),
+        "{preview}"
+    );
+    let bad = json!({ "edits": [{ "path": ["ha", "timeout"], "value": "soon" }] });
+    let refused = ask(
+        &pair,
+        &shared,
+        "/api/v1/config/preview",
+        &tokens[first],
+        Some(&bad),
+    )?;
+    ensure!(
+        refused.0 == 409 && refused.1.contains("`soon` is not a duration"),
+        "{refused:?}"
+    );
+    let mine = json!({ "edits": [{ "path": ["node", "web", "interfaces"], "value": ["back"] }] });
+    let preview = json_of(ask(
+        &pair,
+        &own[other],
+        "/api/v1/config/preview",
+        &tokens[other],
+        Some(&mine),
+    )?)?;
+    let order = json!({ "base": preview["base"], "wanted": mine });
+    json_of(ask(
+        &pair,
+        &own[other],
+        "/api/v1/config/apply",
+        &tokens[other],
+        Some(&order),
+    )?)?;
+    ensure!(
+        ask(&pair, &own[other], "/login", "", None).is_err(),
+        "the front may not be used any more"
+    );
 
-/// Where pictures go.
-fn screens() -> Result<PathBuf> {
-    Ok(locate::tools()?.with_file_name("screens"))
-}
+    // Tests, checks and a failover, and who wanted it.
+    let found = json_of(ask(&pair, &shared, "/api/v1/doctor", &tokens[first], None)?)?;
+    ensure!(
+        found["findings"]
+            .as_array()
+            .is_some_and(|findings| findings.len() > 20),
+        "{found}"
+    );
+    json_of(ask(
+        &pair,
+        &shared,
+        "/api/v1/failover",
+        &tokens[first],
+        Some(&json!({})),
+    )?)?;
+    pair.nodes[other].wait_role(Role::Active, PATIENCE)?;
+    let told = pair.nodes[first].command(&["events", "--limit", "50"])?;
+    ensure!(
+        told.contains("failover") && told.contains("token test at"),
+        "{told}"
+    );
 
-fn front_of(node: usize) -> Ipv4Addr {
-    config::front(if node == 0 { 1 } else { 2 })
+    // Off is off, also for who has a token.
+    pair.nodes[first].command(&["web", "off"])?;
+    until("the page is closed", || {
+        Ok(ask(&pair, &own[first], "/login", "", None).is_err())
+    })?;
+    pair.nodes[first].command(&["web", "on"])?;
+    until("the page is open", || {
+        Ok(ask(&pair, &own[first], "/login", "", None).is_ok())
+    })
 }

@@ -94,6 +94,8 @@ fn lint() -> Result<()> {
         "/usr/share/fish/vendor_completions.d/ha-agent.fish",
         "/usr/share/doc/ha-agent/examples/ha-agent.yaml",
         "/usr/share/doc/ha-agent/examples/90-ha-agent.conf",
+        "/usr/share/doc/ha-agent/examples/grafana/ha-agent.json",
+        "/usr/share/doc/ha-agent/examples/prometheus/ha-agent.rules.yml",
         "/usr/share/doc/ha-agent/copyright",
         "/usr/share/doc/ha-agent/changelog.gz",
         "/usr/share/doc/ha-agent/operations.md",

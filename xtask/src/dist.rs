@@ -88,6 +88,10 @@ fn lay_out(tree: &Path, program: &Path, version: Option<&str>) -> Result<()> {
     for example in ["ha-agent.yaml", "90-ha-agent.conf"] {
         copy(&deploy.join(example), &tree.join("examples").join(example))?;
     }
+    for directory in ["grafana", "prometheus"] {
+        let to = tree.join("examples").join(directory);
+        copy_all(&deploy.join(directory), &to)?;
+    }
     copy_all(&root().join("docs"), &tree.join("docs"))?;
     copy(&root().join("README.md"), &tree.join("docs/README.md"))?;
 

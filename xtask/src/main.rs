@@ -7,6 +7,7 @@ mod setup;
 mod stamp;
 mod testing;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,8 +37,15 @@ enum Verb {
     Demo(Passthrough),
     /// Measure, beside the rivals: without a name all benchmarks, which takes hours.
     Bench(BenchArgs),
+    /// Break a pair under traffic again and again, by a seeded schedule, and check from outside what must hold.
+    ///
+    /// Options are those of the program itself: `cargo xtask chaos --help`.
+    #[command(disable_help_flag = true)]
+    Chaos(Passthrough),
     /// Run the tests: host, kernel fixtures, simulation, namespaces, interoperation.
     Test(testing::TestArgs),
+    /// Run the data plane's fixtures and a short failover on other kernels, in an emulated machine.
+    TestVm(vm::VmArgs),
     /// Check what a compiler does not: formatting, lints, layering, generated documents.
     Tidy(testing::TidyArgs),
     /// Make the Debian package, into `target/dist`.
@@ -61,7 +69,7 @@ enum Verb {
 struct BenchArgs {
     #[command(subcommand)]
     bench: Option<Bench>,
-    /// All benchmarks, with so few runs that ten minutes are enough.
+    /// All benchmarks, with few runs.
     #[arg(long)]
     quick: bool,
 }
@@ -107,8 +115,10 @@ fn main() -> ExitCode {
         Verb::BuildEbpf => build::build_ebpf(),
         Verb::Build => build::build(build::Profile::Release),
         Verb::Demo(Passthrough { args }) => return exit(build::rig("ha-demo", &args)),
+        Verb::Chaos(Passthrough { args }) => return exit(build::rig("ha-chaos", &args)),
         Verb::Bench(args) => return exit(bench(args)),
         Verb::Test(args) => testing::test(&args),
+        Verb::TestVm(args) => vm::test_vm(&args),
         Verb::Dist(args) => dist::dist(&args),
         Verb::Tidy(args) => testing::tidy(&args),
         Verb::Sim {

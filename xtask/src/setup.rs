@@ -19,6 +19,7 @@ const TOOLS: &[(&str, &str)] = &[
     // Its service, as it is installed, keeps statistics and talks to nobody.
     ("conntrackd", "conntrackd"),
     ("cc", "gcc"),
+    ("ssh", "openssh-client"),
     ("systemd-analyze", "systemd"),
     // Looks at the web page where its cost is measured.
     ("curl", "curl"),
@@ -35,6 +36,21 @@ const PACKAGING: &[(&str, &str)] = &[
     // Makes the clean root it is installed in.
     ("mmdebstrap", "mmdebstrap"),
 ];
+
+/// What other kernels are booted with.
+const EMULATOR: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    // A static shell, and everything a system needs.
+    ("busybox", "busybox-static"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+];
+
+/// Finds or installs what booting other kernels needs.
+pub(crate) fn setup_emulator() -> Result<()> {
+    install(&missing(EMULATOR))?;
+    setup()
+}
 
 /// What drives the web page in the tests.
 const BROWSER: &[(&str, &str)] = &[

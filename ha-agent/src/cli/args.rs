@@ -16,6 +16,7 @@ use crate::config::read_duration;
 use crate::events::Kind;
 use crate::shell::clock;
 use crate::telemetry::LogFormat;
+use crate::web::page::users::Access;
 
 /// Where the configuration is unless `-f` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/ha-agent/ha-agent.yaml";
@@ -63,6 +64,8 @@ pub enum Verb {
     Status,
     /// Show the connection table
     Connections(Connections),
+    /// Show node and pair live in the terminal; q ends, ? shows the keys
+    Top(Top),
     /// Show what the data plane counted
     Counters {
         /// Counters that are zero, too
@@ -82,6 +85,12 @@ pub enum Verb {
         /// Even if nobody takes over
         #[arg(long)]
         force: bool,
+    },
+    /// Switch this node's web page on or off, or say who may log in there
+    Web {
+        /// What to do
+        #[command(subcommand)]
+        action: Web,
     },
     /// Take this node back, after maintenance or after it was pacified
     Resume,
@@ -131,6 +140,12 @@ pub enum Verb {
         #[command(subcommand)]
         action: Records,
     },
+    /// Give a new node the pair's key and configuration, or be that node
+    Pair {
+        /// Which
+        #[command(subcommand)]
+        action: Pair,
+    },
     /// Write a backup of the configuration, without keys
     Backup {
         /// File to make, never overwritten [default: standard output]
@@ -170,6 +185,21 @@ pub enum Verb {
     },
 }
 
+/// How to show the node live.
+#[derive(Debug, clap::Args)]
+pub struct Top {
+    /// How often to look, from 200ms to 60s
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = every)]
+    pub every: Duration,
+}
+
+fn every(text: &str) -> Result<Duration, &'static str> {
+    let range = Duration::from_millis(200)..=Duration::from_mins(1);
+    read_duration(text)
+        .filter(|every| range.contains(every))
+        .ok_or("a whole number and a unit, from 200ms to 60s")
+}
+
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
 pub enum Config {
@@ -192,6 +222,46 @@ pub enum Foreign {
         /// keepalived.conf of one of the nodes
         file: PathBuf,
     },
+}
+
+/// Which end of a pairing.
+#[derive(Debug, Subcommand)]
+pub enum Pair {
+    /// Make a one-time code for a new node, and wait until it has come
+    Offer {
+        /// How long the code is good
+        #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
+        minutes: u32,
+    },
+    /// Make this machine the other node: with key and configuration of the one that made the code
+    Join(Join),
+}
+
+/// How to join.
+#[derive(Debug, clap::Args)]
+pub struct Join {
+    /// Where the other node is, as it says; and :PORT unless that is 6973
+    pub address: String,
+    /// The code [default: it is asked for, so that no list of processes shows it]
+    pub code: Option<String>,
+    /// Name of this node [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Device of an interface of the pair; may be repeated [default: the one with the address that the other node expects]
+    #[arg(long = "device", value_name = "INTERFACE=DEVICE", value_parser = chosen)]
+    pub devices: Vec<(String, String)>,
+    /// Do not start the agent
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+fn chosen(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((interface, device)) if !interface.is_empty() && !device.is_empty() => {
+            Ok((interface.to_owned(), device.to_owned()))
+        }
+        _ => Err("an interface of the pair, = and a device of this machine, for example back=eth1"),
+    }
 }
 
 /// What to restore.
@@ -297,6 +367,41 @@ pub enum Records {
 
 fn ttl(text: &str) -> Result<Duration, &'static str> {
     read_duration(text).ok_or("a whole number and a unit: ms, s, m or h, for example 30s")
+}
+
+/// What to do with the web page.
+#[derive(Debug, Subcommand)]
+pub enum Web {
+    /// Open it, also after every restart
+    On,
+    /// Close it, also after every restart
+    Off,
+    /// Let somebody log in, and print the password made for it
+    AddUser {
+        /// Name: lower-case letters, digits, `-`, `_` and `.`
+        name: String,
+        /// What the user may do
+        #[arg(long, value_enum, default_value_t = Access::Viewer)]
+        access: Access,
+    },
+    /// Let somebody log in no more; who is logged in is logged out
+    RemoveUser {
+        /// Name
+        name: String,
+    },
+    /// Let a script use the API, and print its token, which cannot be seen again
+    AddToken {
+        /// Name: lower-case letters, digits, `-`, `_` and `.`
+        name: String,
+        /// What the script may do
+        #[arg(long, value_enum, default_value_t = Access::Viewer)]
+        access: Access,
+    },
+    /// Let a script use the API no more
+    RemoveToken {
+        /// Name
+        name: String,
+    },
 }
 
 /// Which events to show.

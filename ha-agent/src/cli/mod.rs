@@ -9,12 +9,14 @@ mod doctor;
 mod events;
 mod local;
 mod node;
+mod pair;
 mod paper;
 mod pcapng;
 mod records;
 mod remote;
 mod replace;
 mod run;
+mod top;
 mod trace;
 
 use std::io::{self, Write as _};
@@ -69,11 +71,13 @@ pub fn main() -> ExitCode {
         Verb::Restore(wanted) => backup::restore(&args, wanted),
         Verb::Reset(wanted) => node::reset(&args, wanted),
         Verb::Node { action } => node::node(&args, action),
+        Verb::Pair { action } => pair::pair(&args, action),
         Verb::Convert { from } => local::convert(from),
         Verb::Completion { shell } => paper::completion(*shell),
         Verb::Manual { directory } => paper::manual(directory),
         Verb::Doctor => return doctor::doctor(&args),
         Verb::Events(wanted) => events::events(&args, wanted),
+        Verb::Top(wanted) => top::top(&args, wanted),
         Verb::Ping(wanted) => doctor::ping(&args, wanted),
         Verb::Config {
             action: args::Config::Schema,
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
         | Verb::Services
         | Verb::Failover
         | Verb::Maintenance { .. }
+        | Verb::Web { .. }
         | Verb::Reload
         | Verb::Push
         | Verb::Config { .. }
@@ -113,6 +118,9 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::Completion { .. } => Some("completion"),
         Verb::Manual { .. } => Some("manual"),
         Verb::Ping(_) => Some("ping"),
+        Verb::Pair {
+            action: args::Pair::Join(_),
+        } => Some("pair join"),
         Verb::UpgradeCheck { .. } => Some("upgrade-check"),
         Verb::Config {
             action: args::Config::Schema,
@@ -123,6 +131,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Services
         | Verb::Failover
         | Verb::Maintenance { .. }
+        | Verb::Web { .. }
         | Verb::Reload
         | Verb::Push
         | Verb::Config { .. }
@@ -135,8 +144,10 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Restore(_)
         | Verb::Reset(_)
         | Verb::Node { .. }
+        | Verb::Pair { .. }
         | Verb::Doctor
         | Verb::Events(_)
+        | Verb::Top(_)
         | Verb::Reexec => None,
     }
 }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::args::{Args, Config, DEFAULT_CONFIG, Switch, Verb};
+use super::args::{Args, Config, DEFAULT_CONFIG, Switch, Verb, Web};
 use super::replace::{self, Failed};
 use super::{Exit, complain, complain_about, print, print_json};
 use super::{capture, config as config_of, connections, records, trace};
 use crate::config;
-use crate::control::{Client, ClientError, Done, Reloaded, Request};
+use crate::control::{Client, ClientError, Done, Reloaded, Request, WebRequest};
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
 use crate::status::render::{self, Style};
 
@@ -72,6 +72,7 @@ pub(super) fn command(args: &Args) -> Exit {
                 limit: wanted.limit,
                 offset: wanted.offset,
                 from: None,
+                look: None,
             };
             let show = |page: &ConnectionPage| render::connections(page, style);
             match (wanted.all, args.json) {
@@ -97,6 +98,7 @@ pub(super) fn command(args: &Args) -> Exit {
             let (on, force) = (*switch == Switch::On, *force);
             ask.show(&Request::Maintenance { on, force }, done)
         }
+        Verb::Web { action } => ask.show(&Request::Web(web(action)), done),
         Verb::Resume => ask.show(&Request::Resume, done),
         Verb::Reload => ask.show(&Request::Reload, reloaded),
         Verb::Push => ask.show(&Request::Push, done),
@@ -138,6 +140,8 @@ pub(super) fn command(args: &Args) -> Exit {
         | Verb::Manual { .. }
         | Verb::Doctor
         | Verb::Events(_)
+        | Verb::Top(_)
+        | Verb::Pair { .. }
         | Verb::Ping(_)
         | Verb::Capture(_)
         | Verb::TracePacket(_)
@@ -171,6 +175,23 @@ impl Ask<'_> {
             Ok(answer) => print(&render(&answer)),
             Err(error) => explain(&error, self.args),
         }
+    }
+}
+
+fn web(action: &Web) -> WebRequest {
+    match action {
+        Web::On => WebRequest::On,
+        Web::Off => WebRequest::Off,
+        Web::AddUser { name, access } => WebRequest::AddUser {
+            name: name.clone(),
+            access: *access,
+        },
+        Web::RemoveUser { name } => WebRequest::RemoveUser { name: name.clone() },
+        Web::AddToken { name, access } => WebRequest::AddToken {
+            name: name.clone(),
+            access: *access,
+        },
+        Web::RemoveToken { name } => WebRequest::RemoveToken { name: name.clone() },
     }
 }
 

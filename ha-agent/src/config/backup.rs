@@ -9,6 +9,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{Timestamp, Unit};
+use serde::{Deserialize, Serialize};
 
 use super::model::{Config, Mode};
 use super::{Diagnostic, Loaded};
@@ -51,7 +52,8 @@ pub enum BackupError {
 }
 
 /// A part of a configuration file that can be restored by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The section `node`: this node's interfaces and files
     Node,
@@ -179,7 +181,8 @@ impl Backup {
             && restored.shared_addresses == from(Part::Pair).shared_addresses
             && restored.limits == from(Part::Pair).limits
             && restored.records == from(Part::Pair).records
-            && restored.virtual_services == from(Part::Services).virtual_services;
+            && restored.virtual_services == from(Part::Services).virtual_services
+            && restored.disabled_services == from(Part::Services).disabled_services;
         if as_meant {
             Ok(())
         } else {

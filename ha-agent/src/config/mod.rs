@@ -7,6 +7,8 @@
 
 pub mod backup;
 mod diagnostic;
+pub mod edit;
+pub mod lines;
 pub mod model;
 mod network;
 mod reload;
@@ -32,7 +34,7 @@ pub use reload::{Change, Difference, diff, difference};
 use sections::Draft;
 pub use shared::SharedPart;
 use tree::{Kind, Step, Tree};
-pub(crate) use values::read_duration;
+pub(crate) use values::{pretty, read_duration};
 use walk::Walk;
 
 /// Largest file read. A thousand services of some real servers each are well below one megabyte.

@@ -23,6 +23,8 @@ pub struct Config {
     pub shared_addresses: Vec<SharedAddress>,
     /// What is balanced.
     pub virtual_services: Vec<VirtualService>,
+    /// What would be, were it enabled: checked like the others, and otherwise as if it were not there.
+    pub disabled_services: Vec<VirtualService>,
     /// Table sizes.
     pub limits: Limits,
     /// What an application-level proxy may keep in the pair.
@@ -67,6 +69,8 @@ pub struct Node {
     pub key_file: PathBuf,
     /// Passphrase shared with foreign CARP peers; absent = derived from the pair key.
     pub carp_passphrase_file: Option<PathBuf>,
+    /// Public keys of those who may log in as operators; absent = nobody.
+    pub operators_file: Option<PathBuf>,
     /// Terms and other state that survives a restart.
     pub state_dir: PathBuf,
     /// Where `ctl.sock` is.
@@ -79,6 +83,19 @@ pub struct Node {
     pub metrics: Vec<SocketAddr>,
     /// What is run when the role changes.
     pub notify: Option<Notify>,
+    /// The web page.
+    pub web: Option<Web>,
+}
+
+/// `node.web`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Web {
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Certificate and key; none = made by the agent.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Logical interfaces at whose addresses it may be used; none = at all of them.
+    pub interfaces: Option<Vec<String>>,
 }
 
 /// `node.notify`: a command that is told of changes of the role, with the arguments of keepalived.

@@ -14,6 +14,7 @@ use super::Loaded;
 use super::diagnostic::{Diagnostic, Problem};
 use super::model::{
     Config, Ha, Interface, Limits, Node, OnDown, Persistence, RealServer, Timeouts, VirtualService,
+    Web,
 };
 use super::tree::Step;
 use super::values::pretty;
@@ -85,6 +86,13 @@ pub enum Change {
         /// Value after.
         to: String,
     },
+    /// The interfaces change at whose addresses the web page may be used.
+    WebInterfaces {
+        /// Before.
+        from: String,
+        /// After.
+        to: String,
+    },
     /// `limits.new_flows` changes.
     NewFlows {
         /// Value before.
@@ -122,6 +130,9 @@ impl fmt::Display for Change {
                 to,
             } => write!(f, "{service}: real server {real} {key} {from} to {to}"),
             Self::Pair { key, from, to } => write!(f, "ha.{key} {from} to {to}"),
+            Self::WebInterfaces { from, to } => {
+                write!(f, "node.web.interfaces {from} to {to}")
+            }
             Self::NewFlows { from, to } => write!(f, "limits.new_flows {from} to {to}"),
         }
     }
@@ -157,11 +168,14 @@ pub fn difference(old: &Config, new: &Loaded) -> Difference {
         ha,
         shared_addresses,
         virtual_services,
+        // Nothing of it is in force.
+        disabled_services: _,
         limits,
         records,
     } = &new.config;
     refused.node(&old.node, node);
     let mut changes = refused.ha(&old.ha, ha);
+    changes.extend(web_interfaces(&old.node, node));
     refused.unless_equal(
         &[Step::Key("shared_addresses")],
         &old.shared_addresses,
@@ -211,12 +225,14 @@ impl Refused<'_> {
             mode,
             key_file,
             carp_passphrase_file,
+            operators_file,
             state_dir,
             run_dir,
             bpf_dir,
             interfaces,
             metrics,
             notify,
+            web,
         } = new;
         let at = |key| [Step::Key("node"), Step::Key(key)];
         self.unless_equal(&at("name"), &old.name, name);
@@ -227,11 +243,20 @@ impl Refused<'_> {
             &old.carp_passphrase_file,
             carp_passphrase_file,
         );
+        self.unless_equal(&at("operators_file"), &old.operators_file, operators_file);
         self.unless_equal(&at("state_dir"), &old.state_dir, state_dir);
         self.unless_equal(&at("run_dir"), &old.run_dir, run_dir);
         self.unless_equal(&at("bpf_dir"), &old.bpf_dir, bpf_dir);
         self.unless_equal(&at("metrics"), &old.metrics, metrics);
         self.unless_equal(&at("notify"), &old.notify, notify);
+        // Where it may be used is looked at with each request.
+        let listens = |web: &Option<Web>| {
+            web.clone().map(|web| Web {
+                interfaces: None,
+                ..web
+            })
+        };
+        self.unless_equal(&at("web"), &listens(&old.web), &listens(web));
         if old.interfaces.len() != interfaces.len() {
             self.refuse(&at("interfaces"), "a change of the number of interfaces");
             return;
@@ -366,6 +391,15 @@ impl Refused<'_> {
             to: *new_flows,
         })
     }
+}
+
+fn web_interfaces(old: &Node, new: &Node) -> Option<Change> {
+    let names = |node: &Node| {
+        let interfaces = node.web.as_ref()?.interfaces.clone();
+        Some(interfaces.map_or_else(|| "all".to_owned(), |names| names.join(", ")))
+    };
+    let (from, to) = (names(old)?, names(new)?);
+    (from != to).then_some(Change::WebInterfaces { from, to })
 }
 
 fn services(old: &[VirtualService], new: &[VirtualService]) -> Vec<Change> {

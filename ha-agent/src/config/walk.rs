@@ -385,6 +385,11 @@ impl Section<'_> {
         self.entries.iter().find(|(name, ..)| *name == key).copied()
     }
 
+    /// Whether a key is there, with or without a value.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
     /// Where a key stands, or else the section.
     pub(crate) fn place(&self, key: &str) -> Span {
         self.find(key).map_or(self.span, |(_, span, _)| span)

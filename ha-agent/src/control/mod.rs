@@ -5,24 +5,30 @@
 //! generic over a [`Handler`], which knows nothing of sockets.
 
 pub mod client;
+pub mod edits;
 mod peer;
 pub mod protocol;
 pub mod records;
+pub mod seats;
 pub mod server;
 pub mod socket;
 
 pub use client::{Client, ClientError};
 pub use peer::Peer;
-pub use protocol::{CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, Request};
+pub use protocol::{
+    CaptureRequest, ConfigShown, Done, Refusal, Reloaded, Reply, Request, WebRequest,
+};
 pub use records::{
     Blob, Changes, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
 };
+pub use seats::{Count, Counted};
 pub use server::{BindError, Claim, Heirloom, Listener, is_alive, serve};
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::events::{EventPage, EventQuery};
+use crate::pairing::{PairReply, PairRequest};
 use crate::status::capture::Captured;
 use crate::status::model::{ConnectionPage, ConnectionQuery, Counters, Services, Status};
 use crate::trace::model::{Trace, TraceRequest};
@@ -63,8 +69,15 @@ pub trait Handler: Send + Sync + 'static {
     fn trace(&self, request: TraceRequest) -> impl Future<Output = Reply<Trace>> + Send;
     /// Reads or writes records.
     fn records(&self, request: RecordsRequest) -> impl Future<Output = Reply<RecordsReply>> + Send;
+    /// Switches the web page on or off, or changes who may log in there.
+    fn web(&self, request: WebRequest) -> impl Future<Output = Reply<Done>> + Send;
     /// What has happened.
     fn events(&self, query: EventQuery) -> impl Future<Output = Reply<EventPage>> + Send;
+    /// Lets a new node have key and configuration.
+    fn pair(self: Arc<Self>, request: PairRequest)
+    -> impl Future<Output = Reply<PairReply>> + Send;
+    /// What the socket counts.
+    fn counted(&self) -> &Counted;
     /// Takes note of who asked for something that changes the node ([`Request::deed`]), and of why it was
     /// refused if it was.
     fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>);

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::records::RecordsRequest;
 use crate::config::Diagnostic;
 use crate::events::EventQuery;
+use crate::pairing::PairRequest;
 use crate::proto::confsync::ContentHash;
 use crate::status::model::ConnectionQuery;
 use crate::trace::model::TraceRequest;
+use crate::web::page::users::Access;
 
 /// Longest request, line end included.
 pub const REQUEST_MAX: usize = 64 << 10;
@@ -61,8 +63,12 @@ pub enum Request {
     TracePacket(TraceRequest),
     /// Read or write records.
     Records(RecordsRequest),
+    /// Switch the web page on or off, or change who may log in there.
+    Web(WebRequest),
     /// What has happened.
     Events(EventQuery),
+    /// Let a new node have key and configuration.
+    Pair(PairRequest),
     /// Replace the running program; the connection ends when that happens.
     Reexec,
 }
@@ -84,6 +90,11 @@ impl Request {
             }
             Self::Reexec => Some("reexec".to_owned()),
             Self::Push => Some("push".to_owned()),
+            Self::Web(request) => Some(request.to_string()),
+            Self::Pair(PairRequest::Offer { minutes }) => {
+                Some(format!("pair offer --minutes {minutes}"))
+            }
+            Self::Pair(PairRequest::Withdraw { .. }) => Some("pair withdraw".to_owned()),
             // What came of it is an event of its own.
             Self::Reload => None,
             Self::Status
@@ -94,7 +105,59 @@ impl Request {
             | Self::TracePacket(_)
             | Self::Records(_)
             | Self::Events(_)
+            | Self::Pair(PairRequest::Watch { .. })
             | Self::ShowConfig => None,
+        }
+    }
+}
+
+/// What to do with the web page, as `{"command":"web","action":"on"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+pub enum WebRequest {
+    /// Open it.
+    On,
+    /// Close it.
+    Off,
+    /// Let somebody log in; the answer has the password.
+    AddUser {
+        /// Name.
+        name: String,
+        /// What the user may do.
+        access: Access,
+    },
+    /// Let somebody log in no more.
+    RemoveUser {
+        /// Name.
+        name: String,
+    },
+    /// Let a script use the API; the answer has its token.
+    AddToken {
+        /// Name.
+        name: String,
+        /// What the script may do.
+        access: Access,
+    },
+    /// Let it use the API no more.
+    RemoveToken {
+        /// Name.
+        name: String,
+    },
+}
+
+impl std::fmt::Display for WebRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::On => f.write_str("web on"),
+            Self::Off => f.write_str("web off"),
+            Self::AddUser { name, access } => {
+                write!(f, "web add-user {name} --access {}", access.as_str())
+            }
+            Self::RemoveUser { name } => write!(f, "web remove-user {name}"),
+            Self::AddToken { name, access } => {
+                write!(f, "web add-token {name} --access {}", access.as_str())
+            }
+            Self::RemoveToken { name } => write!(f, "web remove-token {name}"),
         }
     }
 }

@@ -15,10 +15,10 @@ use tokio::io::{
     AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::protocol::{Answer, REQUEST_MAX, Refusal, Reply, Request};
+use super::seats::{Room, Seat, Seats, count};
 use super::socket::{self, SocketError};
 use super::{Handler, Peer};
 
@@ -28,6 +28,9 @@ const CLIENTS_MAX: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a command may take.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked whether a seat is free before somebody is turned away, and how many times.
+const SEAT_LOOK: Duration = Duration::from_millis(5);
+const SEAT_LOOKS: u32 = 200;
 /// Pause after a failed accept (out of descriptors): the next would fail at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -216,7 +219,7 @@ fn lock(path: &Path) -> Result<Flock<File>, BindError> {
 /// Serves the socket until the future is dropped.
 pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>) -> io::Result<()> {
     let socket = UnixListener::from_std(listener.socket.try_clone()?)?;
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let mut seats = Seats::new(CLIENTS_MAX);
     loop {
         let stream = match socket.accept().await {
             Ok((stream, _)) => stream,
@@ -226,32 +229,59 @@ pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>) -> io::Resul
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tokio::spawn(turn_away(stream));
-            continue;
-        };
+        let counted = handler.counted();
+        count(&counted.clients);
+        match room(&mut seats).await {
+            Room::Free => {}
+            Room::Made => count(&counted.displaced),
+            Room::None => {
+                count(&counted.turned_away);
+                turn_away(&stream);
+                continue;
+            }
+        }
+        let seat = Seat::default();
         let handler = Arc::clone(&handler);
-        tokio::spawn(async move {
-            if let Err(error) = client(stream, &handler).await {
+        let own = seat.clone();
+        let client = tokio::spawn(async move {
+            if let Err(error) = client(stream, &handler, &own).await {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    count(&handler.counted().timed_out);
+                }
                 tracing::debug!(%error, "control connection ended");
             }
-            drop(place);
         });
+        seats.take(seat, client);
     }
 }
 
-async fn turn_away(mut stream: UnixStream) {
+/// A seat for one more, after a moment if need be: most commands take milliseconds.
+async fn room(seats: &mut Seats) -> Room {
+    let mut room = seats.make_room().await;
+    for _ in 0..SEAT_LOOKS {
+        if room != Room::None {
+            break;
+        }
+        tokio::time::sleep(SEAT_LOOK).await;
+        room = seats.make_room().await;
+    }
+    room
+}
+
+/// Says why, without waiting: a fresh connection takes a line, or nobody reads it.
+fn turn_away(stream: &UnixStream) {
     let refusal = Refusal::new(
         format!("{CLIENTS_MAX} commands are being carried out already"),
         "try again",
     );
-    if let Err(error) = answer::<()>(&mut stream, Err(refusal)).await {
+    let said = encode::<()>(Err(refusal)).and_then(|line| stream.try_write(&line));
+    if let Err(error) = said {
         tracing::debug!(%error, "client not turned away");
     }
 }
 
 /// Serves one client until it closes, errs or stalls.
-async fn client<H: Handler>(stream: UnixStream, handler: &Arc<H>) -> io::Result<()> {
+async fn client<H: Handler>(stream: UnixStream, handler: &Arc<H>, seat: &Seat) -> io::Result<()> {
     let who = Peer::of(&stream);
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -259,12 +289,13 @@ async fn client<H: Handler>(stream: UnixStream, handler: &Arc<H>) -> io::Result<
         let mut line = Vec::new();
         let mut limited = (&mut read).take(REQUEST_MAX as u64);
         let length = timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
-        if length == 0 {
+        if length == 0 || !seat.begin() {
             return Ok(());
         }
         let request = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => request,
             Err(error) => {
+                count(&handler.counted().malformed);
                 let refusal = Refusal::new(
                     format!("not a command: {error}"),
                     "use an ha-agent of the same version as the one that runs",
@@ -285,7 +316,11 @@ async fn client<H: Handler>(stream: UnixStream, handler: &Arc<H>) -> io::Result<
             );
             return send(&mut write, &asked.answer::<()>(Err(refusal))?).await;
         };
+        seat.tell();
         send(&mut write, &line?).await?;
+        if !seat.end() {
+            return Ok(());
+        }
     }
 }
 
@@ -315,7 +350,9 @@ impl<H: Handler> Asked<'_, H> {
             Request::Capture(request) => self.answer(handler.capture(request).await),
             Request::TracePacket(request) => self.answer(handler.trace(request).await),
             Request::Records(request) => self.answer(handler.records(request).await),
+            Request::Web(request) => self.answer(handler.web(request).await),
             Request::Events(query) => self.answer(handler.events(query).await),
+            Request::Pair(request) => self.answer(Arc::clone(handler).pair(request).await),
             Request::Reexec => {
                 // If it succeeds there is nobody left to take note of it.
                 handler.audit(&self.who, "reexec", None);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -21,6 +21,9 @@ use crate::trace::model::{Entry, FRAME_MAX, Outcome};
 struct Memory {
     maintenance: AtomicBool,
     audited: Mutex<Vec<String>>,
+    counted: Counted,
+    /// Commands that are never answered.
+    pending: AtomicUsize,
 }
 
 impl Handler for Memory {
@@ -46,7 +49,7 @@ impl Handler for Memory {
         // A table of ten pieces.
         for piece in query.from.unwrap_or_default()..10 {
             query.add(&mut page, std::iter::repeat_n(one.clone(), 10_000));
-            if query.is_full(&page) {
+            if query.is_full(&page, 10_000) {
                 page.next = Some(piece + 1).filter(|piece| *piece < 10);
                 break;
             }
@@ -59,6 +62,7 @@ impl Handler for Memory {
     }
 
     async fn services(&self) -> Reply<Services> {
+        self.pending.fetch_add(1, Ordering::Relaxed);
         std::future::pending().await
     }
 
@@ -84,11 +88,23 @@ impl Handler for Memory {
         })
     }
 
+    async fn web(&self, request: WebRequest) -> Reply<Done> {
+        Ok(Done::new(request.to_string()))
+    }
+
     async fn events(&self, query: EventQuery) -> Reply<EventPage> {
         let recorder = Recorder::default();
         recorder
             .query(&query)
             .map_err(|error| Refusal::new(error.to_string(), "none"))
+    }
+
+    async fn pair(self: Arc<Self>, _request: PairRequest) -> Reply<PairReply> {
+        Ok(PairReply::Telling)
+    }
+
+    fn counted(&self) -> &Counted {
+        &self.counted
     }
 
     fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>) {
@@ -299,6 +315,7 @@ fn the_whole_table_is_read_page_by_page() {
     let mut query = ConnectionQuery {
         limit: 25_000,
         from: Some(0),
+        look: None,
         ..ConnectionQuery::default()
     };
     let mut pages = Vec::new();
@@ -357,8 +374,40 @@ fn too_many_clients_are_turned_away() {
             stream
         })
         .collect();
+    while running.handler.pending.load(Ordering::Relaxed) < busy.len() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     assert!(running.raw(b"").contains("try again"));
+    let counted = running.handler.counted.read();
+    assert_eq!((counted.turned_away, counted.displaced), (1, 0));
     drop(busy);
+}
+
+#[test]
+fn clients_without_a_command_keep_nobody_out() {
+    let running = Running::start();
+    let held: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = UnixStream::connect(running.path()).unwrap();
+            stream.write_all(b"{\"command\":").unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..3 {
+        let status: Status = running.client().request(&Request::Status).unwrap();
+        assert_eq!(status, sample());
+    }
+    let counted = running.handler.counted.read();
+    assert_eq!(counted.clients, 103);
+    assert!(counted.displaced >= 84, "{counted:?}");
+    assert_eq!((counted.turned_away, counted.malformed), (0, 0));
+    drop(held);
+    assert!(
+        running
+            .raw(b"{\"command\":\"nothing\"}\n")
+            .contains("not a command")
+    );
+    assert!(running.handler.counted.read().malformed >= 1);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Attaching the XDP program to interfaces, by links that are pinned and can be taken over.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 
@@ -113,46 +115,52 @@ pub enum AttachError {
     },
 }
 
-/// Attaches `program` to each device, taking over pinned links, and lets go of devices that are not
-/// among them any more.
-pub(super) fn attach_all(
-    program: BorrowedFd<'_>,
-    dir: &Path,
-    devices: &[Device],
-) -> Result<Vec<Attachment>, AttachError> {
-    let wanted: Vec<PathBuf> = devices
-        .iter()
-        .map(|device| pin_path(dir, &device.name))
-        .collect();
-    for path in pinned_links(dir).map_err(pin_error(dir))? {
-        if !wanted.contains(&path) {
-            detach(&path).map_err(pin_error(&path))?;
-        }
-    }
-    devices
-        .iter()
-        .map(|device| attach(program, dir, device))
-        .collect()
-}
-
-/// Attaches the program that was loaded to interfaces that lost it, or that were made anew.
+/// Attaches the program that was loaded to interfaces: at first, when they lost it, and when they were made anew.
+///
+/// It holds what would otherwise live by its pin alone, so a BPF file system that somebody unmounts under a
+/// running agent takes nothing away: links would let go of their interfaces, and the kernel would empty the array of
+/// stages.
 #[derive(Debug)]
 pub struct Attacher {
     program: OwnedFd,
+    _stages: OwnedFd,
+    /// By device.
+    links: Mutex<BTreeMap<String, OwnedFd>>,
     dir: PathBuf,
 }
 
 impl Attacher {
-    pub(super) fn new(program: OwnedFd, dir: &Path) -> Self {
+    pub(super) fn new(program: OwnedFd, stages: OwnedFd, dir: &Path) -> Self {
         Self {
             program,
+            _stages: stages,
+            links: Mutex::default(),
             dir: dir.to_owned(),
         }
     }
 
+    /// Attaches it to each device, taking over pinned links, and lets go of devices that are not among them any
+    /// more.
+    pub(super) fn attach_all(&self, devices: &[Device]) -> Result<Vec<Attachment>, AttachError> {
+        let dir = &self.dir;
+        let wanted: Vec<PathBuf> = devices
+            .iter()
+            .map(|device| pin_path(dir, &device.name))
+            .collect();
+        for path in pinned_links(dir).map_err(pin_error(dir))? {
+            if !wanted.contains(&path) {
+                detach(&path).map_err(pin_error(&path))?;
+            }
+        }
+        devices.iter().map(|device| self.attach(device)).collect()
+    }
+
     /// Attaches it, or takes over the pinned link if that is still in force.
     pub fn attach(&self, device: &Device) -> Result<Attachment, AttachError> {
-        attach(self.program.as_fd(), &self.dir, device)
+        let (attachment, link) = attach(self.program.as_fd(), &self.dir, device)?;
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.insert(device.name.clone(), link);
+        Ok(attachment)
     }
 }
 
@@ -180,10 +188,14 @@ pub(super) fn pinned_links(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(links)
 }
 
-fn attach(program: BorrowedFd<'_>, dir: &Path, device: &Device) -> Result<Attachment, AttachError> {
+fn attach(
+    program: BorrowedFd<'_>,
+    dir: &Path,
+    device: &Device,
+) -> Result<(Attachment, OwnedFd), AttachError> {
     let path = pin_path(dir, &device.name);
-    if let Some(attachment) = take_over(program, &path, device)? {
-        return Ok(attachment);
+    if let Some(found) = take_over(program, &path, device)? {
+        return Ok(found);
     }
     if let Some(foreign) = device.attached {
         return Err(AttachError::Foreign {
@@ -212,12 +224,13 @@ fn attach(program: BorrowedFd<'_>, dir: &Path, device: &Device) -> Result<Attach
         },
     };
     sys::object_pin(link.as_fd(), &path).map_err(pin_error(&path))?;
-    Ok(Attachment {
+    let attachment = Attachment {
         device: device.name.clone(),
         ifindex: device.ifindex,
         mode,
         taken_over: false,
-    })
+    };
+    Ok((attachment, link))
 }
 
 /// Puts `program` behind the link that a previous agent pinned. A link whose interface is gone, or
@@ -226,7 +239,7 @@ fn take_over(
     program: BorrowedFd<'_>,
     path: &Path,
     device: &Device,
-) -> Result<Option<Attachment>, AttachError> {
+) -> Result<Option<(Attachment, OwnedFd)>, AttachError> {
     if !path.exists() {
         return Ok(None);
     }
@@ -238,12 +251,13 @@ fn take_over(
         return Ok(None);
     }
     sys::link_update(link.as_fd(), program).map_err(&failed)?;
-    Ok(Some(Attachment {
+    let attachment = Attachment {
         device: device.name.clone(),
         ifindex: device.ifindex,
         mode: device.attached.map_or(XdpMode::Native, |found| found.mode),
         taken_over: true,
-    }))
+    };
+    Ok(Some((attachment, link)))
 }
 
 fn create(

@@ -44,6 +44,7 @@ pub(super) fn tell(entry: &Entry) {
         | Kind::Command
         | Kind::CommandRefused
         | Kind::Reloaded
+        | Kind::Paired
         | Kind::PartnerHeard
         | Kind::AlarmOver
         | Kind::RealServerUp => line!(info),

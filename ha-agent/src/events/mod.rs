@@ -83,6 +83,8 @@ kinds! {
         "The configuration file was taken over.";
     NotReloaded = "not_reloaded", Own, "bded1701010945d8b96506a715061771",
         "The configuration file was not taken over; the agent goes on with what it has.";
+    Paired = "paired", Own, "4b1e0e37c2f94c2f8d6a5f0e9b7c3d12",
+        "A new node came with the one-time code: it was given key and configuration, or broke off.";
     HistoryLost = "history_lost", Own, "7ba9738985ab4bec8d9171ada156f07d",
         "Events before this one are missing: too many at once, or the disk did not take them.";
     PartnerHeard = "partner_heard", World, "64313763366d4e9f92d493cbec2392a4",

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::election::Addresses;
@@ -55,6 +55,24 @@ pub async fn remove_stale(netlink: &Netlink, shared: &[SharedOn]) -> std::io::Re
         }
     }
     Ok(removed)
+}
+
+/// Takes the addresses off an interface whatever the election wishes, and waits for that no longer than `patience`.
+/// They come back when they are due for renewal, or when the interfaces are told of anew.
+pub async fn withdraw(netlink: &Netlink, shared: &[SharedOn], patience: Duration) {
+    let removed = async {
+        for on in shared {
+            for address in &on.addresses {
+                // A standby does not have them.
+                if let Err(error) = netlink.remove_address(on.ifindex, address.address).await {
+                    debug!(%address, %error, "shared address not withdrawn");
+                }
+            }
+        }
+    };
+    if timeout(patience, removed).await.is_err() {
+        warn!(?patience, "shared addresses not withdrawn in time");
+    }
 }
 
 /// Follows the election's wishes until the election is gone, then removes the addresses. The interfaces

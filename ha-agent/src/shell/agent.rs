@@ -24,8 +24,8 @@ use super::{alarms, clock, election, frame, happened, replication};
 use crate::config::Loaded;
 use crate::config::model::{Config, Mode};
 use crate::control::{
-    CaptureRequest, ConfigShown, Done, Handler, Heirloom, Peer, RecordsReply, RecordsRequest,
-    Refusal, Reloaded, Reply,
+    CaptureRequest, ConfigShown, Counted, Done, Handler, Heirloom, Peer, RecordsReply,
+    RecordsRequest, Refusal, Reloaded, Reply, WebRequest,
 };
 use crate::datapath::attach::{self, Attacher, Attachment};
 use crate::datapath::inspect::Inspect;
@@ -34,6 +34,7 @@ use crate::datapath::{Cursor, Datapath, DatapathError, Settings};
 use crate::events::{EventPage, EventQuery, Recorder};
 use crate::health::verdicts::Verdicts;
 use crate::health::{self, HealthChecks};
+use crate::pairing::{PairReply, PairRequest};
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{self, Command, ElectionKeys, Role};
 use crate::services::expiry::Keeper;
@@ -46,6 +47,7 @@ use crate::status::model::{
     XdpMode,
 };
 use crate::trace::model::{Trace, TraceRequest};
+use crate::web::page::Door;
 
 /// Entries read at a time for a page of connections.
 const PIECE: usize = 8192;
@@ -98,10 +100,16 @@ pub struct Shared {
     pub hooks: Hooks,
     /// What the main loop has counted.
     pub tallies: Tallies,
+    /// Whether the web page is on.
+    pub web: watch::Sender<bool>,
+    /// Who may look at it.
+    pub door: Arc<Door>,
     /// What was counted where programs look on.
     pub listeners: Listeners,
     /// Who else has the shared addresses.
     pub conflicts: watch::Sender<Picture>,
+    /// What the control socket has counted.
+    pub commanded: Counted,
     /// What is known of this node's starts.
     pub history: Arc<HistoryFile>,
     /// The configuration file.
@@ -233,14 +241,16 @@ impl Shared {
         let now = clock::now().as_nanos();
         let mut page = query.page();
         let mut cursor = Some(Cursor(query.from.unwrap_or_default()));
+        let mut looked_at = 0;
         while let Some(from) = cursor {
             let scan = self.datapath.scan_conns(from, PIECE)?;
             let connections = scan.entries.iter().filter_map(|(key, conn)| {
                 Connection::from_entry(key, conn, names.of(key).map(str::to_owned), now)
             });
             query.add(&mut page, connections);
+            looked_at += scan.entries.len();
             cursor = scan.next;
-            if query.is_full(&page) {
+            if query.is_full(&page, looked_at) {
                 page.next = cursor.map(|cursor| cursor.0);
                 break;
             }
@@ -403,6 +413,25 @@ impl Handler for Shared {
             format!("the event history cannot be read: {problem}"),
             "check the disk of node.state_dir",
         ))
+    }
+
+    async fn web(&self, request: WebRequest) -> Reply<Done> {
+        match request {
+            WebRequest::On => self.switch_web(true).await,
+            WebRequest::Off => self.switch_web(false).await,
+            request @ (WebRequest::AddUser { .. }
+            | WebRequest::RemoveUser { .. }
+            | WebRequest::AddToken { .. }
+            | WebRequest::RemoveToken { .. }) => self.change_door(request).await,
+        }
+    }
+
+    async fn pair(self: Arc<Self>, request: PairRequest) -> Reply<PairReply> {
+        off_the_runtime(move || Self::pair(&self, &request)).await
+    }
+
+    fn counted(&self) -> &Counted {
+        &self.commanded
     }
 
     fn audit(&self, who: &Peer, deed: &str, refused: Option<&Refusal>) {

@@ -17,6 +17,10 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Writes the new file beside the old one, with its owner and mode. `what` names it in tests.
     pub(super) fn write(path: &Path, text: &[u8], what: Places) -> io::Result<Self> {
+        Self::with_mode(path, text, what, None)
+    }
+
+    fn with_mode(path: &Path, text: &[u8], what: Places, mode: Option<u32>) -> io::Result<Self> {
         // Where the file really is: a symbolic link stays one.
         let path = fs::canonicalize(path).or_else(|error| {
             if error.kind() == io::ErrorKind::NotFound {
@@ -32,7 +36,8 @@ impl Prepared {
             path,
         };
         let old = fs::metadata(&prepared.path).ok();
-        let mode = old.as_ref().map_or(0o644, MetadataExt::mode) & 0o7777;
+        let kept = || old.as_ref().map_or(0o644, MetadataExt::mode) & 0o7777;
+        let mode = mode.unwrap_or_else(kept);
         match fs::remove_file(&prepared.fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -99,6 +104,16 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     Prepared::write(path, text, Places::NONE)?.commit()
 }
 
+/// Replaces a file that only its owner may read, or makes it.
+pub(crate) fn replace_secret(path: &Path, text: &[u8]) -> io::Result<()> {
+    Prepared::with_mode(path, text, Places::NONE, Some(0o600))?.commit()
+}
+
+/// Makes a configuration file, or replaces it.
+pub(crate) fn replace_configuration(path: &Path, text: &[u8]) -> io::Result<()> {
+    Prepared::write(path, text, Places::CONFIGURATION)?.commit()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -116,6 +131,17 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn secrets_are_nobody_elses_from_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        for _ in 0..2 {
+            replace_secret(&file, b"secret").unwrap();
+            assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::fault;
 use crate::proto::time::Instant;
 
 /// Now, on `CLOCK_MONOTONIC`: the clock the data plane's gate is compared with.
@@ -25,7 +26,14 @@ pub fn now() -> Instant {
     reason = "the one place that reads the wall clock"
 )]
 pub fn wall() -> Duration {
-    SystemTime::now()
+    let wall = SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+        .unwrap_or_default();
+    let error = fault::clock_error();
+    let by = Duration::from_secs(error.unsigned_abs());
+    if error < 0 {
+        wall.saturating_sub(by)
+    } else {
+        wall.saturating_add(by)
+    }
 }

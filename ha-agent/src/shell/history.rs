@@ -15,6 +15,7 @@ use tracing::{error, warn};
 use super::agent::lock;
 use super::alarms::{Board, Kind};
 use super::atomic::replace;
+use super::clock;
 use crate::config::model::Pacify;
 use crate::proto::pacify::{History, Moment, Start};
 
@@ -143,14 +144,11 @@ fn read(path: &Path) -> io::Result<History> {
 
 fn now() -> Moment {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let seconds = |clock| {
-        let time = clock_gettime(clock).map(|time| u64::try_from(time.tv_sec()));
-        time.ok().and_then(Result::ok).unwrap_or_default()
-    };
+    let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(|time| u64::try_from(time.tv_sec()));
     Moment {
         boot: boot.trim().to_owned(),
-        uptime: seconds(ClockId::CLOCK_BOOTTIME),
-        wall: seconds(ClockId::CLOCK_REALTIME),
+        uptime: uptime.ok().and_then(Result::ok).unwrap_or_default(),
+        wall: clock::wall().as_secs(),
     }
 }
 

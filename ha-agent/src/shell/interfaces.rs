@@ -6,6 +6,7 @@
 //! address, and the program is attached), everything that knew the old one by its index is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -13,8 +14,11 @@ use super::agent::{Shared, lock};
 use super::alarms::Kind;
 use super::netlink::LinkInfo;
 use super::parts::{self, Bound};
-use super::{election, sysctl, virtual_mac};
+use super::{addresses, election, sysctl, virtual_mac};
 use crate::services::ApplyError;
+
+/// How long the kernel may take to remove addresses before the role is given up all the same.
+const WITHDRAWN_WITHIN: Duration = Duration::from_millis(200);
 
 /// Watches the interfaces of a running node.
 pub(super) struct Interfaces {
@@ -186,8 +190,11 @@ impl Interfaces {
         true
     }
 
-    /// Somebody took the program off: the role goes first.
+    /// Somebody took the program off: the addresses go first, since nobody else keeps the kernel from answering for
+    /// them while the partner does already; then the role.
     async fn attach_again(&self, index: usize, bound: &Bound, link: LinkInfo) -> bool {
+        let shared = parts::shared_on(&self.shared.config(), std::slice::from_ref(bound));
+        addresses::withdraw(&self.shared.netlink, &shared, WITHDRAWN_WITHIN).await;
         self.set_carrier(index, bound, false);
         let name = &bound.interface.name;
         let there = link.xdp.map_or_else(
@@ -209,6 +216,10 @@ impl Interfaces {
             *slot = fresh.clone();
         }
         self.tell_carrier(index, &fresh);
+        let all = lock(&self.shared.bound).clone();
+        self.shared
+            .shared_on
+            .send_replace(parts::shared_on(&self.shared.config(), &all));
         self.shared.board.report(
             Kind::XdpDetached,
             name,

@@ -34,6 +34,7 @@ pub mod netlink;
 pub mod observe;
 mod operator;
 pub mod packet_socket;
+mod page;
 pub mod parts;
 pub mod realtime;
 pub mod records;

@@ -1,6 +1,6 @@
 //! The node as programs see it that look on: where metrics and health come from, and who serves them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use tokio::time::sleep;
 
 use super::agent::{Shared, lock};
 use super::alarms::Kind;
-use super::{clock, parts};
+use super::{clock, page, parts};
 use crate::status::model::Counters;
-use crate::web::listen::{self, Counted, Limits};
+use crate::web::listen::{self, Counted, Limits, Offer};
 use crate::web::metrics::{Listener, Sources};
 use crate::web::{self, Health, Watched};
 
@@ -28,44 +28,71 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Listeners(Mutex<Vec<(String, Arc<Counted>)>>);
 
 impl Listeners {
+    /// The counters of a listener; the same when it is opened again.
     fn add(&self, name: String) -> Arc<Counted> {
+        let mut all = lock(&self.0);
+        if let Some((_, counted)) = all.iter().find(|(known, _)| *known == name) {
+            return Arc::clone(counted);
+        }
         let counted = Arc::new(Counted::default());
-        lock(&self.0).push((name, Arc::clone(&counted)));
+        all.push((name, Arc::clone(&counted)));
         counted
     }
 
     fn read(&self) -> Vec<Listener> {
         let read = |(name, counted): &(String, Arc<Counted>)| {
-            let (connections, displaced) = counted.read();
+            let [connections, displaced, turned_away] = counted.read();
             Listener {
                 name: name.clone(),
                 connections,
                 displaced,
+                turned_away,
             }
         };
         lock(&self.0).iter().map(read).collect()
     }
 }
 
-/// Serves metrics and health where the configuration says so, until the set is dropped.
-pub(super) fn serve(shared: &Arc<Shared>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    for address in shared.config().node.metrics {
-        tasks.spawn(keep(Arc::clone(shared), address));
+/// Those who serve; they end when this is dropped.
+#[derive(Debug)]
+pub(super) struct Observers {
+    _metrics: JoinSet<()>,
+    _page: Option<page::Served>,
+}
+
+/// Serves metrics, health and the web page where the configuration says so.
+pub(super) fn serve(shared: &Arc<Shared>) -> Observers {
+    let mut metrics = JoinSet::new();
+    let config = shared.config();
+    for address in &config.node.metrics {
+        let offer = Offer {
+            router: web::router(shared),
+            tls: None,
+            limits: LIMITS,
+            admits: listen::everywhere,
+        };
+        metrics.spawn(keep(Arc::clone(shared), *address, offer));
     }
-    tasks
+    let page = config.node.web.is_some().then(|| page::serve(shared));
+    Observers {
+        _metrics: metrics,
+        _page: page.flatten(),
+    }
 }
 
 /// A node that nobody can look at is better than none, so what cannot be opened is tried again.
-async fn keep(shared: Arc<Shared>, address: SocketAddr) {
+pub(super) async fn keep<A: Fn(IpAddr) -> bool + Clone>(
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    offer: Offer<A>,
+) {
     let name = address.to_string();
     let counted = shared.listeners.add(name.clone());
-    let router = web::router(&shared);
     loop {
         match listen::bind(address) {
             Ok(listener) => {
                 shared.board.clear(Kind::NotListening, &name);
-                listen::serve(listener, router.clone(), LIMITS, &counted).await;
+                listen::serve(listener, offer.clone(), &counted).await;
             }
             Err(error) => {
                 let evidence = format!("{name}: {error}");
@@ -107,6 +134,7 @@ impl Watched for Shared {
             alarms: &alarms,
             events: self.events.numbers(),
             hooks: self.config().node.notify.map(|_| self.hooks.outcomes()),
+            control: self.commanded.read(),
             listeners: &self.listeners.read(),
         };
         sources

@@ -67,6 +67,15 @@ pub struct ChannelStatus {
     pub too_many: u64,
     /// Ended because they took too long.
     pub timed_out: u64,
+    /// Ended before anybody showed a key.
+    #[serde(default)]
+    pub unproven: u64,
+    /// Operators who logged in.
+    #[serde(default)]
+    pub operators: u64,
+    /// Clients that said to be an operator and were not.
+    #[serde(default)]
+    pub operators_refused: u64,
     /// Messages of the partner that are none.
     pub malformed: u64,
 }

@@ -282,6 +282,9 @@ pub struct ConnectionQuery {
     /// of the page before. Each page is then read from there only; it ends a little beyond `limit`,
     /// and `total` and `matching` are those of the part of the table it covers.
     pub from: Option<u64>,
+    /// With `from`: about as many entries of the table are looked at, at most. A page may then be empty and not
+    /// the last.
+    pub look: Option<u64>,
 }
 
 /// A page of the connection table.
@@ -408,9 +411,10 @@ impl ConnectionQuery {
         }
     }
 
-    /// Whether the page ends here, between two pieces of the table.
-    pub fn is_full(&self, page: &ConnectionPage) -> bool {
-        self.from.is_some() && page.connections.len() >= self.limit.clamp(1, PAGE_MAX)
+    /// Whether the page ends here, between two pieces of the table, after so many entries.
+    pub fn is_full(&self, page: &ConnectionPage, looked_at: usize) -> bool {
+        let tired = self.look.is_some_and(|look| looked_at as u64 >= look);
+        self.from.is_some() && (tired || page.connections.len() >= self.limit.clamp(1, PAGE_MAX))
     }
 }
 

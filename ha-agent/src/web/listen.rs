@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// How long a request's head may take.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -38,18 +40,41 @@ pub struct Limits {
     pub life: Duration,
 }
 
+/// The address of the node at which a request came in.
+#[derive(Clone, Copy, Debug)]
+pub struct At(pub SocketAddr);
+
+/// What is served.
+#[derive(Clone)]
+pub struct Offer<A> {
+    /// The resources.
+    pub router: Router,
+    /// How connections are encrypted, if they are.
+    pub tls: Option<TlsAcceptor>,
+    /// What clients may take.
+    pub limits: Limits,
+    /// Whether there is anything to be had at this address of the node.
+    pub admits: A,
+}
+
+/// At all addresses.
+pub const fn everywhere(_address: IpAddr) -> bool {
+    true
+}
+
 /// What was counted at a listener.
 #[derive(Debug, Default)]
 pub struct Counted {
     connections: AtomicU64,
     displaced: AtomicU64,
+    turned_away: AtomicU64,
 }
 
 impl Counted {
-    /// Connections accepted, and those that gave way to others.
-    pub fn read(&self) -> (u64, u64) {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (read(&self.connections), read(&self.displaced))
+    /// Connections accepted, those that gave way to others, and those that came where there is nothing to be had.
+    pub fn read(&self) -> [u64; 3] {
+        [&self.connections, &self.displaced, &self.turned_away]
+            .map(|counter| counter.load(Ordering::Relaxed))
     }
 }
 
@@ -71,18 +96,30 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until the future is dropped.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, counted: &Counted) {
+pub async fn serve(
+    listener: TcpListener,
+    offer: Offer<impl Fn(IpAddr) -> bool>,
+    counted: &Counted,
+) {
+    let limits = offer.limits;
     let mut tasks = JoinSet::new();
     let mut held: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok((stream, from)) => (stream, from),
             Err(error) => {
                 tracing::warn!(%error, "HTTP connection not accepted");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        let Ok(at) = stream.local_addr() else {
+            continue;
+        };
+        if !(offer.admits)(at.ip().to_canonical()) {
+            counted.turned_away.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
         counted.connections.fetch_add(1, Ordering::Relaxed);
         while tasks.try_join_next().is_some() {}
         held.retain(|task| !task.is_finished());
@@ -92,7 +129,20 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, counte
             oldest.abort();
             counted.displaced.fetch_add(1, Ordering::Relaxed);
         }
-        held.push_back(tasks.spawn(client(stream, router.clone(), limits.life)));
+        let router = offer.router.clone();
+        let router = router
+            .layer(Extension(ConnectInfo(from)))
+            .layer(Extension(At(at)));
+        held.push_back(match offer.tls.clone() {
+            None => tasks.spawn(client(stream, router, limits.life)),
+            Some(tls) => tasks.spawn(async move {
+                match timeout(HEAD_MAX, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => client(stream, router, limits.life).await,
+                    Ok(Err(error)) => tracing::debug!(%error, %from, "no TLS"),
+                    Err(_elapsed) => {}
+                }
+            }),
+        });
     }
 }
 

@@ -1,11 +1,13 @@
-//! What the agent serves over HTTP to programs that look on: metrics and health.
+//! What the agent serves over HTTP to who looks on: metrics and health to programs, a [`page`] to people.
 //!
 //! Plain HTTP, no login, nothing can be changed: `/metrics` for Prometheus, `/healthz`, `/readyz` and `/active` for
-//! balancers in front of the pair. [`listen`] bounds what clients can take; the election knows nothing of them.
+//! balancers in front of the pair. The page has TLS and users. [`listen`] bounds what clients can take; the election
+//! knows nothing of them.
 
 pub mod health;
 pub mod listen;
 pub mod metrics;
+pub mod page;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::listen::{Counted, Limits, bind, serve};
+use super::listen::{Counted, Limits, Offer, bind, everywhere, serve};
 use super::*;
 use crate::proto::carp::Role;
 
@@ -58,7 +58,13 @@ fn start(health: Health, limits: Limits) -> Running {
     let listener = bind(address).unwrap();
     let counted = Arc::new(Counted::default());
     let (router, counts) = (router(&node), Arc::clone(&counted));
-    let task = tokio::spawn(async move { serve(listener, router, limits, &counts).await });
+    let offer = Offer {
+        router,
+        tls: None,
+        limits,
+        admits: everywhere,
+    };
+    let task = tokio::spawn(async move { serve(listener, offer, &counts).await });
     Running {
         address,
         node,
@@ -197,12 +203,12 @@ async fn the_oldest_gives_way_to_the_newest() {
         stream.write_all(b"GET /met").await.unwrap();
         slow.push(stream);
         // Accepted one after the other.
-        while running.counted.read().0 < slow.len() as u64 {
+        while running.counted.read()[0] < slow.len() as u64 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
     assert_eq!(get_code(&running, "/active").await.0, 200);
-    assert_eq!(running.counted.read(), (21, 17));
+    assert_eq!(running.counted.read(), [21, 17, 0]);
     let mut end = [0; 1];
     let first = timeout(PATIENCE, slow[0].read(&mut end)).await.unwrap();
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");

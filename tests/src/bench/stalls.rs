@@ -66,11 +66,16 @@ impl CoreStalls {
         found.iter().filter(overlap).copied().collect()
     }
 
-    /// The longest of them in milliseconds, zero if there is none.
-    pub(crate) fn longest_ms(&self, time: &Range<u64>) -> f64 {
+    /// The longest of them, zero if there is none.
+    pub(crate) fn longest_ns(&self, time: &Range<u64>) -> u64 {
         let stalls = self.within(time);
         let longest = stalls.iter().map(|stall| stall.to_ns - stall.from_ns).max();
-        longest.unwrap_or_default() as f64 / 1e6
+        longest.unwrap_or_default()
+    }
+
+    /// The same in milliseconds.
+    pub(crate) fn longest_ms(&self, time: &Range<u64>) -> f64 {
+        self.longest_ns(time) as f64 / 1e6
     }
 }
 

@@ -23,8 +23,10 @@ use crate::clock::now_ns;
 use crate::rig::arp::mac_of;
 use crate::rig::locate;
 
-/// Frames that leave together.
+/// Most frames that leave together.
 const BATCH: u32 = 16;
+/// How long a frame may wait for those it leaves with, in seconds.
+const WAIT: f64 = 5e-6;
 /// Between two looks at the clock of one that sends as fast as it can.
 const CHUNK: u32 = 100_000;
 /// What is on its way arrives.
@@ -88,7 +90,6 @@ impl Ends {
     /// Sends for so long at this rate, in frames a second, or as fast as it goes.
     pub(super) fn trial(&self, load: &Load, rate: Option<f64>, time: Duration) -> Result<Trial> {
         let before = self.ages()?;
-        let from = now_ns();
         let (tell, told) = mpsc::channel();
         thread::scope(|scope| -> Result<()> {
             for core in 0..self.cores {
@@ -102,11 +103,12 @@ impl Ends {
             Ok(())
         })?;
         drop(tell);
-        let mut sent = 0;
+        let (mut sent, mut reached) = (0, 0.0);
         for one in told {
-            sent += one?;
+            let (frames, seconds) = one?;
+            sent += frames;
+            reached += frames as f64 / seconds;
         }
-        let took = (now_ns() - from) as f64 / 1e9;
         thread::sleep(SETTLE);
         let after = self.ages()?;
         let ages: Vec<u64> = after
@@ -117,7 +119,7 @@ impl Ends {
         Ok(Trial {
             sent,
             received: ages.iter().sum(),
-            rate: sent as f64 / took,
+            rate: reached,
             ages,
         })
     }
@@ -130,8 +132,15 @@ impl Ends {
         (0..BUCKETS as u32).map(class).collect()
     }
 
-    /// One core's share; how many frames it sent.
-    fn send(&self, core: usize, load: &Load, rate: Option<f64>, time: Duration) -> Result<u64> {
+    /// One core's share; how many frames it sent, and in how many seconds.
+    #[expect(clippy::cast_sign_loss, reason = "a rate is positive")]
+    fn send(
+        &self,
+        core: usize,
+        load: &Load,
+        rate: Option<f64>,
+        time: Duration,
+    ) -> Result<(u64, f64)> {
         pin(core)?;
         let longest = load.lens.iter().copied().max().unwrap_or_default();
         let frame = self.frame(usize::from(longest))?;
@@ -147,29 +156,39 @@ impl Ends {
             first: (core as u32 * share) % load.flows.max(1),
             lens: load.lens,
             head,
-            next_ns: now_ns(),
             ..Line::default()
         };
-        control(&mut ebpf)?.set(0, line, 0)?;
         let program: &mut Xdp = ebpf
             .program_mut(SEND)
             .context("no program that sends")?
             .try_into()?;
         program.load()?;
         let index = if_nametoindex(self.port.as_str())?;
-        let end = now_ns() + u64::try_from(time.as_nanos())?;
+        let from = now_ns();
+        let end = from + u64::try_from(time.as_nanos())?;
+        let line = Line {
+            next_ns: from,
+            ..line
+        };
+        control(&mut ebpf)?.set(0, line, 0)?;
+        let program: &mut Xdp = ebpf
+            .program_mut(SEND)
+            .context("no program that sends")?
+            .try_into()?;
         match rate {
             Some(rate) => {
                 let count = (rate * time.as_secs_f64()).max(1.0) as u32;
-                run(program, index, &frame, count)?;
+                let batch = ((rate * WAIT) as u32).clamp(1, BATCH);
+                run(program, index, &frame, count, batch)?;
             }
             None => {
                 while now_ns() < end {
-                    run(program, index, &frame, CHUNK)?;
+                    run(program, index, &frame, CHUNK, BATCH)?;
                 }
             }
         }
-        Ok(control(&mut ebpf)?.get(&0, 0)?.sent)
+        let seconds = (now_ns() - from) as f64 / 1e9;
+        Ok((control(&mut ebpf)?.get(&0, 0)?.sent, seconds))
     }
 
     /// A datagram of this length for the service; the program fills in the rest.
@@ -196,7 +215,7 @@ fn control(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Line>> {
     Ok(map.try_into()?)
 }
 
-fn run(program: &Xdp, index: u32, frame: &[u8], count: u32) -> Result<()> {
+fn run(program: &Xdp, index: u32, frame: &[u8], count: u32, batch: u32) -> Result<()> {
     // `struct xdp_md`: start and end of the packet, its metadata, and the interface that the frame leaves
     // through again.
     let mut context = Vec::new();
@@ -207,7 +226,7 @@ fn run(program: &Xdp, index: u32, frame: &[u8], count: u32) -> Result<()> {
     options.data_in = Some(frame);
     options.ctx_in = Some(&context);
     options.repeat = count;
-    options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+    options.attrs = TestRunAttrs::new().xdp_live_frames(batch);
     let ran = program.test_run(options);
     ensure!(ran.is_ok(), "the generator does not run: {ran:?}");
     Ok(())

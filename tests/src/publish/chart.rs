@@ -174,7 +174,7 @@ impl Chart {
         let style = TextStyle::from(("sans-serif", 13))
             .color(&colour)
             .pos(Pos::new(HPos::Right, VPos::Center));
-        root.draw_text(&label, &style, (NAMES as i32, at))?;
+        root.draw_text(&label, &style, (NAMES.cast_signed(), at))?;
         Ok(())
     }
 }

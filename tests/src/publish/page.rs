@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use super::Run;
 use super::chart;
 use super::document::{Document, Figure};
-use crate::bench::{AGENT, Promise};
+use crate::bench::AGENT;
 
 /// What the README's block is between.
 const BEGIN: &str = "<!-- made by `cargo xtask bench report` -->\n";
@@ -103,10 +103,7 @@ fn row(text: &mut String, figure: &Figure) {
         Some(true) => "kept",
         Some(false) => "**broken**",
     };
-    let promise = match figure.promise {
-        Promise::Nothing => String::new(),
-        promise => promise.shown(),
-    };
+    let promise = figure.promise.shown();
     let _infallible = writeln!(
         text,
         "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {promise} | {kept} | {stalls} |",

@@ -211,6 +211,7 @@ fn note(bench: &mut Bench<'_>, kills: &Kills, outcome: &Outcome, idle: Fates, st
         older,
         younger,
         meanwhile,
+        meanwhile_corrupted: _,
     } = outcome.verdict;
     let mut takeovers = outcome.takeovers.clone();
     takeovers.sort_unstable();

@@ -1,11 +1,11 @@
-//! A real browser inside a namespace: headless Chromium, driven over WebDriver.
+//! A real browser inside a namespace: headless Chromium, driven over `WebDriver`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::clock::now_ns;
 /// Port of the driver, which no other program of the namespace has.
 const PORT: u16 = 9515;
 /// How long the driver may take to answer, and a page to be what it is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at a page.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -118,11 +118,13 @@ impl Browser {
             if text.as_deref().is_some_and(&pleases) {
                 return Ok(now_ns() - from);
             }
-            ensure!(
-                now_ns() < end,
-                "{css} is {text:?} after {PATIENCE:?}, on {}",
-                self.url()?
-            );
+            if now_ns() > end {
+                let page = self.text("body")?.unwrap_or_default();
+                bail!(
+                    "{css} is {text:?} after {PATIENCE:?}, on {}:\n{page}",
+                    self.url()?
+                );
+            }
             std::thread::sleep(GLANCE);
         }
     }

@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -101,7 +102,7 @@ fn open(port: &str) -> Result<OwnedFd> {
     let length = libc::socklen_t::try_from(size_of_val(&address))?;
     // SAFETY: `address` is a valid `sockaddr_ll` of the given length.
     let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
-    nix::errno::Errno::result(result).with_context(|| format!("cannot capture on {port}"))?;
+    Errno::result(result).with_context(|| format!("cannot capture on {port}"))?;
     Ok(socket.into())
 }
 
@@ -119,12 +120,16 @@ fn read(socket: &OwnedFd, port: &Arc<str>, stop_ns: &AtomicU64) -> Result<Vec<Fr
             continue;
         }
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let message = recvmsg::<SockaddrStorage>(
+        let message = match recvmsg::<SockaddrStorage>(
             socket.as_raw_fd(),
             &mut slices,
             Some(&mut control),
             MsgFlags::empty(),
-        )?;
+        ) {
+            // Told once when the port goes down; nothing is lost, and it may come back.
+            Err(Errno::ENETDOWN) => continue,
+            message => message?,
+        };
         let at = message.cmsgs()?.find_map(|message| {
             let ControlMessageOwned::ScmTimestampns(time) = message else {
                 return None;
@@ -182,7 +187,7 @@ fn dropped(socket: &OwnedFd) -> Result<u32> {
             &raw mut length,
         )
     };
-    nix::errno::Errno::result(result)?;
+    Errno::result(result)?;
     Ok(statistics.tp_drops)
 }
 

@@ -11,15 +11,19 @@ pub mod checksum;
 pub mod config;
 pub mod conns;
 pub mod generator;
+pub mod http;
 pub mod link;
 pub mod locate;
 pub mod netns;
+pub mod outage;
 pub mod pair;
 pub mod process;
 pub mod real;
 mod renew;
+pub mod squeeze;
 pub mod stalls;
 pub mod switch;
+pub mod wall;
 
 mod run;
 

@@ -10,6 +10,7 @@
 //! Every line is a port of one switch. Interfaces inside the hosts are called after the bridge they
 //! lead to.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -58,6 +59,8 @@ pub struct Node {
     pub agent: Option<Process>,
     /// Its own copy of the program; else the one that was built.
     program: Option<PathBuf>,
+    /// What its agent has in its environment besides.
+    environment: Vec<(&'static str, OsString)>,
     dir: PathBuf,
 }
 
@@ -143,13 +146,7 @@ impl Pair {
     pub fn wait_whole(&mut self) -> Result<()> {
         let end = now_ns() + u64::try_from(SETTLE.as_nanos())?;
         loop {
-            let roles = self.roles();
-            let whole = matches!(
-                roles,
-                [Some(Role::Active), Some(Role::Standby)]
-                    | [Some(Role::Standby), Some(Role::Active)]
-            ) && self.nodes.iter().all(|node| self.is_ready(node));
-            if whole {
+            if self.is_whole() {
                 return Ok(());
             }
             for node in &mut self.nodes {
@@ -165,6 +162,7 @@ impl Pair {
             }
             if now_ns() > end {
                 let logs: Vec<_> = self.nodes.iter().map(Node::log_tail).collect();
+                let roles = self.roles();
                 bail!(
                     "the pair is not whole after {SETTLE:?} (roles {roles:?}):\n{}",
                     logs.join("\n")
@@ -172,6 +170,17 @@ impl Pair {
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Whether one node says that it is active, the other one that it is standby, and both that the standby can
+    /// take over without loss.
+    pub fn is_whole(&self) -> bool {
+        let roles = self.roles();
+        let one_of_each = matches!(
+            roles,
+            [Some(Role::Active), Some(Role::Standby)] | [Some(Role::Standby), Some(Role::Active)]
+        );
+        one_of_each && self.nodes.iter().all(|node| self.is_ready(node))
     }
 
     /// The roles of both nodes; `None` of one that does not answer.
@@ -328,6 +337,7 @@ impl Node {
             cable,
             agent: None,
             program: None,
+            environment: Vec::new(),
             dir,
         };
         node.write_config(config)?;
@@ -409,6 +419,11 @@ impl Node {
         Ok(at)
     }
 
+    /// Agents started from here on have this in their environment.
+    pub fn set_environment(&mut self, environment: &[(&'static str, OsString)]) {
+        self.environment = environment.to_vec();
+    }
+
     /// Starts its agent.
     pub fn start(&mut self) -> Result<()> {
         let mut command = Command::new(match &self.program {
@@ -416,6 +431,7 @@ impl Node {
             None => locate::program("ha-agent")?,
         });
         command.arg("run").arg("-f").arg(self.config_file());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let name = format!("agent of lb{}", self.number);
         let log = self.dir.join("agent.log");
         self.agent = Some(Process::start(&name, &self.netns, &mut command, &log)?);
@@ -424,10 +440,19 @@ impl Node {
 
     /// Starts an agent that dies at a place named in [`ha_agent::fault`].
     pub fn start_dying(&mut self, point: &str) -> Result<()> {
+        self.start_faulty(ha_agent::fault::VARIABLE, OsStr::new(point))
+    }
+
+    /// Starts an agent whose wall clock is wrong by as many seconds as a file says.
+    pub fn start_with_clock(&mut self, file: &Path) -> Result<()> {
+        self.start_faulty(ha_agent::fault::CLOCK, file.as_os_str())
+    }
+
+    fn start_faulty(&mut self, variable: &str, value: &OsStr) -> Result<()> {
         let mut command = Command::new(locate::program("ha-faulty")?);
         command.arg("run").arg("-f").arg(self.config_file());
-        command.env(ha_agent::fault::VARIABLE, point);
-        let name = format!("agent of lb{}, which dies", self.number);
+        command.env(variable, value);
+        let name = format!("agent of lb{} with a fault", self.number);
         let log = self.dir.join("agent.log");
         self.agent = Some(Process::start(&name, &self.netns, &mut command, &log)?);
         Ok(())

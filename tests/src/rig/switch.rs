@@ -18,8 +18,9 @@ use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::links::FdLink;
-use aya::programs::tc::TcAttachType;
+use aya::programs::tc::{self, TcAttachType};
 use aya::programs::{SchedClassifier, Xdp, XdpMode};
+use aya::util::KernelVersion;
 use ha_common::rig::port_flags::{CUT_FROM_NODE, CUT_TO_NODE, SWALLOW_FLOOD};
 use ha_common::rig::{PORT_CTL, PORT_SLOT, PORTS, PortCtl};
 use nix::net::if_::if_nametoindex;
@@ -27,6 +28,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::netns::Netns;
 use super::{link, locate};
+
+/// From this kernel on, programs for outgoing packets are attached by links, which can be pinned.
+const LINKS_FOR_TC: KernelVersion = KernelVersion::new(6, 6, 0);
 
 /// Which frames a cut port drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +141,12 @@ impl Switch {
             let link: FdLink = program.take_link(link)?.try_into()?;
             link.pin(pins.join(format!("{name}-xdp")))?;
             let program = egress(ebpf)?;
+            if KernelVersion::current().is_ok_and(|kernel| kernel < LINKS_FOR_TC) {
+                // It stays as long as the switch.
+                tc::qdisc_add_clsact(&name)?;
+                program.attach(&name, TcAttachType::Egress)?;
+                return Ok(());
+            }
             let link = program.attach(&name, TcAttachType::Egress)?;
             let link: FdLink = program.take_link(link)?.try_into()?;
             link.pin(pins.join(format!("{name}-egress")))?;

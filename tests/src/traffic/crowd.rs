@@ -100,6 +100,8 @@ pub struct Verdict {
     /// Connections that were established between the fault and the end of the takeover: whatever admitted
     /// them told nobody.
     pub meanwhile: u64,
+    /// Of these, got a wrong byte.
+    pub meanwhile_corrupted: u64,
 }
 
 /// The running crowd.
@@ -187,7 +189,12 @@ impl Crowd {
 
     /// Waits until all that were to be opened are established.
     pub fn wait_complete(&self) -> Result<()> {
-        let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
+        self.wait_complete_for(PATIENCE)
+    }
+
+    /// The same, no longer than this.
+    pub fn wait_complete_for(&self, patience: Duration) -> Result<()> {
+        let end = now_ns() + u64::try_from(patience.as_nanos())?;
         loop {
             let members = self.shared.members();
             let (left, late) = (members.to_open.len(), members.opening);
@@ -198,7 +205,7 @@ impl Crowd {
             self.check()?;
             ensure!(
                 now_ns() < end,
-                "{left} connections were not opened, and {late} not established, after {PATIENCE:?}"
+                "{left} connections were not opened, and {late} not established, after {patience:?}"
             );
             thread::sleep(Duration::from_millis(10));
         }
@@ -229,6 +236,17 @@ impl Crowd {
     /// Those that are lost are removed, and so are those that were established before `settled_ns`, but after the
     /// fault.
     pub fn judge(&self, fault_ns: u64, settled_ns: u64, age: Duration) -> Result<Verdict> {
+        self.judge_by(fault_ns, settled_ns, age, fault_ns + LOST_AFTER_NS)
+    }
+
+    /// The same of faults that last: what was not heard by `end_ns` is lost.
+    pub fn judge_by(
+        &self,
+        fault_ns: u64,
+        settled_ns: u64,
+        age: Duration,
+        end_ns: u64,
+    ) -> Result<Verdict> {
         let concerns = |member: &Member| member.established_ns.is_some_and(|at| at <= fault_ns);
         let heard =
             |member: &Member| member.manner == Manner::Idle || member.last_good_ns >= settled_ns;
@@ -238,7 +256,7 @@ impl Crowd {
                 |member: &&Member| concerns(member) && member.broken.is_none() && !heard(member);
             let missing = members.all().any(|member| missing(&member));
             drop(members);
-            if !missing || now_ns() > fault_ns + LOST_AFTER_NS {
+            if !missing || now_ns() > end_ns {
                 break;
             }
             self.check()?;
@@ -254,6 +272,8 @@ impl Crowd {
             let at = member.established_ns;
             at.is_some_and(|at| at > fault_ns && at <= settled_ns)
         };
+        let wrong = |member: &Member| meanwhile(member) && member.broken == Some(Break::Corrupted);
+        verdict.meanwhile_corrupted = members.all().filter(|member| wrong(member)).count() as u64;
         for (_number, token) in members.places(meanwhile) {
             members.remove(token);
             verdict.meanwhile += 1;

@@ -1,4 +1,4 @@
-//! The pulse: one UDP flow with a probe each 200 µs, for gaps of a millisecond.
+//! The pulse: one UDP flow with a probe each 200 µs or as often as is asked for, for gaps of a millisecond.
 //!
 //! What is measured is what the client's kernel saw: each answer carries the kernel's receive stamp,
 //! so the gap does not depend on when the receiving thread ran. A probe carries the time at which it
@@ -52,6 +52,8 @@ pub struct Seen {
 struct Book {
     sent: Vec<u64>,
     answers: Vec<Answer>,
+    /// Datagrams that are no answers.
+    wrong: usize,
 }
 
 /// The running pulse.
@@ -65,6 +67,11 @@ pub struct Pulse {
 impl Pulse {
     /// Starts probing `target` from `netns`.
     pub fn start(netns: &Netns, target: SocketAddrV4) -> Result<Self> {
+        Self::start_every(netns, target, EVERY)
+    }
+
+    /// The same with another time between two probes.
+    pub fn start_every(netns: &Netns, target: SocketAddrV4, every: Duration) -> Result<Self> {
         let socket = netns.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.connect(target)?;
@@ -75,13 +82,14 @@ impl Pulse {
         let socket = Arc::new(socket);
         let stop = Arc::new(AtomicBool::new(false));
         let book = Arc::<Mutex<Book>>::default();
-        let spawn = |name: &str, work: fn(&UdpSocket, &AtomicBool, &Mutex<Book>) -> Result<()>| {
-            let (socket, stop, book) = (Arc::clone(&socket), Arc::clone(&stop), Arc::clone(&book));
-            thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || work(&socket, &stop, &book))
-        };
-        let threads = vec![spawn("pulse-send", send)?, spawn("pulse-receive", receive)?];
+        let every = u64::try_from(every.as_nanos())?;
+        let shared = || (Arc::clone(&socket), Arc::clone(&stop), Arc::clone(&book));
+        let ((to, end, sent), (from, over, heard)) = (shared(), shared());
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let threads = vec![
+            named("pulse-send").spawn(move || send(&to, &end, &sent, every))?,
+            named("pulse-receive").spawn(move || receive(&from, &over, &heard))?,
+        ];
         Ok(Self {
             stop,
             book,
@@ -93,6 +101,11 @@ impl Pulse {
     /// after them is cut off there.
     pub fn seen(&self, time: Range<u64>) -> Seen {
         seen(&lock(&self.book), &time)
+    }
+
+    /// How many datagrams came that are no answers to this flow.
+    pub fn wrong(&self) -> usize {
+        lock(&self.book).wrong
     }
 
     /// Forgets everything, so that a long measurement does not fill the memory.
@@ -151,9 +164,8 @@ fn seen(book: &Book, time: &Range<u64>) -> Seen {
     }
 }
 
-fn send(socket: &UdpSocket, stop: &AtomicBool, book: &Mutex<Book>) -> Result<()> {
+fn send(socket: &UdpSocket, stop: &AtomicBool, book: &Mutex<Book>, every: u64) -> Result<()> {
     super::run_first(PRIORITY)?;
-    let every = u64::try_from(EVERY.as_nanos())?;
     let mut next = now_ns();
     while !stop.load(Ordering::Relaxed) {
         // What a stall made late is not made up: a burst of probes would measure nothing more.
@@ -200,11 +212,12 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, book: &Mutex<Book>) -> Result<
         });
         let length = message.bytes;
         let probe = buffer.get(..length).and_then(Probe::decode);
-        if let (Some(at), Some(probe)) = (at, probe) {
-            lock(book).answers.push(Answer {
+        match (at, probe) {
+            (Some(at), Some(probe)) => lock(book).answers.push(Answer {
                 sent_ns: probe.sequence,
                 at_ns: at.wrapping_add(to_monotonic),
-            });
+            }),
+            _ => lock(book).wrong += 1,
         }
     }
     Ok(())
@@ -225,6 +238,7 @@ mod tests {
                 answer(50, 54),
                 answer(60, 61),
             ],
+            wrong: 0,
         };
         let all = Seen {
             gap_ns: 32,

@@ -23,6 +23,19 @@ pub(super) fn check(node: &NodeDraft, draft: &Draft, walk: &mut Walk<'_>) {
     update_interface(node, draft, walk);
     virtual_id(node, draft, walk);
     records(draft, walk);
+    web(node, walk);
+}
+
+/// The page is used at addresses of interfaces that exist.
+fn web(node: &NodeDraft, walk: &mut Walk<'_>) {
+    let Some(web) = node.web.value() else {
+        return;
+    };
+    for wanted in &web.interfaces.list {
+        if find(node, &wanted.value).is_none() {
+            unknown_interface(node, wanted, walk);
+        }
+    }
 }
 
 /// What travels in the stream of connections needs one.

@@ -110,17 +110,21 @@ impl Draft {
             })
             .collect::<Option<Vec<_>>>()?;
         let node = self.node?.build()?;
+        let (mut virtual_services, mut disabled_services) = (Vec::new(), Vec::new());
         let shared: Vec<Cidr> = shared_addresses.iter().map(|at| at.address).collect();
+        for service in self.services.list {
+            if service.is_enabled()? {
+                virtual_services.push(service.build(&shared)?);
+            } else {
+                disabled_services.push(service.build(&shared)?);
+            }
+        }
         Some(Config {
             ha: self.ha.build(&node, &shared_addresses)?,
             node,
             shared_addresses,
-            virtual_services: self
-                .services
-                .list
-                .into_iter()
-                .map(|service| service.build(&shared))
-                .collect::<Option<Vec<_>>>()?,
+            virtual_services,
+            disabled_services,
             limits: self.limits.build()?,
             records: self.records.build()?,
         })

@@ -8,7 +8,7 @@ use super::super::network;
 use super::super::tree::NodeId;
 use super::super::values::{self, Fault, Parsed, Scalar};
 use super::super::walk::{At, Field, Items, Walk};
-use super::observe::{self, MetricsDraft, NotifyDraft};
+use super::observe::{self, MetricsDraft, NotifyDraft, WebDraft};
 use super::optional;
 
 /// Name of the control socket in `run_dir`.
@@ -25,12 +25,14 @@ pub(crate) struct NodeDraft {
     pub(crate) mode: Field<Mode>,
     key_file: Field<PathBuf>,
     carp_passphrase_file: Field<PathBuf>,
+    operators_file: Field<PathBuf>,
     state_dir: Field<PathBuf>,
     run_dir: Field<PathBuf>,
     bpf_dir: Field<PathBuf>,
     pub(crate) interfaces: Items<InterfaceDraft>,
     metrics: Field<MetricsDraft>,
     notify: Field<NotifyDraft>,
+    pub(crate) web: Field<WebDraft>,
 }
 
 /// `node.interfaces[]`.
@@ -49,6 +51,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         "mode",
         "key_file",
         "carp_passphrase_file",
+        "operators_file",
         "state_dir",
         "run_dir",
         "bpf_dir",
@@ -63,13 +66,6 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         ("second", Mode::Second),
     ];
     let section = walk.section(id, "`node`", KEYS)?;
-    if walk.map(&section, "web").given().is_some() {
-        walk.error(
-            section.place("web"),
-            "`web` is not yet supported",
-            "remove the key; `ha-agent status` shows the state",
-        );
-    }
     let node = NodeDraft {
         name: walk.required(&section, "name", "lb1", values::name),
         mode: walk.required(&section, "mode", "first", |v| {
@@ -77,12 +73,14 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<NodeDraft> {
         }),
         key_file: walk.value(&section, "key_file", values::path),
         carp_passphrase_file: walk.value(&section, "carp_passphrase_file", values::path),
+        operators_file: walk.value(&section, "operators_file", values::path),
         state_dir: walk.value(&section, "state_dir", values::path),
         run_dir: walk.value(&section, "run_dir", run_dir),
         bpf_dir: walk.value(&section, "bpf_dir", values::path),
         interfaces: walk.items(&section, "interfaces", interface),
         metrics: observe::metrics(walk, &section),
         notify: observe::notify(walk, &section),
+        web: observe::web(walk, &section),
     };
     if node.interfaces.known && node.interfaces.list.is_empty() {
         walk.missing(
@@ -134,6 +132,7 @@ impl NodeDraft {
             mode: self.mode.given()?.value,
             key_file: dir(self.key_file, "/etc/ha-agent/pair.key")?,
             carp_passphrase_file: optional(self.carp_passphrase_file)?,
+            operators_file: optional(self.operators_file)?,
             state_dir: dir(self.state_dir, STATE_DIR)?,
             run_dir: dir(self.run_dir, RUN_DIR)?,
             bpf_dir: dir(self.bpf_dir, "/sys/fs/bpf/ha-agent")?,
@@ -149,6 +148,10 @@ impl NodeDraft {
             },
             notify: match optional(self.notify)? {
                 Some(notify) => Some(notify.build()?),
+                None => None,
+            },
+            web: match optional(self.web)? {
+                Some(web) => Some(web.build()?),
                 None => None,
             },
         })

@@ -1,12 +1,13 @@
-//! What `node` says about who may look on: metrics, notify hooks.
+//! What `node` says about who may look on: metrics, the web page, notify hooks.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::model::Notify;
+use super::super::model::{Notify, Web};
 use super::super::values::{self, Fault, Parsed, Scalar};
 use super::super::walk::{At, Field, Items, Section, Walk};
+use super::optional;
 
 /// Whom a hook runs as unless configured otherwise.
 const USER: &str = "nobody";
@@ -18,6 +19,16 @@ const INSTANCE: &str = "ha-agent";
 /// `node.metrics`.
 pub(crate) struct MetricsDraft {
     listen: Items<At<SocketAddr>>,
+}
+
+/// `node.web`.
+pub(crate) struct WebDraft {
+    listen: Items<At<SocketAddr>>,
+    pub(crate) interfaces: Items<At<String>>,
+    /// Whether `interfaces` is there at all.
+    limited: bool,
+    certificate: Field<PathBuf>,
+    key: Field<PathBuf>,
 }
 
 /// `node.notify`.
@@ -33,6 +44,31 @@ pub(crate) fn metrics(walk: &mut Walk<'_>, node: &Section<'_>) -> Field<MetricsD
         MetricsDraft {
             listen: listen(walk, section, "127.0.0.1:9573"),
         }
+    })
+}
+
+pub(crate) fn web(walk: &mut Walk<'_>, node: &Section<'_>) -> Field<WebDraft> {
+    let keys = &["listen", "certificate", "key", "interfaces"];
+    section(walk, node, "web", keys, |walk, section| {
+        let interfaces = walk.one_or_more(section, "interfaces", values::name);
+        let draft = WebDraft {
+            listen: listen(walk, section, "\"[::]:8443\""),
+            limited: section.has("interfaces"),
+            interfaces,
+            certificate: walk.value(section, "certificate", values::path),
+            key: walk.value(section, "key", values::path),
+        };
+        let alone = match (&draft.certificate, &draft.key) {
+            (Field::Given(at), Field::Absent) => Some((at.span, "key")),
+            (Field::Absent, Field::Given(at)) => Some((at.span, "certificate")),
+            _ => None,
+        };
+        if let Some((span, other)) = alone {
+            let what = format!("a certificate and its key belong together: there is no `{other}`");
+            let remedy = "give both, or neither: the agent then makes a certificate of its own";
+            walk.error(span, what, remedy);
+        }
+        draft
     })
 }
 
@@ -104,6 +140,21 @@ fn all(items: Items<At<SocketAddr>>) -> Option<Vec<SocketAddr>> {
 impl MetricsDraft {
     pub(super) fn build(self) -> Option<Vec<SocketAddr>> {
         all(self.listen)
+    }
+}
+
+impl WebDraft {
+    pub(super) fn build(self) -> Option<Web> {
+        Some(Web {
+            listen: all(self.listen)?,
+            certificate: optional(self.certificate)?.zip(optional(self.key)?),
+            interfaces: if self.limited {
+                let names = self.interfaces.list.into_iter().map(|at| at.value);
+                Some(self.interfaces.known.then(|| names.collect())?)
+            } else {
+                None
+            },
+        })
     }
 }
 

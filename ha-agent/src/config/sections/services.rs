@@ -37,6 +37,7 @@ pub(crate) struct ServiceDraft {
     on_down: Field<OnDown>,
     timeouts: TimeoutsDraft,
     resteer: Field<bool>,
+    enabled: Field<bool>,
 }
 
 pub(crate) struct RealDraft {
@@ -74,6 +75,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<ServiceDraft> {
         "on_down",
         "timeouts",
         "resteer",
+        "enabled",
     ];
     const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     const FORWARDING: &[(&str, Forwarding)] = &[
@@ -112,6 +114,7 @@ pub(crate) fn read(walk: &mut Walk<'_>, id: NodeId) -> Option<ServiceDraft> {
         on_down: walk.value(s, "on_down", |v| values::choice(v, "on_down", ON_DOWN)),
         timeouts: timeouts(walk, s),
         resteer: walk.value(s, "resteer", values::boolean),
+        enabled: walk.value(s, "enabled", values::boolean),
     };
     service.check(walk);
     Some(service)
@@ -221,6 +224,11 @@ pub(crate) fn source_of(
 }
 
 impl ServiceDraft {
+    /// Whether the service is in force, unless that was refused.
+    pub(super) fn is_enabled(&self) -> Option<bool> {
+        self.enabled.or_default(true)
+    }
+
     /// How packets reach the real servers, unless that was refused.
     pub(crate) fn forwarding(&self) -> Option<Forwarding> {
         self.forwarding.or_default(Forwarding::Nat)

@@ -39,6 +39,28 @@ fn a_command_and_its_defaults() {
 }
 
 #[test]
+fn a_page_and_its_certificate() {
+    assert_eq!(node("run_dir: /run/x").web, None);
+    let web = node("web: { listen: \"[::]:8443\" }").web.unwrap();
+    assert_eq!((web.listen.len(), web.certificate), (1, None));
+    assert_eq!(web.interfaces, None);
+    let one = node("web: { listen: \"[::]:8443\", interfaces: back }")
+        .web
+        .unwrap();
+    assert_eq!(one.interfaces, Some(vec!["back".to_owned()]));
+    let nowhere = node("web: { listen: \"[::]:8443\", interfaces: [] }")
+        .web
+        .unwrap();
+    assert_eq!(nowhere.interfaces, Some(Vec::new()));
+    let all = "web: { listen: 10.0.0.11:443, certificate: /c, key: /k }";
+    let (certificate, key) = node(all).web.unwrap().certificate.unwrap();
+    assert_eq!(
+        (certificate.as_path(), key.as_path()),
+        (Path::new("/c"), Path::new("/k"))
+    );
+}
+
+#[test]
 fn mistakes_are_found_where_they_are() {
     let refuses = |more: &str, place: &str, what: &str| {
         refuses(MODE, &format!("{MODE}  {more}\n"), place, what);
@@ -64,6 +86,11 @@ fn mistakes_are_found_where_they_are() {
         "twice",
     );
     refuses("metrics: {}", "{}", "`listen` has no value");
+    refuses(
+        "web: { listen: 10.0.0.11:443, interfaces: [back, side] }",
+        "side",
+        "no interface named `side`",
+    );
     refuses(
         "metrics: { port: 1, listen: \"127.0.0.1:1\" }",
         "port",

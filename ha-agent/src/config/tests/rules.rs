@@ -369,16 +369,6 @@ fn the_configuration_travels_where_both_nodes_have_addresses() {
 }
 
 #[test]
-fn not_yet_supported() {
-    refuses(
-        "  mode: first",
-        "  mode: first\n  web: { listen: \"[::]:8443\" }",
-        "web:",
-        "not yet supported",
-    );
-}
-
-#[test]
 fn services() {
     refuses(
         "    address: 10.0.0.100\n",

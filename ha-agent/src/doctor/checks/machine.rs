@@ -8,11 +8,12 @@ use ha_common::service::Addr6;
 
 use crate::config::Diagnostic;
 use crate::config::model::{Config, Limits};
+use crate::datapath::load;
 use crate::doctor::facts::{Agent, Facts};
 use crate::doctor::{Check, Report};
 
-/// The oldest kernel that has all that is used.
-const KERNEL_MIN: (u32, u32) = (5, 15);
+/// The oldest kernel that the data plane takes.
+const KERNEL_MIN: (u32, u32) = (load::KERNEL_MIN.0 as u32, load::KERNEL_MIN.1 as u32);
 /// Least room in the directory for state: it holds kilobytes.
 const ROOM_MIN: u64 = 1 << 20;
 /// What the kernel keeps with each element of a hash table beside key and value, its bucket included.

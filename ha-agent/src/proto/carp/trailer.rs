@@ -355,6 +355,22 @@ mod tests {
     }
 
     #[test]
+    fn a_newer_version_may_say_more() {
+        let signer = signer();
+        let mut payload = signer.advert(SOURCE, &header(), &body());
+        payload[HEADER_LEN + at::FLAGS] |= 0xff;
+        assert!(signer.retag_advert(SOURCE, &mut payload));
+        payload.extend([0xab; 40]);
+        let opened = signer.open_advert(SOURCE, &payload).unwrap();
+        let known = Body {
+            flags: body().flags,
+            ..opened
+        };
+        assert_eq!(known, body());
+        assert_ne!(opened.flags, body().flags);
+    }
+
+    #[test]
     fn second_key_is_accepted_and_another_vhid_is_not() {
         let old = Signer::new(110, vec![(2, [8; 16])]);
         let payload = old.advert(SOURCE, &header(), &body());

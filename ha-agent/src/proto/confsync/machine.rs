@@ -6,8 +6,8 @@ use super::version::{Claim, ContentHash, Record, Version};
 use super::wire::{Request, Response};
 use crate::proto::time::Instant;
 
-/// How often two nodes that agree make sure of it.
-pub const RECONCILE: Duration = Duration::from_mins(2);
+/// How often two nodes that agree make sure of it: and so how soon they know that they no longer could tell each other.
+pub const RECONCILE: Duration = Duration::from_secs(15);
 /// How often a node that differs from its partner, or does not reach it, tries again.
 pub const RETRY: Duration = Duration::from_secs(1);
 /// The same while the partner cannot take over what it is offered.

@@ -20,7 +20,7 @@
 //!
 //! A node asks, its partner answers, one question at a time in each direction; which node asks does not
 //! matter. Both ask at once after a change, every second while they differ or do not know of each other, and every
-//! two minutes else.
+//! 15 seconds else.
 
 mod machine;
 #[cfg(test)]

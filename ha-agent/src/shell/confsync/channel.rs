@@ -13,7 +13,8 @@ use std::time::Duration;
 use russh::Preferred;
 use russh::keys::Algorithm;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use zeroize::Zeroizing;
 
 use crate::config::model::Ha;
 use crate::proto::confsync::{PREFIX, WireError, lengths};
@@ -29,6 +30,10 @@ pub(super) const IDENTITY: &str = "SSH-2.0-ha-agent";
 /// silence is to be noticed, so that what is lost is said again soon.
 const EXCHANGE: Duration = Duration::from_secs(3);
 const FOR_EACH_MIB: Duration = Duration::from_secs(1);
+
+/// Connections that wait in the kernel to be accepted: however many strangers come at once, the partner waits behind
+/// them for as long as it takes to turn them away.
+const BACKLOG: i32 = 512;
 
 /// Where this node's end is, and the partner's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,11 @@ impl Place {
         address == self.partner
     }
 
+    /// Where this node listens.
+    pub(super) fn listens(&self) -> SocketAddr {
+        self.address(self.own, self.port)
+    }
+
     /// Where the partner listens.
     pub(super) fn partner(&self) -> SocketAddr {
         self.address(self.partner, self.port)
@@ -100,7 +110,7 @@ impl Place {
     /// The listening socket.
     pub(super) fn listen(&self) -> io::Result<tokio::net::TcpListener> {
         let socket = self.socket(self.port)?;
-        socket.listen(16)?;
+        socket.listen(BACKLOG)?;
         tokio::net::TcpListener::from_std(socket.into())
     }
 }
@@ -144,6 +154,35 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8
     Ok(message)
 }
 
+/// Writes a message of a length that 32 bits hold.
+pub(super) async fn write_short(
+    stream: &mut (impl AsyncWrite + Unpin),
+    message: &[u8],
+) -> io::Result<()> {
+    let length = u32::try_from(message.len()).map_err(io::Error::other)?;
+    stream.write_all(&length.to_be_bytes()).await?;
+    stream.write_all(message).await?;
+    stream.flush().await
+}
+
+/// Reads such a message, of at most so many bytes. Memory grows with what arrives.
+pub(super) async fn read_short(
+    stream: &mut (impl AsyncRead + Unpin),
+    most: u32,
+) -> io::Result<Zeroizing<Vec<u8>>> {
+    let length = stream.read_u32().await?;
+    if length > most {
+        let what = format!("a message of {length} bytes is too long");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let mut message = Zeroizing::new(Vec::new());
+    let read = stream.take(length.into()).read_to_end(&mut message).await?;
+    if read as u64 != u64::from(length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(message)
+}
+
 /// Ends the connection when the session's other owner is not to go on with it.
 #[derive(Debug)]
 pub(super) struct HangUp(Socket);
@@ -172,6 +211,12 @@ pub(super) struct ChannelCounters {
     pub(super) too_many: AtomicU64,
     /// Sessions ended because they took too long.
     pub(super) timed_out: AtomicU64,
+    /// Sessions that ended before anybody showed a key: not SSH, cut, or a length no message has.
+    pub(super) unproven: AtomicU64,
+    /// Operators who logged in.
+    pub(super) operators: AtomicU64,
+    /// Clients that said to be an operator and were not.
+    pub(super) operators_refused: AtomicU64,
     /// Messages of the partner that are none.
     pub(super) malformed: AtomicU64,
 }
@@ -210,6 +255,17 @@ mod tests {
         let whole = message();
         for length in 0..whole.len() {
             assert!(read(&mut &whole[..length]).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn short_messages_are_whole_or_none() {
+        let mut written = Vec::new();
+        write_short(&mut written, b"gift").await.unwrap();
+        assert_eq!(**read_short(&mut &written[..], 4).await.unwrap(), *b"gift");
+        assert!(read_short(&mut &written[..], 3).await.is_err());
+        for length in 0..written.len() {
+            assert!(read_short(&mut &written[..length], 4).await.is_err());
         }
     }
 

@@ -82,11 +82,9 @@ async fn converse(
         nodelay: true,
         ..client::Config::default()
     };
-    let checker = Checker {
-        known: keys.partner_host.clone(),
-    };
+    let checker = Checker::new(keys.partner_host.clone());
     let mut session = client::connect_stream(Arc::new(config), stream, checker).await?;
-    log_in(&mut session, keys).await?;
+    log_in(&mut session, USER, keys).await?;
     let channel = session.channel_open_session().await?;
     channel.request_subsystem(true, SUBSYSTEM).await?;
     let mut stream = channel.into_stream();
@@ -100,10 +98,15 @@ async fn converse(
     Ok(response)
 }
 
-async fn log_in(session: &mut Handle<Checker>, keys: &ChannelKeys) -> Result<(), AskError> {
+/// Proves to have the keys.
+pub(super) async fn log_in(
+    session: &mut Handle<Checker>,
+    user: &str,
+    keys: &ChannelKeys,
+) -> Result<(), AskError> {
     for key in &keys.client {
         let key = PrivateKeyWithHashAlg::new(Arc::clone(key), None);
-        if session.authenticate_publickey(USER, key).await?.success() {
+        if session.authenticate_publickey(user, key).await?.success() {
             return Ok(());
         }
     }
@@ -111,8 +114,14 @@ async fn log_in(session: &mut Handle<Checker>, keys: &ChannelKeys) -> Result<(),
 }
 
 /// Believes the partner only.
-struct Checker {
+pub(super) struct Checker {
     known: Vec<PublicKey>,
+}
+
+impl Checker {
+    pub(super) const fn new(known: Vec<PublicKey>) -> Self {
+        Self { known }
+    }
 }
 
 impl client::Handler for Checker {

@@ -8,10 +8,15 @@
 
 mod channel;
 mod client;
+mod edit;
+mod giver;
+pub mod join;
 mod keys;
+mod operator;
 mod server;
 mod store;
 mod take;
+mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -39,6 +44,7 @@ use channel::{ChannelCounters, Place, count};
 use client::AskError;
 pub use keys::ChannelKeys;
 pub use store::Store;
+use window::Pairing;
 
 /// How long a question of the partner may wait for its answer here.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -61,6 +67,7 @@ pub struct Replica {
     paired: bool,
     counters: ChannelCounters,
     trouble: Mutex<Trouble>,
+    pairing: Pairing,
 }
 
 struct Core {
@@ -126,6 +133,7 @@ impl Replica {
             paired: node.mode != Mode::Off,
             counters: ChannelCounters::default(),
             trouble: Mutex::default(),
+            pairing: Pairing::default(),
         }
     }
 
@@ -353,6 +361,9 @@ impl Replica {
                 wrong_key: get(&self.counters.wrong_key),
                 too_many: get(&self.counters.too_many),
                 timed_out: get(&self.counters.timed_out),
+                unproven: get(&self.counters.unproven),
+                operators: get(&self.counters.operators),
+                operators_refused: get(&self.counters.operators_refused),
                 malformed: get(&self.counters.malformed),
             },
         }

@@ -25,14 +25,14 @@ const PUSH_MAX: Duration = Duration::from_secs(15);
 const PUSH_LOOK: Duration = Duration::from_millis(5);
 
 /// A new version that is safe on the disk, but not in force yet.
-struct Minted {
+pub(super) struct Minted {
     record: Record,
     prepared: Prepared,
 }
 
 impl Replica {
-    /// Prepares a new version if the file says something new; refuses where it may not.
-    fn mint(&self, running: &Loaded, fresh: &Loaded) -> Reply<Option<Minted>> {
+    /// The version that a file would be, if it says something new; refused where there may be none.
+    pub(super) fn version_of(&self, running: &Loaded, fresh: &Loaded) -> Reply<Option<Record>> {
         let core = lock(&self.core);
         let known = core.machine.version().hash;
         if fresh.shared.hash == known {
@@ -41,7 +41,7 @@ impl Replica {
         let record = core.machine.edit(fresh.shared.hash);
         let partner = core.machine.snapshot().partner;
         drop(core);
-        let record = record.map_err(|why| match why {
+        record.map(Some).map_err(|why| match why {
             NotEditable::NotActive => {
                 let sections = shared::changed(&running.shared.document, &fresh.shared.document);
                 let active = partner.filter(|claim| claim.active);
@@ -65,7 +65,14 @@ impl Replica {
                 "a version of the partner's is just being taken over",
                 "look at what came of it (`ha-agent config diff`), and reload again",
             ),
-        })?;
+        })
+    }
+
+    /// Prepares a new version if the file says something new; refuses where it may not.
+    pub(super) fn mint(&self, running: &Loaded, fresh: &Loaded) -> Reply<Option<Minted>> {
+        let Some(record) = self.version_of(running, fresh)? else {
+            return Ok(None);
+        };
         let prepared = self.store.prepare(&record).map_err(|error| {
             Refusal::new(
                 format!("the new version cannot be stored in node.state_dir, so nothing was changed: {error}"),
@@ -76,7 +83,7 @@ impl Replica {
     }
 
     /// The minted version counts from now on.
-    fn commit(&self, minted: Option<Minted>, document: &str) {
+    pub(super) fn commit(&self, minted: Option<Minted>, document: &str) {
         let Some(Minted { record, prepared }) = minted else {
             return;
         };
@@ -184,7 +191,12 @@ impl Shared {
     }
 
     /// Puts a checked configuration in force, as far as it differs.
-    fn put_in_force(&self, fresh: Loaded, changes: &[Change], secrets: &Secrets) -> Reply<()> {
+    pub(super) fn put_in_force(
+        &self,
+        fresh: Loaded,
+        changes: &[Change],
+        secrets: &Secrets,
+    ) -> Reply<()> {
         let failed = |error: &dyn Display| {
             Refusal::new(
                 error.to_string(),
@@ -322,7 +334,7 @@ fn words(problems: &[Diagnostic]) -> String {
     lines.collect::<Vec<_>>().join("; ")
 }
 
-fn restart(problems: &[Diagnostic]) -> Vec<String> {
+pub(super) fn restart(problems: &[Diagnostic]) -> Vec<String> {
     problems
         .iter()
         .map(|problem| problem.what.clone())

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::model::{Config, Mode, Pacify};
 use crate::config::{Loaded, Secrets};
-use crate::control::Heirloom;
+use crate::control::{Counted, Heirloom};
 use crate::datapath::load::{self, Options, Pins};
 use crate::datapath::{self, Cursor, Datapath, DatapathError, Settings};
 use crate::events::Recorder;
@@ -42,9 +42,10 @@ use crate::shell::reexec::{Estate, Program};
 use crate::shell::tallies::Tallies;
 use crate::shell::terms::TermStore;
 use crate::shell::{
-    alarms, clock, conflicts, election, happened, replication, sysctl, virtual_mac,
+    alarms, clock, conflicts, election, happened, page, replication, sysctl, virtual_mac,
 };
 use crate::status::model::Replaced;
+use crate::web::page::Door;
 pub use error::StartError;
 
 /// Events of the election that may wait to be logged.
@@ -490,9 +491,12 @@ async fn bring_up(
         board: alarms::Board::new(happened.clone()),
         events: happened,
         hooks: Hooks::start(&config.node),
+        web: watch::Sender::new(page::is_on(&config.node.state_dir)),
+        door: Arc::new(Door::new(&config.node.state_dir)),
         tallies: Tallies::start(),
         listeners: Listeners::default(),
         conflicts: watch::Sender::default(),
+        commanded: Counted::default(),
         history,
         path,
         program: Program::own().map_err(StartError::Program)?,

@@ -64,6 +64,8 @@ fn color(event: &str) -> Color {
         Kind::AlarmOver | Kind::RealServerUp | Kind::PartnerHeard => Color::Green,
         Kind::RoleChanged => Color::Blue,
         Kind::CommandRefused | Kind::NotReloaded => Color::Yellow,
-        Kind::Started | Kind::Stopping | Kind::Command | Kind::Reloaded => Color::Reset,
+        Kind::Started | Kind::Stopping | Kind::Command | Kind::Reloaded | Kind::Paired => {
+            Color::Reset
+        }
     }
 }

@@ -421,7 +421,7 @@ pub fn counters(counters: &Counters, all: bool, style: Style) -> String {
 }
 
 /// A duration in at most two units.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let Ok(exact) = Duration::try_from_secs_f64(seconds) else {
         return "?".to_owned();
     };

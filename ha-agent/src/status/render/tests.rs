@@ -357,6 +357,7 @@ fn pages_and_filters() {
         state: Some("established".to_owned()),
         real: Some([10, 1, 0, 21].into()),
         from: None,
+        look: None,
     };
     let found = page(&query, (1000..1100).map(entry));
     assert_eq!((found.total, found.matching), (100, 100));

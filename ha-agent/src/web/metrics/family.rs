@@ -91,7 +91,7 @@ families! {
     ConfigExchanges = "config_exchanges", Counter, ["event"],
         "Questions and versions of the configuration: exchanged, failed, asked, applied, not_applied.";
     ConfigChannel = "config_channel", Counter, ["event"],
-        "The configuration channel: sessions, wrong_key, too_many, timed_out, malformed.";
+        "The configuration channel: sessions, wrong_key, too_many, timed_out, unproven = ended before anybody showed a key, operators, operators_refused, malformed.";
     ConfigRestartNeeded = "config_restart_needed", Gauge, [],
         "Changes of the configuration file that only a restart puts in force.";
     ReloadOk = "config_last_reload_successful", Gauge, [],
@@ -218,8 +218,12 @@ families! {
         "Changes of the role that the notify command was not told of because it was too slow.";
     NotifyWaiting = "notify_changes_waiting", Gauge, [],
         "Changes of the role that it is to be told of when it has ended.";
+    ControlEvents = "control_events", Counter, ["event"],
+        "The control socket: clients, turned_away = of these, while all places were busy, displaced = of these, gave way without a command, malformed = lines that are no command, timed_out.";
     HttpConnections = "http_connections", Counter, ["listener"],
         "Connections to the agent's HTTP listeners.";
     HttpDisplaced = "http_connections_displaced", Counter, ["listener"],
         "Connections ended early because there were too many: the oldest gave way.";
+    HttpTurnedAway = "http_connections_turned_away", Counter, ["listener"],
+        "Connections to an address of the node at which its page may not be used.";
 }

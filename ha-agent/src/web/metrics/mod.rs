@@ -4,6 +4,8 @@
 //! table or waits for the election: both publish their numbers, and what the data plane counts is read from maps
 //! whose size the configuration bounds.
 
+#[cfg(test)]
+mod deployed;
 pub mod family;
 mod sources;
 #[cfg(test)]

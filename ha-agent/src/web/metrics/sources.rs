@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::Samples;
 use super::family::Family as F;
+use crate::control::Count;
 use crate::events::Numbers;
 use crate::proto::carp::Snapshot;
 use crate::proto::sync::SyncSnapshot;
@@ -30,6 +31,8 @@ pub struct Listener {
     pub connections: u64,
     /// Those that had to give way to others.
     pub displaced: u64,
+    /// Those that came to an address at which there is nothing for them.
+    pub turned_away: u64,
 }
 
 /// Everything that is measured, as it is at one moment.
@@ -57,6 +60,8 @@ pub struct Sources<'a> {
     pub events: Numbers,
     /// What came of notify commands, if there is one.
     pub hooks: Option<Outcomes>,
+    /// The control socket.
+    pub control: Count,
     /// The listeners.
     pub listeners: &'a [Listener],
 }
@@ -267,9 +272,13 @@ impl Sources<'_> {
             to.count(F::NotifyPassedOver, &[], passed_over);
             to.count(F::NotifyWaiting, &[], waiting);
         }
+        for (event, count) in numbers(&self.control) {
+            to.count(F::ControlEvents, &[&event], count);
+        }
         for listener in self.listeners {
             to.count(F::HttpConnections, &[&listener.name], listener.connections);
             to.count(F::HttpDisplaced, &[&listener.name], listener.displaced);
+            to.count(F::HttpTurnedAway, &[&listener.name], listener.turned_away);
         }
     }
 }

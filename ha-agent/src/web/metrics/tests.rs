@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::control::Count;
 use crate::events::Numbers;
 use crate::proto::carp::trailer::WireRole;
 use crate::proto::carp::{
@@ -31,7 +32,7 @@ use crate::status::model::{
 use crate::status::render::tests::sample;
 
 /// A node of which everything is known.
-struct Scene {
+pub(super) struct Scene {
     status: Status,
     election: election::Published,
     replication: replication::Published,
@@ -43,7 +44,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let space = records::NamespaceSnapshot {
             name: "sessions".to_owned(),
             records: 3,
@@ -84,6 +85,7 @@ impl Scene {
                 name: "127.0.0.1:9573".to_owned(),
                 connections: 7,
                 displaced: 1,
+                turned_away: 2,
             }],
         }
     }
@@ -102,12 +104,13 @@ impl Scene {
             alarms: &self.alarms,
             events: Numbers::default(),
             hooks: Some(Outcomes::default()),
+            control: Count::default(),
             listeners: &self.listeners,
         };
         sources.samples()
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.samples().encode().unwrap()
     }
 }
@@ -138,6 +141,9 @@ fn configuration() -> Configuration {
             wrong_key: 0,
             too_many: 0,
             timed_out: 0,
+            unproven: 1,
+            operators: 1,
+            operators_refused: 1,
             malformed: 0,
         },
     }
