@@ -1,5 +1,9 @@
 //! The clock of rig and traffic: `CLOCK_MONOTONIC`, as in the agent and in the data plane.
 
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
@@ -16,13 +20,35 @@ pub fn realtime_to_monotonic() -> u64 {
 
 /// Sleeps until this moment of `CLOCK_MONOTONIC`.
 pub fn sleep_until(ns: u64) {
-    let moment = TimeSpec::from_duration(std::time::Duration::from_nanos(ns));
+    let moment = TimeSpec::from_duration(Duration::from_nanos(ns));
     // A signal ends the sleep early; whoever cares looks at the clock anyway.
     let _early = clock_nanosleep(
         ClockId::CLOCK_MONOTONIC,
         ClockNanosleepFlags::TIMER_ABSTIME,
         &moment,
     );
+}
+
+/// How long what must come about may take where time is not the question: machines stall.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for `what`: until `done` says so, no longer than [`PATIENCE`].
+pub fn until(what: &str, done: impl FnMut() -> Result<bool>) -> Result<()> {
+    within(PATIENCE, what, done)
+}
+
+/// The same with another bound.
+pub fn within(
+    patience: Duration,
+    what: &str,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let end = now_ns() + u64::try_from(patience.as_nanos())?;
+    while !done()? {
+        ensure!(now_ns() < end, "not within {patience:?}: {what}");
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

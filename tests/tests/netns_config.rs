@@ -6,12 +6,11 @@ mod config_faults;
 
 use std::fs;
 use std::process::{Command, ExitCode};
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ha_agent::status::model::{Configuration, Role, Status};
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{PATIENCE, now_ns, until};
 use ha_tests::demo::SERVICE;
 use ha_tests::rig::config::{PairConfig, RealServer};
 use ha_tests::rig::locate;
@@ -22,8 +21,6 @@ use ha_tests::traffic::load::Load;
 const PORT: u16 = 6973;
 /// Error in the configuration: `EX_CONFIG` of sysexits.h.
 const CONFIG: i32 = 78;
-/// How long anything may take that takes a moment.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     common::run(
@@ -69,17 +66,6 @@ fn nth(pair: &Pair, index: usize) -> Result<&Node> {
 
 fn nth_mut(pair: &mut Pair, index: usize) -> Result<&mut Node> {
     pair.nodes.get_mut(index).context(NO_NODE)
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
-    while !done()? {
-        if now_ns() > end {
-            bail!("not within {PATIENCE:?}: {what}");
-        }
-        sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 fn configuration(node: &Node) -> Result<Configuration> {

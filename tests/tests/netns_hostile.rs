@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::events::{Event, EventPage};
 use ha_agent::status::model::{Configuration, Role, Status};
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until, within};
 use ha_tests::demo::SERVICE;
 use ha_tests::rig::config::{self, PairConfig, RealServer};
 use ha_tests::rig::http::{self, metric};
@@ -26,8 +26,6 @@ use ha_tests::traffic::load::Load;
 /// TCP port of the configuration channel.
 const CHANNEL: u16 = 6973;
 const METRICS: u16 = 9573;
-/// How long anything may take that takes a moment.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A day.
 const DAY: i64 = 86_400;
 
@@ -60,15 +58,6 @@ fn whole() -> Result<Pair> {
     pair.start()?;
     pair.wait_in_sync()?;
     Ok(pair)
-}
-
-fn until(what: &str, patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now_ns() + u64::try_from(patience.as_nanos())?;
-    while !done()? {
-        ensure!(now_ns() < end, "not within {patience:?}: {what}");
-        sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 fn statuses(pair: &Pair) -> Result<[Status; 2]> {
@@ -178,7 +167,7 @@ fn clock() -> Result<()> {
             .map(|(number, weight)| RealServer { number, weight })
             .to_vec();
         pair.change_config()?;
-        until("the edit's alarms are over", PATIENCE, || {
+        until("the edit's alarms are over", || {
             Ok(statuses(&pair)?
                 .iter()
                 .all(|status| status.alarms.is_empty()))
@@ -359,7 +348,7 @@ fn control() -> Result<()> {
     ensure!(most < open + 200, "{most} descriptors instead of {open}");
 
     // Once they are gone everything is as it was.
-    until("the agent is at rest", PATIENCE, || {
+    until("the agent is at rest", || {
         Ok(node.status().is_ok() && descriptors(node)? < open + 20)
     })?;
     unmoved(&before, &statuses(&pair)?)?;
@@ -450,7 +439,7 @@ fn strangers() -> Result<()> {
     delays.sort();
     let median = delays.get(delays.len() / 2).context("edits")?;
     ensure!(*median < Duration::from_secs(1), "{delays:?}");
-    until("the alarms of the edits are over", PATIENCE, || {
+    until("the alarms of the edits are over", || {
         Ok(statuses(&pair)?
             .iter()
             .all(|status| status.alarms.is_empty()))
@@ -492,7 +481,7 @@ fn cut() -> Result<()> {
     }
     // Nobody edits anything: the nodes find out by themselves.
     for node in &pair.nodes {
-        until("the channel's alarm", Duration::from_secs(45), || {
+        within(Duration::from_secs(45), "the channel's alarm", || {
             let alarms = node.status()?.alarms;
             Ok(alarms
                 .iter()
@@ -502,7 +491,7 @@ fn cut() -> Result<()> {
     for node in &pair.nodes {
         node.netns.nft("delete table inet cut")?;
     }
-    until("the alarm's end", PATIENCE, || {
+    until("the alarm's end", || {
         Ok(statuses(&pair)?
             .iter()
             .all(|status| status.alarms.is_empty()))

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ha_agent::shell::guard::{self, Guard};
 use ha_agent::status::model::Role;
 use ha_common::proto;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until};
 use ha_tests::demo::SERVICE;
 use ha_tests::rig::config::{self, CLIENT6, PairConfig, SHARED_BACK};
 use ha_tests::rig::conns::{Conns, differing};
@@ -182,16 +182,6 @@ fn guard6() -> Result<()> {
     }
     node.netns.run(|| Ok(guard::remove()?))?;
     assert_eq!(connect(service)?, refused);
-    Ok(())
-}
-
-/// Waits until `done` says so.
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now_ns() + 20_000_000_000;
-    while !done()? {
-        ensure!(now_ns() < end, "{what}: not within 20 s");
-        sleep(Duration::from_millis(50));
-    }
     Ok(())
 }
 

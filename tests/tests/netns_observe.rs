@@ -11,22 +11,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::events::{Event, EventPage};
 use ha_agent::status::model::Role;
 use ha_agent::web::metrics::family::{Family, Form};
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{PATIENCE, until};
 use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT};
 use ha_tests::rig::http::{self, metric};
 use ha_tests::rig::locate;
 use ha_tests::rig::pair::{Node, Pair};
 use nix::sys::signal::Signal;
 
-/// How long what has happened may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(20);
 const PORT: u16 = 9573;
 
 fn main() -> ExitCode {
@@ -40,15 +37,6 @@ fn main() -> ExitCode {
             ("events_reach_the_journal_with_their_fields", journal),
         ],
     )
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
-    while !done()? {
-        ensure!(now_ns() < end, "{what} within {PATIENCE:?}");
-        sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 fn events(node: &Node, more: &[&str]) -> Result<Vec<Event>> {

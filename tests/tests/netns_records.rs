@@ -14,15 +14,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use ha_agent::control::RecordStatus;
 use ha_agent::status::model::{RealServerState, RealServerStatus, Records, Role};
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{PATIENCE, until};
 use ha_tests::rig::config::{PairConfig, SERVICE_PORT, SHARED_FRONT, SHARED_FRONT6, Scheduler};
 use ha_tests::rig::pair::{Node, Pair};
 use ha_tests::rig::process;
 use ha_tests::rig::switch::Cut;
 use ha_tests::traffic::conversation::Conversation;
-
-/// How long what was written or found out may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     common::run(
@@ -44,15 +41,6 @@ fn main() -> ExitCode {
             ("records_survive_a_replaced_agent", replaced),
         ],
     )
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
-    while !done()? {
-        ensure!(now_ns() < end, "{what} within {PATIENCE:?}");
-        sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 fn records(node: &Node) -> Result<Records> {

@@ -8,12 +8,11 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::RealServerState;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::until;
 use ha_tests::rig::config::{
     PairConfig, RealServer, SERVER_PORT, SERVICE_PORT, SHARED_FRONT, SHARED_FRONT6, Scheduler,
 };
@@ -21,8 +20,6 @@ use ha_tests::rig::pair::Pair;
 use ha_tests::traffic::conversation::{Conversation, Datagrams};
 
 const SHARED: [IpAddr; 2] = [IpAddr::V4(SHARED_FRONT), IpAddr::V6(SHARED_FRONT6)];
-/// How long what was configured or found out may take to be seen.
-const PATIENCE_NS: u64 = 20_000_000_000;
 
 fn main() -> ExitCode {
     common::run(
@@ -142,15 +139,6 @@ fn limits() -> Result<()> {
     until("no connection came to rs1 again", || {
         Ok(open()?.server() == 1)
     })
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now_ns() + PATIENCE_NS;
-    while !done()? {
-        ensure!(now_ns() < end, "{what} in {PATIENCE_NS} ns");
-        sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 fn draining() -> Result<()> {

@@ -8,18 +8,15 @@
 mod common;
 
 use std::process::{Command, ExitCode};
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{PATIENCE, until};
 use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT};
 use ha_tests::rig::pair::{Node, Pair};
 use serde_json::{Value, json};
 
-/// How long what has happened may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(20);
 const PORT: u16 = 8443;
 
 fn main() -> ExitCode {
@@ -28,15 +25,6 @@ fn main() -> ExitCode {
         &["ha-agent"],
         &[("a_script_looks_changes_and_fails_over", scripts)],
     )
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
-    while !done()? {
-        ensure!(now_ns() < end, "{what} within {PATIENCE:?}");
-        sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// What is asked at an address, from the client: status and answer.

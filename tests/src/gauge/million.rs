@@ -137,7 +137,13 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
 
 const MIB: f64 = 1_048_576.0;
 
-fn note(report: &mut Report, what: &'static str, unit: &'static str, promise: Promise, value: f64) {
+pub(super) fn note(
+    report: &mut Report,
+    what: &'static str,
+    unit: &'static str,
+    promise: Promise,
+    value: f64,
+) {
     let row = Row {
         case: CASE,
         who: AGENT,

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::million::{CASE, load};
-use crate::bench::{AGENT, Promise, Report, Row, say};
+use super::million::{load, note};
+use crate::bench::{Promise, Report, say};
 use crate::rig::config::CLIENT;
 use crate::rig::netns::Netns;
 use crate::rig::pair::Node;
@@ -99,17 +99,6 @@ pub(super) fn measure(
         late_after - late_before,
     );
     Ok(())
-}
-
-fn note(report: &mut Report, what: &'static str, unit: &'static str, promise: Promise, value: f64) {
-    let row = Row {
-        case: CASE,
-        who: AGENT,
-        what,
-        unit,
-        promise,
-    };
-    report.add(&row, value, 0.0);
 }
 
 impl Page<'_> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::fault;
 use ha_agent::keys::PairKeys;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until};
 use ha_tests::demo::SERVICE;
 use ha_tests::rig::config::PairConfig;
 use ha_tests::rig::locate;
@@ -19,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{
     CONFIG, NO_NODE, PATIENCE, alarmed, configuration, nth, nth_mut, said, servers, standing,
-    until, weight, whole,
+    weight, whole,
 };
 
 /// One file, twelve mistakes of twelve kinds; each with a piece of what is said of it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use russh::client::{self, Handle};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{Disconnect, SshId};
+use russh::{ChannelStream, Disconnect, SshId};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -71,23 +71,46 @@ async fn connect(place: &Place) -> io::Result<TcpStream> {
     socket.connect(place.partner()).await
 }
 
+/// What is wanted of who answers.
+pub(super) struct Entrance {
+    pub(super) identity: &'static str,
+    pub(super) user: &'static str,
+    pub(super) subsystem: &'static str,
+}
+
+/// Begins a session with who has the pair's key, and opens the one channel of it.
+pub(super) async fn enter(
+    stream: TcpStream,
+    keys: &ChannelKeys,
+    entrance: &Entrance,
+) -> Result<(Handle<Checker>, ChannelStream<client::Msg>), AskError> {
+    let config = client::Config {
+        client_id: SshId::Standard(Cow::Borrowed(entrance.identity)),
+        preferred: channel::preferred(),
+        nodelay: true,
+        ..client::Config::default()
+    };
+    let checker = Checker {
+        known: keys.partner_host.clone(),
+    };
+    let mut session = client::connect_stream(Arc::new(config), stream, checker).await?;
+    log_in(&mut session, entrance.user, keys).await?;
+    let channel = session.channel_open_session().await?;
+    channel.request_subsystem(true, entrance.subsystem).await?;
+    Ok((session, channel.into_stream()))
+}
+
 async fn converse(
     stream: TcpStream,
     keys: &ChannelKeys,
     question: &[u8],
 ) -> Result<Response, AskError> {
-    let config = client::Config {
-        client_id: SshId::Standard(Cow::Borrowed(IDENTITY)),
-        preferred: channel::preferred(),
-        nodelay: true,
-        ..client::Config::default()
+    let entrance = Entrance {
+        identity: IDENTITY,
+        user: USER,
+        subsystem: SUBSYSTEM,
     };
-    let checker = Checker::new(keys.partner_host.clone());
-    let mut session = client::connect_stream(Arc::new(config), stream, checker).await?;
-    log_in(&mut session, USER, keys).await?;
-    let channel = session.channel_open_session().await?;
-    channel.request_subsystem(true, SUBSYSTEM).await?;
-    let mut stream = channel.into_stream();
+    let (session, mut stream) = enter(stream, keys, &entrance).await?;
     stream.write_all(question).await?;
     stream.flush().await?;
     let answer = channel::read(&mut stream).await?;
@@ -99,7 +122,7 @@ async fn converse(
 }
 
 /// Proves to have the keys.
-pub(super) async fn log_in(
+async fn log_in(
     session: &mut Handle<Checker>,
     user: &str,
     keys: &ChannelKeys,
@@ -116,12 +139,6 @@ pub(super) async fn log_in(
 /// Believes the partner only.
 pub(super) struct Checker {
     known: Vec<PublicKey>,
-}
-
-impl Checker {
-    pub(super) const fn new(known: Vec<PublicKey>) -> Self {
-        Self { known }
-    }
 }
 
 impl client::Handler for Checker {

@@ -1,19 +1,17 @@
 //! Coming for key and configuration with a one-time code: the new node's end of [`super::giver`].
 
-use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use russh::client::{self, Handle};
-use russh::{ChannelStream, Disconnect, SshId};
+use russh::{ChannelStream, Disconnect};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::channel::{self, HangUp};
-use super::client::{AskError, Checker, log_in};
+use super::client::{AskError, Checker, Entrance, enter};
 use super::giver::{IDENTITY, SUBSYSTEM, USER};
 use super::keys::ChannelKeys;
 use crate::pairing::code::Code;
@@ -86,7 +84,12 @@ pub async fn fetch(from: SocketAddr, code: &Code) -> Result<(Gift, Joining), Joi
         | AskError::Io(_)
         | AskError::Wire(_)) => JoinError::Broke(from, other.to_string()),
     };
-    let begun = timeout(STEP, begin(stream, keys)).await;
+    let entrance = Entrance {
+        identity: IDENTITY,
+        user: USER,
+        subsystem: SUBSYSTEM,
+    };
+    let begun = timeout(STEP, enter(stream, &keys, &entrance)).await;
     let begun = begun.map_err(|_elapsed| JoinError::TimedOut(from))?;
     let (session, mut stream) = begun.map_err(failed)?;
     let message = timeout(STEP, channel::read_short(&mut stream, GIFT_MAX)).await;
@@ -100,24 +103,6 @@ pub async fn fetch(from: SocketAddr, code: &Code) -> Result<(Gift, Joining), Joi
         _hang_up: hang_up,
     };
     Ok((gift, joining))
-}
-
-async fn begin(
-    stream: TcpStream,
-    keys: ChannelKeys,
-) -> Result<(Handle<Checker>, ChannelStream<client::Msg>), AskError> {
-    let config = client::Config {
-        client_id: SshId::Standard(Cow::Borrowed(IDENTITY)),
-        preferred: channel::preferred(),
-        nodelay: true,
-        ..client::Config::default()
-    };
-    let checker = Checker::new(keys.partner_host.clone());
-    let mut session = client::connect_stream(Arc::new(config), stream, checker).await?;
-    log_in(&mut session, USER, &keys).await?;
-    let channel = session.channel_open_session().await?;
-    channel.request_subsystem(true, SUBSYSTEM).await?;
-    Ok((session, channel.into_stream()))
 }
 
 impl Joining {

@@ -34,6 +34,12 @@ fn every_route_is_described_and_nothing_else_is() {
     }
 }
 
+/// The token of a script that may do everything.
+fn script(running: &Running) -> String {
+    let tokens = &running.page.shown.door().tokens;
+    tokens.add("script", Access::Operator).unwrap()
+}
+
 #[tokio::test]
 async fn every_operation_answers_in_json_to_whom_it_should() {
     let running = Running::start();
@@ -99,13 +105,7 @@ async fn a_page_proves_that_it_asks() {
 async fn at_a_nodes_own_address_the_api_is_about_the_node() {
     let running = Running::start();
     *running.page.shown.reach.lock().unwrap() = Some(Reach::Node);
-    let token = running
-        .page
-        .shown
-        .door()
-        .tokens
-        .add("script", Access::Operator)
-        .unwrap();
+    let token = script(&running);
     for path in ["/api/v1/services", "/api/v1/connections"] {
         assert_eq!(
             running.call("GET", path, &token, "").await.code,
@@ -125,13 +125,7 @@ async fn at_a_nodes_own_address_the_api_is_about_the_node() {
 #[tokio::test]
 async fn hostile_requests_are_refused_and_nothing_breaks() {
     let running = Running::start();
-    let token = running
-        .page
-        .shown
-        .door()
-        .tokens
-        .add("script", Access::Operator)
-        .unwrap();
+    let token = script(&running);
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let long = format!("{{\"text\":\"{}\"}}", "x".repeat(5 << 20));
     for path in [
