@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until};
 use ha_tests::demo::SERVICE;
 use ha_tests::rig::browser::{self, Browser, Theme};
 use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT};
@@ -186,11 +186,12 @@ fn failover() -> Result<()> {
         desk.pair.active()? == active,
         "it did not wait for the answer"
     );
-    let at = now_ns();
-    load.fault_at(at);
     browser.click("#confirm")?;
     let other = desk.pair.nodes.get(1 - active).context("two nodes")?;
     other.wait_role(Role::Active, PATIENCE)?;
+    // What was open before it goes on after it.
+    let at = now_ns();
+    load.fault_at(at);
     let (tcp, _udp) = load.finish(at, PATIENCE)?;
     ensure!(
         tcp.connections >= CONNECTIONS && tcp.survived == tcp.connections,
@@ -198,12 +199,10 @@ fn failover() -> Result<()> {
     );
     // The history of the node that he clicked at names him.
     let clicked = desk.pair.nodes.get(active).context("two nodes")?;
-    let text = clicked.command(&["events", "--json", "--limit", "200"])?;
-    ensure!(
-        text.contains("carol") && text.contains("failover"),
-        "{text}"
-    );
-    Ok(())
+    until("the history names him", || {
+        let text = clicked.command(&["events", "--json", "--limit", "200"])?;
+        Ok(text.contains("carol") && text.contains("failover"))
+    })
 }
 
 fn edit() -> Result<()> {

@@ -226,11 +226,10 @@ fn scripts() -> Result<()> {
         Some(&json!({})),
     )?)?;
     pair.nodes[other].wait_role(Role::Active, PATIENCE)?;
-    let told = pair.nodes[first].command(&["events", "--limit", "50"])?;
-    ensure!(
-        told.contains("failover") && told.contains("token test at"),
-        "{told}"
-    );
+    until("the history says who wanted it", || {
+        let told = pair.nodes[first].command(&["events", "--limit", "50"])?;
+        Ok(told.contains("failover") && told.contains("token test at"))
+    })?;
 
     // Off is off, also for who has a token.
     pair.nodes[first].command(&["web", "off"])?;

@@ -163,7 +163,7 @@ impl Election {
         self.abstained_until = self.now + self.timing.timeout;
     }
 
-    fn failover_refusal(&self) -> Option<Refusal> {
+    pub(super) fn failover_refusal(&self) -> Option<Refusal> {
         if self.role != Role::Active {
             return Some(Refusal::NotActive);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::api::{Alarm, Evidence, Role, RoleReason};
+use super::api::{Alarm, Evidence, Refusal, Role, RoleReason};
 use super::machine::Election;
 use super::trailer::WireRole;
 use crate::config::model::Mode;
@@ -111,6 +111,8 @@ pub struct Snapshot {
     pub alone: bool,
     /// Own table is equal to the partner's.
     pub ready: bool,
+    /// Why a failover would be refused now.
+    pub failover_refused: Option<Refusal>,
     /// Own configuration generation.
     pub generation: u64,
     /// The partner, if it was heard since the start.
@@ -149,6 +151,7 @@ impl Election {
                 .map(|until| until.since(now)),
             alone: self.alone,
             ready: self.says_ready(),
+            failover_refused: self.failover_refusal(),
             generation: self.config.generation,
             partner: partner.map(|partner| PartnerSnapshot {
                 heard: self.partner_heard().is_some(),

@@ -16,7 +16,7 @@ use crate::doctor::{self, Finding, look};
 use crate::echo::{SHORTEST, Source};
 use crate::events::{Entry, Event};
 use crate::shell::agent::{Shared, lock};
-use crate::shell::{clock, ethtool};
+use crate::shell::{alarms, clock, ethtool};
 use crate::status::model::SCHEMA_VERSION;
 use crate::web::page::{Door, Hardware, Pinged, Place, Power, Reach, Shown};
 
@@ -135,6 +135,15 @@ impl Shown for Shared {
             host,
             times_ms: times,
         })
+    }
+
+    async fn may_hand_over(&self) -> Reply<()> {
+        self.undisputed().await?;
+        let published = self.election.published();
+        match published.election.failover_refused {
+            Some(refusal) => Err(alarms::refused(refusal)),
+            None => Ok(()),
+        }
     }
 
     fn power(&self, how: Power) -> Reply<()> {

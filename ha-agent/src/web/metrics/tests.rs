@@ -180,6 +180,7 @@ fn account() -> election::Published {
             lease_left: Some(Duration::from_millis(250)),
             alone: false,
             ready: true,
+            failover_refused: None,
             generation: 7,
             partner: Some(partner),
             foreign: None,

@@ -1,19 +1,27 @@
 //! What an operator does with a node: each with a question first that says what will happen.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
+use tokio::time::sleep;
 
 use super::change::worse_than_that;
 use super::frame::{Frame, answer, refused};
 use super::shown::Power;
 use super::visitor::{Posted, Visitor};
-use super::{Page, Shared, Shown};
+use super::{Page, Reach, Shared, Shown};
 use crate::control::{Done, Refusal};
 use crate::events::{Entry, Kind};
 use crate::status::model::{Role, Status};
+
+/// How long it takes until a deed begins that was asked for at an address which moves with it. A connection to a shared
+/// address ends where that address is, so the answer must have left before.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Something that is done with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -123,24 +131,63 @@ impl Deed {
         }
     }
 
-    /// Does it for somebody, and takes note of that.
+    /// Whether the shared addresses move with it.
+    const fn moves_addresses(self) -> bool {
+        match self {
+            Self::Failover | Self::Maintenance | Self::Reboot | Self::Shutdown => true,
+            Self::Resume | Self::Push => false,
+        }
+    }
+
+    /// Does it for somebody, and takes note of that. Who came to an address that moves with it is answered first.
     pub(super) async fn carry_out<S: Shown>(
         self,
-        page: &Page<S>,
+        page: &Arc<Page<S>>,
         visitor: &Visitor,
         force: bool,
     ) -> Result<Done, Refusal> {
         visitor.operates()?;
-        let done = self.attempt(page, force).await;
+        let who = visitor.who();
+        let parting = self.moves_addresses()
+            && visitor.reach == Reach::Pair
+            && page.shown.status().await?.role == Role::Active;
+        if !parting {
+            let done = self.attempt(page, force).await;
+            self.note(page, who, force, &done);
+            return done;
+        }
+        if !force && let Err(refusal) = page.shown.may_hand_over().await {
+            let refused = Err(refusal);
+            self.note(page, who, force, &refused);
+            return refused;
+        }
+        let page = Arc::clone(page);
+        tokio::spawn(async move {
+            sleep(PARTING).await;
+            let done = self.attempt(&page, force).await;
+            self.note(&page, who, force, &done);
+        });
+        Ok(Done::new(format!(
+            "{} begins now; this address goes to the partner, and what came of it is among the events",
+            self.title()
+        )))
+    }
+
+    fn note<S: Shown>(
+        self,
+        page: &Page<S>,
+        who: String,
+        force: bool,
+        done: &Result<Done, Refusal>,
+    ) {
         let force = if force { " --force" } else { "" };
         let deed = format!("{}{force}", self.name());
-        let (kind, why) = match &done {
+        let (kind, why) = match done {
             Ok(_) => (Kind::Command, String::new()),
             Err(refusal) => (Kind::CommandRefused, refusal.what.clone()),
         };
-        let entry = Entry::new(kind, visitor.who(), &*deed).because(why);
+        let entry = Entry::new(kind, who, &*deed).because(why);
         page.shown.note(entry.with("command", deed));
-        done
     }
 
     async fn attempt<S: Shown>(self, page: &Page<S>, force: bool) -> Result<Done, Refusal> {
@@ -149,7 +196,7 @@ impl Deed {
             Self::Failover => shown.failover().await,
             Self::Maintenance => shown.maintenance(true, force).await,
             Self::Resume => shown.resume().await,
-            Self::Push => std::sync::Arc::clone(shown).push().await,
+            Self::Push => Arc::clone(shown).push().await,
             Self::Reboot => leave(page, Power::Reboot, force).await,
             Self::Shutdown => leave(page, Power::Shutdown, force).await,
         }

@@ -96,6 +96,8 @@ pub trait Shown: Handler {
         host: IpAddr,
         interface: Option<&str>,
     ) -> impl Future<Output = Reply<Pinged>> + Send;
+    /// Whether the active role can be handed over now.
+    fn may_hand_over(&self) -> impl Future<Output = Reply<()>> + Send;
     /// Has the system go down, whatever this node's role is. Blocks.
     fn power(&self, how: Power) -> Reply<()>;
 }

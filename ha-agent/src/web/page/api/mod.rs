@@ -369,7 +369,7 @@ struct Manner {
 }
 
 async fn act<S: Shown>(
-    page: &Page<S>,
+    page: &Arc<Page<S>>,
     visitor: &Visitor,
     deed: Deed,
     bytes: Result<Bytes, BytesRejection>,

@@ -98,7 +98,7 @@ async fn a_page_proves_that_it_asks() {
         running.ask("POST /api/v1/failover", &proof, "").await.code,
         200
     );
-    assert_eq!(*running.page.shown.asked.lock().unwrap(), ["failover"]);
+    running.was_asked(&["failover"]).await;
 }
 
 #[tokio::test]

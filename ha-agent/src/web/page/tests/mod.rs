@@ -17,7 +17,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::users::Access;
 use super::*;
@@ -68,6 +68,18 @@ impl Running {
             page,
             _tasks: [served, drawn],
         }
+    }
+
+    /// Waits until the node was asked for that, and for nothing else since this was called last.
+    async fn was_asked(&self, wanted: &[&str]) {
+        let asked = &self.page.shown.asked;
+        let enough = async {
+            while asked.lock().unwrap().len() < wanted.len() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, enough).await.unwrap();
+        assert_eq!(std::mem::take(&mut *asked.lock().unwrap()), wanted);
     }
 
     async fn ask(&self, request: &str, more: &str, body: &str) -> Answer {

@@ -276,6 +276,13 @@ impl Shown for Node {
         }
     }
 
+    async fn may_hand_over(&self) -> Reply<()> {
+        if self.active.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Refusal::new("the partner is not ready", "wait"))
+    }
+
     fn reach(&self, _address: IpAddr) -> Option<Reach> {
         *self.reach.lock().unwrap()
     }
