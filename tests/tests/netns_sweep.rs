@@ -241,8 +241,7 @@ fn overflow() -> Result<()> {
         timeout: Duration::from_mins(1),
         ..PairConfig::default()
     })?;
-    let holders = arp::holders(&world.pair.client, "front", CLIENT, SHARED_FRONT)?;
-    let mac = *holders.first().context("nobody has the shared address")?;
+    let mac = arp::holder(&world.pair.client, "front", CLIENT, SHARED_FRONT)?;
     let own = world.pair.client.run(|| arp::mac_of("front"))?;
     // As if a connection had begun before this node was asked: it is rebuilt.
     let from = SocketAddrV4::new(Ipv4Addr::from_bits(FLOODERS), 40_000);

@@ -20,7 +20,7 @@ pub struct Options {
     /// Runs of each case.
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub runs: usize,
-    /// Three runs, and short where time is all that counts.
+    /// Two runs, and short where time is all that counts.
     #[arg(long, conflicts_with = "runs")]
     pub quick: bool,
     /// Also `busy`: how many minutes the pair must hold still on a machine without a free core.
@@ -176,7 +176,7 @@ impl Options {
 
     /// Runs of each case.
     pub const fn runs(&self) -> usize {
-        if self.quick { 3 } else { self.runs }
+        if self.quick { 2 } else { self.runs }
     }
 
     /// How long `flood` lasts.

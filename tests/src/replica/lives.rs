@@ -170,8 +170,7 @@ const fn row(what: &'static str, unit: &'static str, promise: Promise) -> Row {
 fn run(bench: &Bench<'_>, ours: &Ours, rate: u64) -> Result<Seen> {
     let [active, _] = ours.nodes();
     let client = &ours.pair.client;
-    let holders = arp::holders(client, "front", CLIENT, SHARED_FRONT)?;
-    let mac = *holders.first().context("nobody has the shared address")?;
+    let mac = arp::holder(client, "front", CLIENT, SHARED_FRONT)?;
     let own = client.run(|| arp::mac_of("front"))?;
     let source = std::net::SocketAddrV4::new(FLOODERS.into(), 40_000);
     let frame = Frame::tcp(source, SERVICE, flag::ACK)

@@ -413,8 +413,7 @@ fn injected(bench: &mut Bench<'_>) -> Result<()> {
     let ours = Ours::start()?;
     let [active, standby] = ours.nodes();
     let client = &ours.pair.client;
-    let holders = arp::holders(client, "front", CLIENT, SHARED_FRONT)?;
-    let mac = *holders.first().context("nobody has the shared address")?;
+    let mac = arp::holder(client, "front", CLIENT, SHARED_FRONT)?;
     let own = client.run(|| arp::mac_of("front"))?;
     let from = std::net::SocketAddrV4::new(FLOODERS.into(), 40_000);
     let frame = Frame::tcp(from, SERVICE, flag::ACK).macs(own, mac).build();

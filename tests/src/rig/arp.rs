@@ -11,7 +11,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
 use super::netns::Netns;
-use crate::clock::{now_ns, sleep_until};
+use crate::clock::{now_ns, sleep_until, until};
 
 /// How long answers may take.
 const PATIENCE: Duration = Duration::from_millis(60);
@@ -41,6 +41,17 @@ pub fn holders(
         }
         Ok(found)
     })
+}
+
+/// The Ethernet address of who has an IPv4 address, asked for until somebody answers: a machine that stalls loses a
+/// request now and then.
+pub fn holder(netns: &Netns, device: &str, own: Ipv4Addr, target: Ipv4Addr) -> Result<Mac> {
+    let mut holder = None;
+    until("somebody has the address", || {
+        holder = holders(netns, device, own, target)?.first().copied();
+        Ok(holder.is_some())
+    })?;
+    holder.with_context(|| format!("nobody has {target}"))
 }
 
 /// The Ethernet address of an interface in the namespace of the calling thread.

@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ha_common::rig::FLOODERS;
 
 use super::connections::Connections;
@@ -114,13 +114,10 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
 /// A connection request as the client's host would send it.
 fn request(subject: &dyn Subject) -> Result<Vec<u8>> {
     let client = &subject.pair().client;
-    let holders = arp::holders(client, "front", CLIENT, SHARED_FRONT)?;
-    let node = holders.first().context("nobody has the shared address")?;
+    let node = arp::holder(client, "front", CLIENT, SHARED_FRONT)?;
     let own = client.run(|| arp::mac_of("front"))?;
     let from = SocketAddrV4::new(Ipv4Addr::from_bits(FLOODERS), 40_000);
-    Ok(Frame::tcp(from, SERVICE, flag::SYN)
-        .macs(own, *node)
-        .build())
+    Ok(Frame::tcp(from, SERVICE, flag::SYN).macs(own, node).build())
 }
 
 /// Counters of a node's data plane.
