@@ -5,18 +5,21 @@ mod common;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::{Command, ExitCode};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ha_agent::shell::frame::mac_text;
 use ha_agent::shell::guard::{self, Guard};
 use ha_agent::status::model::Role;
 use ha_common::proto;
-use ha_tests::clock::{now_ns, until};
+use ha_tests::clock::{PATIENCE, now_ns, until};
 use ha_tests::demo::SERVICE;
-use ha_tests::rig::config::{self, CLIENT6, PairConfig, SHARED_BACK};
+use ha_tests::rig::arp;
+use ha_tests::rig::config::{self, CLIENT, CLIENT6, PairConfig, SHARED_BACK, SHARED_FRONT};
 use ha_tests::rig::conns::{Conns, differing};
 use ha_tests::rig::pair::{Node, Pair};
 use ha_tests::traffic::conversation::Conversation;
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
                 "without_its_bpf_file_system_a_node_goes_on",
                 file_system_gone,
             ),
+            ("a_box_that_boots_is_no_router", boots),
             ("an_interface_made_anew_is_taken_into_use", remade),
             ("replication_outlives_its_interface", replication_link),
             ("replication_follows_the_mtu", replication_mtu),
@@ -62,6 +66,47 @@ fn whole(config: PairConfig) -> Result<Pair> {
     let mut pair = Pair::build(config)?;
     pair.start()?;
     Ok(pair)
+}
+
+/// Clients that have not heard of the takeover go on sending to a box that boots. It drops that, and does not lead
+/// them to the active node by way of its own kernel.
+fn boots() -> Result<()> {
+    let mut pair = whole(config())?;
+    let index = 1 - pair.active()?;
+    pair.power_off(index)?;
+    let node = pair.nodes.get(index).context("no such node")?;
+    let mac = mac_text(node.netns.run(|| arp::mac_of("front"))?);
+    pair.client.ip(&format!(
+        "neigh replace {SHARED_FRONT} dev front nud permanent lladdr {mac}"
+    ))?;
+    let socket = pair.client.run(|| Ok(UdpSocket::bind((CLIENT, 0))?))?;
+    let capture = pair.capture()?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // While the link is down there is no way.
+                let _refused = socket.send_to(b"hello", SERVICE);
+                sleep(Duration::from_millis(1));
+            }
+        });
+        let booted = pair.power_on(index).and_then(|()| {
+            let node = pair.nodes.get(index).context("no such node")?;
+            node.wait_role(Role::Standby, PATIENCE)
+        });
+        stop.store(true, Ordering::Relaxed);
+        booted
+    })?;
+    let node = pair.nodes.get(index).context("no such node")?;
+    let frames = capture.finish()?;
+    let of_client = frames.iter().filter(|frame| {
+        let flow = frame.flow();
+        *frame.port == *node.front.name() && flow.is_some_and(|flow| flow.source == CLIENT)
+    });
+    let (led_on, came): (Vec<_>, Vec<_>) = of_client.partition(|frame| frame.from_node);
+    ensure!(came.len() > 100, "only {} frames of the client", came.len());
+    ensure!(led_on.is_empty(), "{} frames led on", led_on.len());
+    Ok(())
 }
 
 fn nft(node: &Node, arguments: &[&str]) -> Result<String> {

@@ -25,10 +25,8 @@ impl SysctlError {
     }
 }
 
-/// Prepares the system and these interfaces.
+/// Prepares the system and these interfaces for what [`forward4`] will bring.
 pub fn prepare<D: AsRef<str>>(devices: impl Iterator<Item = D>) -> Result<(), SysctlError> {
-    // Packets that XDP rewrites but cannot send yet (no neighbour) are forwarded by the kernel.
-    set("net/ipv4/ip_forward", "1")?;
     for device in devices {
         let device = device.as_ref();
         // Such a packet towards a client has a shared address, so a local one, as its source.
@@ -43,7 +41,15 @@ pub fn prepare<D: AsRef<str>>(devices: impl Iterator<Item = D>) -> Result<(), Sy
     set("net/ipv4/conf/all/rp_filter", "0")
 }
 
-/// Has the kernel forward IPv6 packets: those that XDP rewrites but cannot send yet.
+/// Has the kernel forward IPv4 packets: those that XDP rewrites but cannot send yet (no neighbour).
+///
+/// Not before the data plane knows the shared addresses: without it a box that boots would route what clients still send
+/// to its Ethernet address on to the active node, which would then take this box for the clients' way back.
+pub fn forward4() -> Result<(), SysctlError> {
+    set("net/ipv4/ip_forward", "1")
+}
+
+/// The same for IPv6.
 ///
 /// The kernel has one switch for that, and a router does not listen to other routers. Interfaces that did so
 /// far, because nothing else was said, go on.

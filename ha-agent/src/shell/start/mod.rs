@@ -152,9 +152,6 @@ async fn start_with(
             .filter(|b| !b.interface.is_unnumbered())
             .map(|b| b.interface.device.as_str()),
     )?;
-    if config.virtual_services.iter().any(|s| s.address.is_ipv6()) {
-        sysctl::forward6()?;
-    }
     let state = state_error(&config);
     let terms = TermStore::open(&config.node.state_dir).map_err(&state)?;
     let versions = Store::open(&config.node.state_dir).map_err(&state)?;
@@ -326,6 +323,10 @@ async fn bring_up(
     }
     let verdicts = Arc::new(Verdicts::knowing(found));
     services.apply(&*map)?;
+    sysctl::forward4()?;
+    if config.virtual_services.iter().any(|s| s.address.is_ipv6()) {
+        sysctl::forward6()?;
+    }
     let services = Arc::new(Mutex::new(services));
 
     let mut threads = Vec::new();
