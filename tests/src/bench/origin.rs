@@ -35,9 +35,10 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of this machine now. `verb` is the benchmark's name, with whose options this program was started.
+    /// Of this machine now. `verb` is what one says to `cargo xtask`, with whose options this program was
+    /// started.
     pub(crate) fn here(verb: &str) -> Result<Self> {
-        let mut command = format!("cargo xtask bench {verb}");
+        let mut command = format!("cargo xtask {verb}");
         for arg in env::args().skip(1) {
             command.push(' ');
             command.push_str(&arg);
@@ -86,7 +87,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_described() {
-        let origin = Origin::here("failover").unwrap();
+        let origin = Origin::here("bench failover").unwrap();
         assert!(origin.command.starts_with("cargo xtask bench failover"));
         assert!(origin.cores > 0 && origin.memory_mib > 0 && !origin.kernel.is_empty());
         let json = serde_json::to_string(&origin).unwrap();

@@ -114,15 +114,21 @@ impl Report {
         ratios
     }
 
-    /// Shows the figures as JSON or as a table, and writes the JSON where later runs and documents look for
-    /// it. `verb` is the benchmark's name.
-    pub fn publish(&self, verb: &str, seconds: f64, json: bool, path: &Path) -> Result<()> {
+    /// Writes the JSON where later runs and documents look for it, and returns it. `verb` is what one says to
+    /// `cargo xtask` to have such figures.
+    pub(crate) fn write(&self, verb: &str, seconds: f64, path: &Path) -> Result<String> {
         let text = self.json(verb, seconds)?;
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
         fs::write(path, format!("{text}\n"))
             .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(text)
+    }
+
+    /// Shows the figures as JSON or as a table, and writes the JSON. `verb` is the benchmark's name.
+    pub fn publish(&self, verb: &str, seconds: f64, json: bool, path: &Path) -> Result<()> {
+        let text = self.write(&format!("bench {verb}"), seconds, path)?;
         let mut out = std::io::stdout();
         if json {
             writeln!(out, "{text}")?;

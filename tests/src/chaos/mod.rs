@@ -11,6 +11,7 @@
 //!   the active node's.
 
 mod evidence;
+mod figures;
 mod options;
 mod report;
 mod scene;
@@ -67,6 +68,8 @@ pub fn run(options: &Options) -> Result<bool> {
     let report = torment(options, seed)?;
     let path = options.output.join(format!("chaos-{seed}.json"));
     report.write(&path)?;
+    let figures = figures::figures(&report);
+    figures.write("chaos", report.seconds, &options.figures)?;
     let mut out = std::io::stdout();
     if options.json {
         serde_json::to_writer_pretty(&mut out, &report)?;
@@ -75,7 +78,9 @@ pub fn run(options: &Options) -> Result<bool> {
         let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
         write!(out, "{}", report.table(colours))?;
     }
-    say(&format!("written to {}", path.display()));
+    for path in [&path, &options.figures] {
+        say(&format!("written to {}", path.display()));
+    }
     Ok(report.passed())
 }
 

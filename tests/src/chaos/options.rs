@@ -43,6 +43,9 @@ pub struct Options {
     /// Where the JSON goes in any case, and what violations left behind.
     #[arg(long, default_value = "target/chaos", value_name = "DIRECTORY")]
     pub output: PathBuf,
+    /// Where figures for `cargo xtask bench report` go.
+    #[arg(long, default_value = "target/bench/chaos.json", value_name = "FILE")]
+    pub figures: PathBuf,
     /// Instead of breaking a pair.
     #[command(subcommand)]
     pub command: Option<Command>,

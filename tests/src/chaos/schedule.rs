@@ -251,17 +251,29 @@ pub struct Row {
     active: bool,
 }
 
+impl Row {
+    /// What is broken.
+    pub(super) const fn title(self) -> &'static str {
+        self.kind.title()
+    }
+
+    /// Whose.
+    pub(super) const fn victim(self) -> &'static str {
+        match (self.kind.has_victim(), self.active) {
+            (false, _) => "pair",
+            (true, true) => "active node",
+            (true, false) => "standby node",
+        }
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind.title())?;
+        f.write_str(self.title())?;
         if !self.kind.has_victim() {
             return Ok(());
         }
-        f.write_str(if self.active {
-            ", active node"
-        } else {
-            ", standby node"
-        })
+        write!(f, ", {}", self.victim())
     }
 }
 

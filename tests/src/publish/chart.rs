@@ -68,6 +68,13 @@ const CHARTS: &[Chart] = &[
         unit: "ns",
         what: &["net"],
     },
+    Chart {
+        bench: "chaos",
+        name: "gap",
+        title: "Longest silence that a client noticed, by what was broken first",
+        unit: "ms",
+        what: &["gap"],
+    },
 ];
 
 /// The pictures of a benchmark.
@@ -134,7 +141,8 @@ impl Chart {
             .draw()?;
         for (index, figure) in figures.iter().enumerate() {
             let y = index as f64 + 0.5;
-            let colour = if figure.who.starts_with(AGENT) {
+            // Chaos has no rivals: it says whose part was broken.
+            let colour = if figure.who.starts_with(AGENT) || self.bench == "chaos" {
                 OURS
             } else {
                 RIVALS

@@ -19,7 +19,7 @@ use clap::Parser;
 use crate::bench::say;
 
 /// The benchmarks, in the order of the page.
-const BENCHES: &[&str] = &["failover", "replication", "datapath"];
+const BENCHES: &[&str] = &["failover", "replication", "datapath", "chaos"];
 
 /// One file of figures.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ fn title(bench: &str) -> &str {
         "failover" => "Failover: what clients notice",
         "replication" => "Replication: how soon the standby knows, and at what price",
         "datapath" => "Data plane: what a packet costs",
+        "chaos" => "Chaos: faults by a seeded schedule",
         other => other,
     }
 }
