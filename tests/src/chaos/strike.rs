@@ -1,5 +1,6 @@
 //! Each fault, done to the pair and undone.
 
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use anyhow::{Context as _, Result, anyhow};
 use ha_agent::control::{Client, Reloaded, Request};
 use ha_common::conn::flags;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::scene::Scene;
 use super::schedule::{Fault, Kind, Link};
+use crate::clock::until;
 use crate::rig::config::RealServer;
 use crate::rig::conns::Conns;
 use crate::rig::link;
@@ -57,6 +60,9 @@ impl Scene {
             Kind::Memory => {
                 let agent = self.node(node)?.agent.as_ref();
                 let victim = agent.context("no agent")?.pid()?;
+                // The kernel's tables are on the agent's account and cannot be reclaimed: one that still makes them
+                // would be out of memory, where others are only short of it.
+                until("the agent has its tables", || Ok(takes_part(victim)))?;
                 self.squeeze = Some(Squeeze::start(victim, &self.scratch)?);
                 Ok(())
             }
@@ -230,4 +236,13 @@ fn filter(fault: &Fault) -> String {
         "table bridge {} {{\nchain forward {{\ntype filter hook forward priority 0\n{rules}}}\n}}",
         table(fault.kind)
     )
+}
+
+/// Whether an agent has got as far as its election, frozen or not.
+fn takes_part(agent: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{agent}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let name = fs::read_to_string(thread.path().join("comm"));
+        name.is_ok_and(|name| name.trim() == "election")
+    })
 }
