@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod forms;
+mod interfaces;
 mod listening;
 #[expect(
     clippy::unwrap_in_result,
@@ -22,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use super::users::Access;
 use super::*;
 use crate::web::listen::{Counted, Limits, Offer, bind, everywhere, serve};
+use crate::config::model::Config;
 use node::Node;
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -142,6 +144,15 @@ fn cookie_of(answer: &Answer) -> String {
 }
 
 /// The value of a hidden field.
+/// What the file of a node means.
+fn config(running: &Running) -> Config {
+    let text = running.page.shown.file.lock().unwrap().clone();
+    let loaded = Config::parse(Path::new("f"), text.into_bytes());
+    loaded
+        .unwrap_or_else(|problems| panic!("{problems:#?}"))
+        .config
+}
+
 fn value_of(page: &str, name: &str) -> String {
     let mark = format!("name=\"{name}\" value=\"");
     let rest = page
