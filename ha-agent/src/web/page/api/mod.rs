@@ -175,6 +175,21 @@ fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Response>
     })
 }
 
+/// How many are wanted, of which there may be so many.
+fn at_most(most: usize, wanted: Option<usize>, unless: usize) -> Result<usize, Refusal> {
+    let wanted = wanted.unwrap_or(unless);
+    if wanted <= most {
+        return Ok(wanted);
+    }
+    Err(Refusal::new(
+        format!("limit: {wanted} are more than there are at once: {most}"),
+        "ask for them page by page",
+    ))
+}
+
+/// Connections in an answer.
+const CONNECTIONS_MAX: usize = 10_000;
+
 /// Which connections.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -199,18 +214,25 @@ async fn list_connections<S: Shown>(
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
+    let limit = match at_most(CONNECTIONS_MAX, wanted.limit, connections::PAGE) {
+        Ok(limit) => limit,
+        Err(refusal) => return complaint(StatusCode::BAD_REQUEST, &refusal),
+    };
     let query = ConnectionQuery {
         service: wanted.service,
         client: wanted.client,
         real: wanted.real,
         state: wanted.state,
-        limit: wanted.limit.unwrap_or(connections::PAGE).min(10_000),
+        limit,
         offset: 0,
         from: Some(wanted.from),
         look: Some(connections::LOOK),
     };
     Answer(connections::read(&page, query).await).respond()
 }
+
+/// Events in an answer, unless a number is given.
+const EVENTS: usize = 100;
 
 /// Which events.
 #[derive(Debug, Default, Deserialize)]
@@ -231,11 +253,15 @@ async fn events<S: Shown>(
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
+    let limit = match at_most(PAGE_MAX, wanted.limit, EVENTS) {
+        Ok(limit) => limit,
+        Err(refusal) => return complaint(StatusCode::BAD_REQUEST, &refusal),
+    };
     let query = EventQuery {
         since: wanted.since,
         after: wanted.after,
         kind: wanted.kind,
-        limit: wanted.limit.unwrap_or(100).min(PAGE_MAX),
+        limit,
     };
     Answer(page.shown.events(query).await).respond()
 }
