@@ -19,7 +19,7 @@ use super::operate::Deed;
 use super::rates::Rate;
 use super::visitor::{Caller, Visitor};
 use super::{Page, Shared, Shown};
-use super::{backup, connections, diagnosis, live};
+use super::{backup, connections, diagnosis, live, reset as factory};
 use crate::config::edit::EDITS_MAX;
 use crate::control::edits::{Apply, Wanted};
 use crate::control::{Refusal, Reply};
@@ -63,6 +63,7 @@ operations! {
     "/api/v1/push" post push::<S>;
     "/api/v1/node/reboot" post reboot::<S>;
     "/api/v1/node/shutdown" post shutdown::<S>;
+    "/api/v1/node/reset" post reset::<S>;
 }
 
 /// An answer that says why not.
@@ -385,6 +386,30 @@ async fn ping<S: Shown>(
         return forbidden(&refusal);
     }
     Answer(diagnosis::echo(&page, &visitor, &wanted.host, &wanted.interface).await).respond()
+}
+
+/// Which node is to forget everything.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reset {
+    node: String,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn reset<S: Shown>(
+    State(page): Shared<S>,
+    Caller(visitor): Caller,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Response {
+    let wanted: Reset = match body(bytes) {
+        Ok(wanted) => wanted,
+        Err(response) => return response,
+    };
+    if let Err(refusal) = factory::may(&page, &visitor).await {
+        return forbidden(&refusal);
+    }
+    Answer(factory::carry_out(&page, &visitor, &wanted.node, wanted.force).await).respond()
 }
 
 /// How something is done.

@@ -21,6 +21,7 @@ async fn every_form_must_come_from_a_page_of_the_session() {
         "/diagnosis/checks",
         "/diagnosis/ping",
         "/backup/restore",
+        "/reset",
         "/users",
         "/logout",
     ] {

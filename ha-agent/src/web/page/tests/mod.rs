@@ -11,6 +11,7 @@ mod listening;
 )]
 mod node;
 mod pages;
+mod reset;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,8 +23,8 @@ use tokio::time::{sleep, timeout};
 
 use super::users::Access;
 use super::*;
-use crate::web::listen::{Counted, Limits, Offer, bind, everywhere, serve};
 use crate::config::model::Config;
+use crate::web::listen::{Counted, Limits, Offer, bind, everywhere, serve};
 use node::Node;
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -143,7 +144,6 @@ fn cookie_of(answer: &Answer) -> String {
     line.split(';').next().unwrap().replace("__host", "__Host")
 }
 
-/// The value of a hidden field.
 /// What the file of a node means.
 fn config(running: &Running) -> Config {
     let text = running.page.shown.file.lock().unwrap().clone();
@@ -153,6 +153,7 @@ fn config(running: &Running) -> Config {
         .config
 }
 
+/// The value of a hidden field.
 fn value_of(page: &str, name: &str) -> String {
     let mark = format!("name=\"{name}\" value=\"");
     let rest = page
