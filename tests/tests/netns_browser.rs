@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,14 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
 use ha_tests::clock::{now_ns, until};
 use ha_tests::demo::SERVICE;
-use ha_tests::rig::browser::{self, Browser, Theme};
-use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT};
+use ha_tests::rig::browser::{self, Theme};
+use ha_tests::rig::config::SHARED_FRONT;
+use ha_tests::rig::desk::{Desk, own, url};
 use ha_tests::rig::locate;
-use ha_tests::rig::pair::{Node, Pair};
-use ha_tests::rig::switch::Cut;
 use ha_tests::traffic::load::Load;
 
-const PORT: u16 = 8443;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Pages, by their name in the navigation.
 const PAGES: [(&str, &str); 10] = [
@@ -41,135 +38,13 @@ fn main() -> ExitCode {
         &["ip", "nft", "chromium", "chromedriver"],
         &["ha-agent"],
         &[
-            ("squares_follow_what_happens", squares),
             ("a_failover_by_a_click_loses_nothing", failover),
             ("an_edit_in_the_page_reaches_the_partner", edit),
             ("every_page_is_fit_to_be_used", pages),
             ("pages_do_without_scripting", without_scripting),
+            ("a_node_is_reset_on_its_own_page", reset),
         ],
     )
-}
-
-/// A pair with pages, an operator on both nodes, and a browser beside the client.
-struct Desk {
-    // Ends before the pair does.
-    browser: Browser,
-    passwords: [String; 2],
-    pair: Pair,
-}
-
-impl Desk {
-    fn set_up() -> Result<Self> {
-        let mut pair = Pair::build(PairConfig {
-            timeout: Duration::from_millis(500),
-            node: vec!["web: { listen: '[::]:8443' }"],
-            ..PairConfig::default()
-        })?;
-        pair.start()?;
-        let add = |node: &Node| {
-            let said = node.command(&["web", "add-user", "carol", "--access", "operator"])?;
-            // The password is the last word.
-            let word = said.split_whitespace().last().context("no password")?;
-            anyhow::Ok(word.to_owned())
-        };
-        let [one, other] = &pair.nodes;
-        let passwords = [add(one)?, add(other)?];
-        let log = one.dir().join("chromedriver.log");
-        let browser = Browser::start(&pair.client, &log)?;
-        Ok(Self {
-            browser,
-            passwords,
-            pair,
-        })
-    }
-
-    /// Logs in at an address that leads to the node with this index.
-    fn log_in(&self, address: Ipv4Addr, node: usize) -> Result<()> {
-        let password = self.passwords.get(node).context("no such node")?;
-        self.browser.goto(&url(address, "/login"))?;
-        self.browser.until("#entry-form", |_text| true)?;
-        self.browser.fill("#name", "carol")?;
-        self.browser.fill("#password", password)?;
-        self.browser.click("#enter")?;
-        self.browser
-            .until("#user", |user| user.contains("carol (operator)"))?;
-        Ok(())
-    }
-
-    /// Waits until the first and the second square are so: colour, and the letter in it.
-    fn squares(&self, wanted: [&str; 2]) -> Result<u64> {
-        let from = now_ns();
-        let script = "return [...document.querySelectorAll('#squares .square')]
-            .map(e => (e.dataset.colour + ' ' + e.textContent).trim()).join(', ');";
-        let wanted = wanted.join(", ");
-        loop {
-            let shown = self.browser.script(script, Vec::new()).unwrap_or_default();
-            if shown.as_str() == Some(&wanted) {
-                return Ok(now_ns() - from);
-            }
-            let waited = Duration::from_nanos(now_ns() - from);
-            ensure!(waited < PATIENCE, "squares are {shown}, not {wanted}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn nodes(&mut self) -> Result<(&mut Node, &mut Node)> {
-        self.pair.active_and_standby()
-    }
-}
-
-fn url(address: Ipv4Addr, path: &str) -> String {
-    format!("https://{address}:{PORT}{path}")
-}
-
-/// The page is open at the second node's own address all the time, and nobody reloads it.
-fn squares() -> Result<()> {
-    let mut desk = Desk::set_up()?;
-    // Whichever was quicker to start.
-    if desk.pair.active()? != 0 {
-        desk.pair.nodes[1].failover()?;
-        desk.pair.nodes[0].wait_role(Role::Active, PATIENCE)?;
-        desk.pair.wait_whole()?;
-    }
-    desk.log_in(config::front(2), 1)?;
-    desk.squares(["green A", "green"])?;
-    desk.browser.until("#squares", |text| {
-        text.contains("lb1") && text.contains("active") && text.contains("standby")
-    })?;
-
-    let at = now_ns();
-    desk.pair.nodes[0].failover()?;
-    desk.squares(["green", "green A"])?;
-    let seen = Duration::from_nanos(now_ns() - at);
-    println_figure("a failover was on the page", seen);
-    desk.pair.nodes[1].failover()?;
-    desk.squares(["green A", "green"])?;
-
-    // A node that is off.
-    desk.pair.nodes[0].cut(Cut::Both);
-    desk.pair.nodes[0].kill()?;
-    let at = now_ns();
-    desk.pair.nodes[1].wait_role(Role::Active, PATIENCE)?;
-    // The way to the page went with no port: it is the other node's.
-    desk.squares(["red", "green A"])?;
-    println_figure("a dead node was red", Duration::from_nanos(now_ns() - at));
-    desk.browser
-        .until("#unguarded", |text| text.contains("lb1 is not heard"))?;
-    desk.pair.nodes[0].cut(Cut::Nothing);
-    desk.pair.nodes[0].start()?;
-    desk.squares(["green", "green A"])?;
-
-    // Put aside by a person.
-    desk.pair.nodes[0].command(&["maintenance", "on"])?;
-    desk.squares(["blue", "green A"])?;
-    desk.pair.nodes[0].command(&["resume"])?;
-    desk.squares(["green", "green A"])?;
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "a figure for whoever runs the test")]
-fn println_figure(what: &str, after: Duration) {
-    println!("{what} after {after:?}");
 }
 
 fn failover() -> Result<()> {
@@ -206,7 +81,7 @@ fn failover() -> Result<()> {
 }
 
 fn edit() -> Result<()> {
-    let mut desk = Desk::set_up()?;
+    let desk = Desk::set_up()?;
     let active = desk.pair.active()?;
     desk.log_in(SHARED_FRONT, active)?;
     let browser = &desk.browser;
@@ -243,18 +118,63 @@ fn edit() -> Result<()> {
     desk.pair.wait_in_sync()?;
 
     // At the standby's own address nothing of the pair can be changed.
-    desk.log_in(front_of(1 - active), 1 - active)?;
-    desk.browser
-        .until("#own-address", |text| text.contains("own address"))?;
-    desk.browser
-        .goto(&url(front_of(1 - active), "/services/edit/web"))?;
-    let form = desk.browser.text("#service-preview")?;
+    let there = own(1 - active);
+    desk.log_in(there, 1 - active)?;
+    browser.until("#own-address", |text| text.contains("own address"))?;
+    browser.goto(&url(there, "/services/edit/web"))?;
+    let form = browser.text("#service-preview")?;
     ensure!(
         form.is_none(),
         "services can be edited at a node's own address"
     );
-    let (active, _standby) = desk.nodes()?;
-    ensure!(active.command(&["config", "show"])?.contains("weight: 7"));
+    ensure!(partner.command(&["config", "show"])?.contains("weight: 7"));
+
+    // Its interfaces are its own: another one, as soon as the agent is started again.
+    browser.goto(&url(there, "/interfaces"))?;
+    browser.fill("#new-name", "side")?;
+    browser.fill("#new-device", "side0")?;
+    browser.click("#interfaces-preview")?;
+    browser.until("#diff", |text| text.contains("name: side"))?;
+    browser.click("#restart-agreed")?;
+    browser.click("#apply")?;
+    browser.until("#notice", |text| text.contains("after a restart"))?;
+    browser.until("#interface-side", |_text| true)?;
+    let file = std::fs::read_to_string(partner.config_file())?;
+    ensure!(file.contains("device: side0"), "{file}");
+    Ok(())
+}
+
+fn reset() -> Result<()> {
+    let mut desk = Desk::set_up()?;
+    let standby = 1 - desk.pair.active()?;
+    let screens = screens()?;
+    desk.log_in(own(standby), standby)?;
+    let browser = &desk.browser;
+    browser.goto(&url(own(standby), "/backup"))?;
+    browser.click("#do-reset")?;
+    browser.until("#consequences", |text| {
+        text.contains("connections are not touched")
+    })?;
+    browser.until("#belongings", |text| text.contains("pair.key"))?;
+    browser.picture(&screens.join("reset.png"))?;
+    let found = browser.inaccessible(&std::fs::read_to_string(browser::axe()?)?)?;
+    ensure!(found.is_empty(), "{found:?}");
+    let node = desk.pair.nodes.get_mut(standby).context("two nodes")?;
+    ensure!(node.role() == Some(Role::Standby), "it was asked only");
+    browser.fill("#reset-node", &format!("lb{}", node.number))?;
+    browser.click("#confirm")?;
+    browser.until("#done", |text| text.contains("go with it"))?;
+    browser.picture(&screens.join("reset-done.png"))?;
+    let agent = node.agent.as_mut().context("no agent")?;
+    ensure!(agent.wait(PATIENCE)?.success(), "not in order");
+    ensure!(!node.config_file().exists() && !node.dir().join("pair.key").exists());
+    ensure!(
+        std::fs::read_dir(node.dir().join("state"))?
+            .next()
+            .is_none()
+    );
+    let other = desk.pair.nodes.get(1 - standby).context("two nodes")?;
+    ensure!(other.role() == Some(Role::Active));
     Ok(())
 }
 
@@ -338,8 +258,4 @@ fn without_scripting() -> Result<()> {
 /// Where pictures go.
 fn screens() -> Result<PathBuf> {
     Ok(locate::tools()?.with_file_name("screens"))
-}
-
-fn front_of(node: usize) -> Ipv4Addr {
-    config::front(if node == 0 { 1 } else { 2 })
 }

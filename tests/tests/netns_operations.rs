@@ -3,8 +3,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::thread::sleep;
 use std::time::Duration;
@@ -15,6 +13,7 @@ use ha_tests::clock::now_ns;
 use ha_tests::rig::config::PairConfig;
 use ha_tests::rig::locate;
 use ha_tests::rig::pair::{Node, Pair};
+use ha_tests::rig::systemctl::Systemctl;
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
@@ -163,30 +162,16 @@ fn stopped_backup(node: &Node, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A directory with a `systemctl` that notes what it was asked for.
-fn fake_systemctl(dir: &Path) -> Result<(PathBuf, PathBuf)> {
-    let (bin, asked) = (dir.join("bin"), dir.join("asked"));
-    fs::create_dir_all(&bin)?;
-    let program = bin.join("systemctl");
-    fs::write(
-        &program,
-        format!("#!/bin/sh\necho \"$@\" >> {}\n", asked.display()),
-    )?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    Ok((bin, asked))
-}
-
 fn reboot() -> Result<()> {
     let mut pair = whole()?;
     let active = pair.active()?;
     let (node, partner) = pair.active_and_standby()?;
-    let (bin, asked) = fake_systemctl(node.dir())?;
-    let path = bin.to_str().context("text")?;
-    let nothing_asked = || !asked.exists();
+    let systemctl = Systemctl::make(node.dir())?;
+    let path = systemctl.path()?;
 
     let unsure = command(node, &["node", "reboot"], path)?;
     ensure!(unsure.status.code() == Some(2), "{}", said(&unsure));
-    ensure!(nothing_asked() && node.role() == Some(Role::Active));
+    ensure!(systemctl.asked()?.is_empty() && node.role() == Some(Role::Active));
 
     // Nobody could take over: nothing happens, unless it is forced.
     partner.signal(Signal::SIGTERM)?;
@@ -201,11 +186,10 @@ fn reboot() -> Result<()> {
     let refused = command(node, &["node", "reboot", "--yes"], path)?;
     ensure!(refused.status.code() == Some(1), "{}", said(&refused));
     ensure!(said(&refused).contains("--force"), "{}", said(&refused));
-    ensure!(nothing_asked() && node.role() == Some(Role::Active));
+    ensure!(systemctl.asked()?.is_empty() && node.role() == Some(Role::Active));
     let forced = command(node, &["node", "shutdown", "--yes", "--force"], path)?;
     ensure!(forced.status.success(), "{}", said(&forced));
-    ensure!(fs::read_to_string(&asked)? == "poweroff\n");
-    fs::remove_file(&asked)?;
+    ensure!(systemctl.asked()? == "poweroff\n");
 
     partner.start()?;
     pair.wait_whole()?;
@@ -213,7 +197,7 @@ fn reboot() -> Result<()> {
     let done = command(node, &["node", "reboot", "--yes"], path)?;
     ensure!(done.status.success(), "{}", said(&done));
     ensure!(said(&done).contains("took over within"), "{}", said(&done));
-    ensure!(fs::read_to_string(&asked)? == "reboot\n");
+    ensure!(systemctl.asked()? == "reboot\n");
     ensure!(partner.role() == Some(Role::Active));
     assert_eq!(pair.active()?, 1 - active);
 
@@ -224,11 +208,11 @@ fn reboot() -> Result<()> {
             .status
             .success()
     );
-    ensure!(fs::read_to_string(&asked)? == "reboot\npoweroff\n");
+    ensure!(systemctl.asked()? == "poweroff\n");
     node.kill()?;
     let absent = command(node, &["node", "reboot", "--yes"], path)?;
     ensure!(absent.status.code() == Some(3), "{}", said(&absent));
-    ensure!(fs::read_to_string(&asked)? == "reboot\npoweroff\n");
+    ensure!(systemctl.asked()?.is_empty());
     // No systemctl: it says so after the hand-over, and fails.
     let missing = command(
         node,

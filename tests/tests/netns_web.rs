@@ -15,6 +15,7 @@ use ha_agent::status::model::Role;
 use ha_tests::clock::{PATIENCE, until};
 use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT};
 use ha_tests::rig::pair::{Node, Pair};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const PORT: u16 = 8443;
@@ -23,7 +24,10 @@ fn main() -> ExitCode {
     common::run(
         &["ip", "nft", "curl"],
         &["ha-agent"],
-        &[("a_script_looks_changes_and_fails_over", scripts)],
+        &[
+            ("a_script_looks_changes_and_fails_over", scripts),
+            ("a_reset_is_refused_or_whole", reset),
+        ],
     )
 }
 
@@ -66,13 +70,19 @@ fn token(node: &Node) -> Result<String> {
     Ok(said.lines().next().context("a token")?.to_owned())
 }
 
-fn scripts() -> Result<()> {
+/// A pair with pages.
+fn whole() -> Result<Pair> {
     let mut pair = Pair::build(PairConfig {
         timeout: Duration::from_millis(500),
         node: vec!["web: { listen: '[::]:8443' }"],
         ..PairConfig::default()
     })?;
     pair.start()?;
+    Ok(pair)
+}
+
+fn scripts() -> Result<()> {
+    let pair = whole()?;
     let first = pair.active()?;
     let tokens = [token(&pair.nodes[0])?, token(&pair.nodes[1])?];
     let shared = SHARED_FRONT.to_string();
@@ -240,4 +250,78 @@ fn scripts() -> Result<()> {
     until("the page is open", || {
         Ok(ask(&pair, &own[first], "/login", "", None).is_ok())
     })
+}
+
+fn reset() -> Result<()> {
+    let mut pair = whole()?;
+    let active = pair.active()?;
+    let token = token(&pair.nodes[active])?;
+    let shared = SHARED_FRONT.to_string();
+    let own = [1, 2].map(|node| config::front(node).to_string());
+    until("the page is served", || {
+        Ok(ask(&pair, &shared, "/login", "", None).is_ok())
+    })?;
+    let path = "/api/v1/node/reset";
+    let name = |node: usize| json!({ "node": format!("lb{}", node + 1) });
+
+    // At a shared address, in another node's name, without somebody who takes over, without a file that tells.
+    let refused = |pair: &Pair, at: &str, body: &Value, code: u16, words: &str| {
+        let said = ask(pair, at, path, &token, Some(body))?;
+        ensure!(said.0 == code && said.1.contains(words), "{said:?}");
+        let node = &pair.nodes[active];
+        ensure!(node.role() == Some(Role::Active) && node.config_file().exists());
+        Ok(())
+    };
+    refused(&pair, &shared, &name(active), 403, "at its own address")?;
+    refused(
+        &pair,
+        &own[active],
+        &name(1 - active),
+        409,
+        "nothing was done: this is lb",
+    )?;
+    let file = pair.nodes[active].config_file();
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, text.replace("mode:", "mood:"))?;
+    refused(
+        &pair,
+        &own[active],
+        &name(active),
+        409,
+        "unknown key `mood`",
+    )?;
+    std::fs::write(&file, &text)?;
+    let partner = &mut pair.nodes[1 - active];
+    partner.signal(Signal::SIGTERM)?;
+    let ended = partner.agent.as_mut().context("no agent")?;
+    ensure!(ended.wait(PATIENCE)?.success());
+    refused(&pair, &own[active], &name(active), 409, "nothing was done")?;
+
+    // With one it hands over and ends, with nothing left.
+    pair.nodes[1 - active].start()?;
+    pair.wait_whole()?;
+    if pair.active()? != active {
+        pair.nodes[1 - active].failover()?;
+        pair.wait_whole()?;
+    }
+    let done = json_of(ask(&pair, &own[active], path, &token, Some(&name(active)))?)?;
+    ensure!(
+        done["message"]
+            .as_str()
+            .is_some_and(|done| done.contains("go with it"))
+    );
+    let node = &mut pair.nodes[active];
+    let agent = node.agent.as_mut().context("no agent")?;
+    // In order: a service manager that restarts on failure leaves it alone.
+    ensure!(agent.wait(PATIENCE)?.success(), "{}", node.log());
+    ensure!(!node.config_file().exists() && !node.dir().join("pair.key").exists());
+    ensure!(
+        std::fs::read_dir(node.dir().join("state"))?
+            .next()
+            .is_none()
+    );
+    ensure!(!node.bpf_dir().exists(), "pins are left");
+    ensure!(node.log().contains("are gone"), "{}", node.log());
+    ensure!(pair.nodes[1 - active].role() == Some(Role::Active));
+    Ok(())
 }

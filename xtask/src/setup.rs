@@ -64,13 +64,49 @@ const BROWSER: &[(&str, &str)] = &[
 const AXE: &str = "axe-core@4.11.0";
 const AXE_SUM: &str = "e9e5863c33a874f09bc01acd9234b7e3c871479f5eef8802fa582544465e6d01";
 
+/// What sends the web page's API requests that are made of its description: packages of Python, with their versions.
+const FUZZER: &str = include_str!("schemathesis.txt");
+
 /// Finds or installs everything, what packaging and the tests of the web page need included.
 pub(crate) fn setup_all() -> Result<()> {
     let mut packages = missing(PACKAGING);
     packages.extend(missing(BROWSER));
+    if !makes_environments() {
+        packages.extend(["python3", "python3-venv"].map(str::to_owned));
+    }
     install(&packages)?;
     axe()?;
+    fuzzer()?;
     setup()
+}
+
+/// Whether there is a Python that can put packages into an environment: Debian has that apart from Python itself.
+fn makes_environments() -> bool {
+    let mut python = Command::new("python3");
+    output(python.args(["-c", "import ensurepip, venv"])).is_ok()
+}
+
+/// Brings the fuzzer of the API.
+fn fuzzer() -> Result<()> {
+    let place = target().join("tools").join("schemathesis");
+    let versions = place.join("versions.txt");
+    if fs::read_to_string(&versions).is_ok_and(|found| found == FUZZER) {
+        return Ok(());
+    }
+    say("setup: fetching schemathesis");
+    run(Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(&place))?;
+    let wanted = place.join("wanted.txt");
+    fs::write(&wanted, FUZZER)?;
+    run(Command::new(place.join("bin").join("pip"))
+        .args(["--quiet", "--no-input", "--disable-pip-version-check"])
+        .args(["install", "--requirement"])
+        .arg(&wanted)
+        .stdout(std::io::stderr()))?;
+    // Last: what was cut short is begun anew.
+    fs::rename(wanted, versions)?;
+    Ok(())
 }
 
 /// Brings the accessibility rules.

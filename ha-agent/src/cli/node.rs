@@ -1,8 +1,5 @@
 //! `reset`, `node reboot` and `node shutdown`: a node that leaves for a while, or for good, hands over first.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -11,9 +8,9 @@ use super::args::{Args, Consent, NodeAction, Reset};
 use super::local::blame;
 use super::remote::{explain, running, socket};
 use super::{Exit, complain, complain_about, print};
-use crate::config::model::{Config, Node};
 use crate::control::{self, Client, ClientError, Done, Request};
-use crate::shell::{clock, guard};
+use crate::shell::clock;
+use crate::shell::factory::{Belongings, UNREADABLE};
 use crate::status::model::{Role, Status};
 
 /// How long the agent may take to hand over and end.
@@ -102,20 +99,14 @@ pub(super) fn reset(args: &Args, wanted: &Reset) -> Exit {
 }
 
 fn attempt(args: &Args, wanted: &Reset) -> Result<Exit, Exit> {
-    let loaded = Config::load(&args.config).map_err(|problems| {
+    let belongings = Belongings::of(&args.config).map_err(|problems| {
         complain_about(&problems);
-        complain(
-            "only a file that can be read tells what belongs to this node",
-            "mend it, or remove by hand what is to go; nothing was done",
-        );
+        complain(UNREADABLE.0, UNREADABLE.1);
         blame(&args.config)
     })?;
-    let node = &loaded.config.node;
-    let files = belongings(&args.config, node);
     if !wanted.yes {
-        let list: Vec<String> = files
-            .iter()
-            .chain([&node.state_dir])
+        let list: Vec<String> = belongings
+            .list()
             .map(|path| format!("  {}", path.display()))
             .collect();
         print(&format!(
@@ -131,11 +122,7 @@ fn attempt(args: &Args, wanted: &Reset) -> Result<Exit, Exit> {
     if let Some(client) = running(args)? {
         end(client, args, wanted.force)?;
     }
-    let cleared = empty(&node.state_dir)
-        .and_then(|()| leftovers(node))
-        // The configuration last: with it, a reset that failed can be repeated.
-        .and_then(|()| files.iter().rev().try_for_each(|file| remove(file)));
-    match cleared {
+    match belongings.remove() {
         Ok(()) => Ok(print(
             "configuration, keys and state of this node are gone\n",
         )),
@@ -147,16 +134,6 @@ fn attempt(args: &Args, wanted: &Reset) -> Result<Exit, Exit> {
             Err(Exit::Failed)
         }
     }
-}
-
-/// The files of a node, its configuration first.
-fn belongings(config: &Path, node: &Node) -> Vec<PathBuf> {
-    let mut old = config.to_owned().into_os_string();
-    old.push(".old");
-    let mut files = vec![config.to_owned(), old.into(), node.key_file.clone()];
-    files.extend(node.carp_passphrase_file.clone());
-    files.retain(|file| fs::symlink_metadata(file).is_ok());
-    files
 }
 
 /// Has the agent hand over and end, and waits until it is gone.
@@ -180,38 +157,4 @@ fn end(mut client: Client, args: &Args, force: bool) -> Result<(), Exit> {
         thread::sleep(Duration::from_millis(50));
     }
     Ok(())
-}
-
-type At = (PathBuf, io::Error);
-
-/// What an agent that did not end in order has left in the kernel.
-fn leftovers(node: &Node) -> Result<(), At> {
-    if node.bpf_dir.exists() {
-        fs::remove_dir_all(&node.bpf_dir).map_err(|error| (node.bpf_dir.clone(), error))?;
-    }
-    guard::remove().map_err(|error| (PathBuf::from("nftables"), io::Error::other(error)))
-}
-
-fn empty(directory: &Path) -> Result<(), At> {
-    let at = |error| (directory.to_owned(), error);
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(at)?,
-    };
-    for entry in entries {
-        let path = entry.map_err(at)?.path();
-        if path.is_dir() && !path.is_symlink() {
-            fs::remove_dir_all(&path).map_err(|error| (path.clone(), error))?;
-        } else {
-            remove(&path)?;
-        }
-    }
-    Ok(())
-}
-
-fn remove(file: &Path) -> Result<(), At> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err((file.to_owned(), error)),
-        _ => Ok(()),
-    }
 }

@@ -114,7 +114,10 @@ impl Recorder {
     pub fn query(&self, query: &EventQuery) -> io::Result<EventPage> {
         let recent = self.state.recent();
         let first = recent.front().map_or(u64::MAX, |event| event.number);
-        if query.after.is_some_and(|after| after + 1 >= first) {
+        if query
+            .after
+            .is_some_and(|after| after.saturating_add(1) >= first)
+        {
             let events = recent.iter().cloned().collect();
             drop(recent);
             return Ok(store::select(events, query, 0));

@@ -222,6 +222,7 @@ fn queries() {
     assert_eq!(ask(after(9)), (vec![], 9));
     // The number of a history that is gone.
     assert_eq!(ask(after(500)).0.len(), 9);
+    assert_eq!(ask(after(u64::MAX)).0.len(), 9);
     let later = EventQuery {
         since: "2999-01-01T00:00:00Z".parse().ok(),
         ..all()

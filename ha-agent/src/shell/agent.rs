@@ -10,6 +10,7 @@ use super::addresses::SharedOn;
 use super::capture::Capture;
 use super::conflicts::Picture;
 use super::confsync::{self, Replica};
+use super::factory::Doomed;
 use super::guard::Guard;
 use super::history::HistoryFile;
 use super::hooks::Hooks;
@@ -120,6 +121,8 @@ pub struct Shared {
     pub control: Heirloom,
     /// What this program continues.
     pub replaced: Option<Replaced>,
+    /// What goes with the agent when it ends, after a reset.
+    pub doomed: Doomed,
 }
 
 /// Locks a mutex; a panic elsewhere while it was held does not make the data unreadable.

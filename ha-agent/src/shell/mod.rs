@@ -19,6 +19,7 @@ pub mod conflicts;
 pub mod confsync;
 pub mod election;
 pub mod ethtool;
+pub mod factory;
 mod fragments;
 pub mod frame;
 pub mod gateway;

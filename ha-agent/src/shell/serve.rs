@@ -1,7 +1,7 @@
 //! `ha-agent run`: the main loop, from start to a clean stop.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,7 +24,8 @@ use super::start::{self, Beginning, StartError, Started};
 use super::systemd::{Watchdog, monotonic, notify, tell_role};
 use super::terms::TermStore;
 use super::{
-    alarms, conflicts, confsync, fragments, guard, happened, observe, verdicts, virtual_mac,
+    alarms, conflicts, confsync, factory, fragments, guard, happened, observe, verdicts,
+    virtual_mac,
 };
 use crate::config::model::{Config, RecordsListen};
 use crate::config::{Diagnostic, Loaded, Secrets};
@@ -57,6 +58,14 @@ pub enum RunError {
     /// The runtime or a signal handler.
     #[error("the system refused: {0}")]
     System(#[from] io::Error),
+    /// The agent ended because of a reset, but something is left.
+    #[error("{}: {source}: not all is reset; mend that and run `ha-agent reset`", .path.display())]
+    NotReset {
+        /// What could not be removed.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Something the agent cannot do without ended; another start may help.
     #[error("{0} ended; see the log above")]
     Lost(&'static str),
@@ -143,6 +152,7 @@ async fn serve(
     let mut sound = Box::pin(tokio::time::sleep(shared.config().ha.pacify.window));
     let mut proven = false;
     let mut lost = None;
+    let mut doomed = shared.doomed.subscribe();
     notify(&[sd_notify::NotifyState::Ready]);
     tell_role(shared.election.published().election.role);
     info!(node = shared.config().node.name, "agent started");
@@ -193,6 +203,7 @@ async fn serve(
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move { refuse("not replaced", &shared.reexec().await) });
             }
+            Ok(()) = doomed.changed() => factory::leave(&shared),
             _ = terminate.recv() => stop(&shared),
             _ = interrupt.recv() => stop(&shared),
         }
@@ -226,6 +237,7 @@ async fn serve(
     if !finished.unwrap_or(false) {
         warn!("the last events were not stored in time");
     }
+    factory::discard(&shared.doomed).await?;
     lost.map_or(Ok(()), |what| Err(RunError::Lost(what)))
 }
 
@@ -248,7 +260,7 @@ fn serve_records(shared: &Shared) -> Option<Task<()>> {
 }
 
 /// Hands over; [`Event::Stopped`] ends the loop.
-fn stop(shared: &Arc<Shared>) {
+pub(super) fn stop(shared: &Arc<Shared>) {
     let (answer, _nobody_waits) = tokio::sync::oneshot::channel();
     shared
         .election

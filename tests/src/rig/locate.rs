@@ -26,6 +26,14 @@ pub fn tools() -> Result<PathBuf> {
     Ok(beside.with_file_name("tools"))
 }
 
+/// The program that makes requests of an API's description, if the set-up has brought it.
+pub fn fuzzer() -> Result<PathBuf> {
+    existing(
+        tools()?.join("schemathesis/bin/st"),
+        "run `cargo xtask setup`",
+    )
+}
+
 /// A program of the workspace made by `cargo xtask build`.
 pub fn program(name: &str) -> Result<PathBuf> {
     let dir = match env::var_os("HA_BIN_DIR") {

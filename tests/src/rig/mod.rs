@@ -10,6 +10,8 @@ pub mod capture;
 pub mod checksum;
 pub mod config;
 pub mod conns;
+pub mod desk;
+pub mod fuzzer;
 pub mod generator;
 pub mod http;
 pub mod link;
@@ -23,6 +25,7 @@ mod renew;
 pub mod squeeze;
 pub mod stalls;
 pub mod switch;
+pub mod systemctl;
 pub mod wall;
 
 mod run;

@@ -71,6 +71,7 @@ pub(super) fn check(draft: &Draft, walk: &mut Walk<'_>) {
         listeners.add(service, walk);
         address(service, &around, walk);
         update_port(service, draft, &reserved, walk);
+        page_port(service, draft, walk);
         source(service, &around, walk);
         persistence(service, walk);
         servers::check(service, &around, walk);
@@ -136,6 +137,35 @@ fn update_port(
                  updates"
             ),
             remedy,
+        );
+    }
+}
+
+/// Packets of a service never come to the node itself, so that its web page is not there where the service is.
+fn page_port(service: &ServiceDraft, draft: &Draft, walk: &mut Walk<'_>) {
+    let (Some(address), Some(ports)) = (service.address.value(), service.ports.given()) else {
+        return;
+    };
+    let web = draft.node.as_ref().and_then(|node| node.web.value());
+    let (Some(web), Some(true)) = (web, service.is_enabled()) else {
+        return;
+    };
+    let mut shared = draft.shared.list.iter();
+    let on = shared.find(|shared| {
+        let cidr = shared.address.value();
+        cidr.is_some_and(|cidr| cidr.address == *address)
+    });
+    let Some(interface) = on.and_then(|shared| shared.interface.value()) else {
+        return;
+    };
+    let mut pages = web.ports_at(*address, interface);
+    if let Some(port) = pages.find(|port| ports.value.contains(*port))
+        && service.protocol.or_default(Protocol::Tcp) == Some(Protocol::Tcp)
+    {
+        walk.warn(
+            ports.span,
+            format!("this service takes TCP {port} at {address}, where this node's web page would be"),
+            "choose another port, here or for `node.web.listen`, or go without the page at this address",
         );
     }
 }

@@ -1,6 +1,6 @@
 //! What `node` says about who may look on: metrics, the web page, notify hooks.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -144,6 +144,20 @@ impl MetricsDraft {
 }
 
 impl WebDraft {
+    /// Ports of the page at an address of the interface of this name.
+    pub(crate) fn ports_at(&self, address: IpAddr, interface: &str) -> impl Iterator<Item = u16> {
+        let mut names = self.interfaces.list.iter();
+        let admitted = !self.limited || names.any(|name| name.value == interface);
+        let all = self.listen.list.iter().map(|at| at.value);
+        let here = all.filter(move |at| match at.ip() {
+            // A socket at `[::]` takes what comes to IPv4 addresses, too.
+            IpAddr::V6(any) if any.is_unspecified() => true,
+            IpAddr::V4(any) if any.is_unspecified() => address.is_ipv4(),
+            one @ (IpAddr::V4(_) | IpAddr::V6(_)) => one == address,
+        });
+        here.filter(move |_| admitted).map(|at| at.port())
+    }
+
     pub(super) fn build(self) -> Option<Web> {
         Some(Web {
             listen: all(self.listen)?,

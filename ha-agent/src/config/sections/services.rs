@@ -225,7 +225,7 @@ pub(crate) fn source_of(
 
 impl ServiceDraft {
     /// Whether the service is in force, unless that was refused.
-    pub(super) fn is_enabled(&self) -> Option<bool> {
+    pub(crate) fn is_enabled(&self) -> Option<bool> {
         self.enabled.or_default(true)
     }
 

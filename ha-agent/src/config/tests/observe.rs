@@ -106,3 +106,40 @@ fn mistakes_are_found_where_they_are() {
     refuses("notify: { command: /n, timeout: 1h }", "1h", "out of range");
     refuses("notify: { command: /n, args: x }", "args", "unknown key");
 }
+
+#[test]
+fn a_service_in_the_place_of_the_page_is_named() {
+    let told = |web: &str, port: &str| {
+        let text = GOOD.replace(MODE, &format!("{MODE}  web: {web}\n"));
+        let mut told = said(&text.replace("    port: 80\n", &format!("    port: {port}\n")));
+        told.retain(|told| told.contains("web page"));
+        told
+    };
+    let here = |port: &str| {
+        let place = "16:11";
+        format!(
+            "{place} this service takes TCP {port} at 10.0.0.100, where this node's web page would be"
+        )
+    };
+    for (web, port) in [
+        ("{ listen: \"[::]:8443\" }", "8443"),
+        ("{ listen: \"0.0.0.0:8443\" }", "8000-9000"),
+        ("{ listen: \"10.0.0.100:8443\" }", "any"),
+        (
+            "{ listen: [\"[::]:80\", \"[::]:8443\"], interfaces: front }",
+            "8443",
+        ),
+    ] {
+        assert_eq!(told(web, port), [here("8443")], "{web} {port}");
+    }
+    // Another port, protocol, address or interface, or a service that is not in force.
+    for (web, port) in [
+        ("{ listen: \"[::]:8443\" }", "80"),
+        ("{ listen: \"[::]:8443\" }", "8443\n    protocol: udp"),
+        ("{ listen: \"[::]:8443\" }", "8443\n    enabled: false"),
+        ("{ listen: \"10.0.0.11:8443\" }", "8443"),
+        ("{ listen: \"[::]:8443\", interfaces: back }", "8443"),
+    ] {
+        assert_eq!(told(web, port), [""; 0], "{web} {port}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -161,6 +162,16 @@ impl Shown for Shared {
         let what = format!("`systemctl {word}` failed: {problem}");
         Err(Refusal::new(what, remedy))
     }
+
+    fn belongings(&self) -> Reply<Vec<PathBuf>> {
+        let belongings = Self::belongings(self)?;
+        Ok(belongings.list().map(Path::to_owned).collect())
+    }
+
+    fn reset(&self) -> Reply<()> {
+        self.doomed.send_replace(Some(Self::belongings(self)?));
+        Ok(())
+    }
 }
 
 /// What a page at an address of the node is for; none if it may not be used there.
@@ -235,8 +246,6 @@ fn booted() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config::tests::GOOD;
 

@@ -503,6 +503,7 @@ async fn bring_up(
         program: Program::own().map_err(StartError::Program)?,
         control,
         replaced,
+        doomed: watch::Sender::default(),
     });
     shared.guard(&config);
     virtual_mac::readdress(&config, &lock(&shared.bound));

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::change::{propose, worse_than_that};
 use super::frame::{Frame, answer, refused};
 use super::visitor::{Posted, Visitor};
-use super::{Page, Reach, Shared, Shown};
+use super::{Page, Reach, Shared, Shown, reset};
 use crate::config::backup::Part;
 use crate::control::Refusal;
 use crate::control::edits::Wanted;
@@ -20,6 +20,8 @@ struct BackupPage {
     /// Name, words, whether it is chosen.
     parts: Vec<(&'static str, &'static str, bool)>,
     backup: String,
+    /// Whether this is where the node is reset.
+    reset: bool,
     refusal: Option<Refusal>,
 }
 
@@ -59,6 +61,7 @@ async fn show<S: Shown>(
             .map(|(part, name, words)| (*name, *words, chosen(*part)))
             .collect(),
         backup,
+        reset: reset::may(page, visitor).await.is_ok(),
         refusal,
     };
     answer(code, &shown)

@@ -139,6 +139,8 @@ struct InterfacesPage {
     frame: Frame,
     base: String,
     interfaces: Vec<Card>,
+    /// One that is not there yet.
+    fresh: interfaces::Interface,
     refusal: Option<Refusal>,
 }
 
@@ -185,6 +187,7 @@ async fn interfaces_form<S: Shown>(
             frame,
             base,
             interfaces: shown.collect(),
+            fresh: form.fresh,
             refusal,
         },
     )

@@ -23,6 +23,7 @@ mod history;
 mod live;
 mod operate;
 mod rates;
+mod reset;
 mod services;
 pub mod sessions;
 mod shown;
@@ -167,6 +168,7 @@ impl<S: Shown> Page<S> {
             .route("/backup", get(backup::form))
             .route("/backup/file", get(backup::download))
             .route("/backup/restore", post(backup::restore).layer(large()))
+            .route("/reset", post(reset::act))
             .route("/users", get(accounts::list).post(accounts::change))
             .merge(api::routes().layer(large()))
             .merge(assets())

@@ -153,41 +153,24 @@ impl Deed {
             && page.shown.status().await?.role == Role::Active;
         if !parting {
             let done = self.attempt(page, force).await;
-            self.note(page, who, force, &done);
+            note(page, who, self.name(), force, &done);
             return done;
         }
         if !force && let Err(refusal) = page.shown.may_hand_over().await {
             let refused = Err(refusal);
-            self.note(page, who, force, &refused);
+            note(page, who, self.name(), force, &refused);
             return refused;
         }
         let page = Arc::clone(page);
         tokio::spawn(async move {
             sleep(PARTING).await;
             let done = self.attempt(&page, force).await;
-            self.note(&page, who, force, &done);
+            note(&page, who, self.name(), force, &done);
         });
         Ok(Done::new(format!(
             "{} begins now; this address goes to the partner, and what came of it is among the events",
             self.title()
         )))
-    }
-
-    fn note<S: Shown>(
-        self,
-        page: &Page<S>,
-        who: String,
-        force: bool,
-        done: &Result<Done, Refusal>,
-    ) {
-        let force = if force { " --force" } else { "" };
-        let deed = format!("{}{force}", self.name());
-        let (kind, why) = match done {
-            Ok(_) => (Kind::Command, String::new()),
-            Err(refusal) => (Kind::CommandRefused, refusal.what.clone()),
-        };
-        let entry = Entry::new(kind, who, &*deed).because(why);
-        page.shown.note(entry.with("command", deed));
     }
 
     async fn attempt<S: Shown>(self, page: &Page<S>, force: bool) -> Result<Done, Refusal> {
@@ -203,9 +186,30 @@ impl Deed {
     }
 }
 
-/// Hands over, if there is something to hand over, and goes down.
-async fn leave<S: Shown>(page: &Page<S>, how: Power, force: bool) -> Result<Done, Refusal> {
-    let status = page.shown.status().await?;
+/// Takes note of what somebody did, or was refused.
+pub(super) fn note<S: Shown>(
+    page: &Page<S>,
+    who: String,
+    deed: &str,
+    force: bool,
+    done: &Result<Done, Refusal>,
+) {
+    let force = if force { " --force" } else { "" };
+    let deed = format!("{deed}{force}");
+    let (kind, why) = match done {
+        Ok(_) => (Kind::Command, String::new()),
+        Err(refusal) => (Kind::CommandRefused, refusal.what.clone()),
+    };
+    let entry = Entry::new(kind, who, &*deed).because(why);
+    page.shown.note(entry.with("command", deed));
+}
+
+/// Hands over, if there is something to hand over: before a node goes.
+pub(super) async fn hand_over<S: Shown>(
+    page: &Page<S>,
+    status: &Status,
+    force: bool,
+) -> Result<(), Refusal> {
     if status.role == Role::Active
         && let Err(refusal) = page.shown.failover().await
         && !force
@@ -215,6 +219,12 @@ async fn leave<S: Shown>(page: &Page<S>, how: Power, force: bool) -> Result<Done
             refusal.remedy,
         ));
     }
+    Ok(())
+}
+
+/// Hands over, and goes down.
+async fn leave<S: Shown>(page: &Page<S>, how: Power, force: bool) -> Result<Done, Refusal> {
+    hand_over(page, &page.shown.status().await?, force).await?;
     page.blocking(move |shown| async move { shown.power(how) })
         .await?;
     Ok(Done::new(match how {

@@ -1,6 +1,7 @@
 //! What the page needs of a node, besides what any client of the control socket may ask for.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -100,4 +101,8 @@ pub trait Shown: Handler {
     fn may_hand_over(&self) -> impl Future<Output = Reply<()>> + Send;
     /// Has the system go down, whatever this node's role is. Blocks.
     fn power(&self, how: Power) -> Reply<()>;
+    /// What a reset would remove. Blocks.
+    fn belongings(&self) -> Reply<Vec<PathBuf>>;
+    /// Has the agent end a moment later, and all that go with it. Blocks.
+    fn reset(&self) -> Reply<()>;
 }

@@ -19,7 +19,7 @@ use super::operate::Deed;
 use super::rates::Rate;
 use super::visitor::{Caller, Visitor};
 use super::{Page, Shared, Shown};
-use super::{backup, connections, diagnosis, live};
+use super::{backup, connections, diagnosis, live, reset as factory};
 use crate::config::edit::EDITS_MAX;
 use crate::control::edits::{Apply, Wanted};
 use crate::control::{Refusal, Reply};
@@ -63,6 +63,7 @@ operations! {
     "/api/v1/push" post push::<S>;
     "/api/v1/node/reboot" post reboot::<S>;
     "/api/v1/node/shutdown" post shutdown::<S>;
+    "/api/v1/node/reset" post reset::<S>;
 }
 
 /// An answer that says why not.
@@ -175,6 +176,21 @@ fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Response>
     })
 }
 
+/// How many are wanted, of which there may be so many.
+fn at_most(most: usize, wanted: Option<usize>, unless: usize) -> Result<usize, Refusal> {
+    let wanted = wanted.unwrap_or(unless);
+    if wanted <= most {
+        return Ok(wanted);
+    }
+    Err(Refusal::new(
+        format!("limit: {wanted} are more than there are at once: {most}"),
+        "ask for them page by page",
+    ))
+}
+
+/// Connections in an answer.
+const CONNECTIONS_MAX: usize = 10_000;
+
 /// Which connections.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -199,18 +215,25 @@ async fn list_connections<S: Shown>(
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
+    let limit = match at_most(CONNECTIONS_MAX, wanted.limit, connections::PAGE) {
+        Ok(limit) => limit,
+        Err(refusal) => return complaint(StatusCode::BAD_REQUEST, &refusal),
+    };
     let query = ConnectionQuery {
         service: wanted.service,
         client: wanted.client,
         real: wanted.real,
         state: wanted.state,
-        limit: wanted.limit.unwrap_or(connections::PAGE).min(10_000),
+        limit,
         offset: 0,
         from: Some(wanted.from),
         look: Some(connections::LOOK),
     };
     Answer(connections::read(&page, query).await).respond()
 }
+
+/// Events in an answer, unless a number is given.
+const EVENTS: usize = 100;
 
 /// Which events.
 #[derive(Debug, Default, Deserialize)]
@@ -231,11 +254,15 @@ async fn events<S: Shown>(
         Ok(wanted) => wanted,
         Err(response) => return response,
     };
+    let limit = match at_most(PAGE_MAX, wanted.limit, EVENTS) {
+        Ok(limit) => limit,
+        Err(refusal) => return complaint(StatusCode::BAD_REQUEST, &refusal),
+    };
     let query = EventQuery {
         since: wanted.since,
         after: wanted.after,
         kind: wanted.kind,
-        limit: wanted.limit.unwrap_or(100).min(PAGE_MAX),
+        limit,
     };
     Answer(page.shown.events(query).await).respond()
 }
@@ -359,6 +386,30 @@ async fn ping<S: Shown>(
         return forbidden(&refusal);
     }
     Answer(diagnosis::echo(&page, &visitor, &wanted.host, &wanted.interface).await).respond()
+}
+
+/// Which node is to forget everything.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reset {
+    node: String,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn reset<S: Shown>(
+    State(page): Shared<S>,
+    Caller(visitor): Caller,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Response {
+    let wanted: Reset = match body(bytes) {
+        Ok(wanted) => wanted,
+        Err(response) => return response,
+    };
+    if let Err(refusal) = factory::may(&page, &visitor).await {
+        return forbidden(&refusal);
+    }
+    Answer(factory::carry_out(&page, &visitor, &wanted.node, wanted.force).await).respond()
 }
 
 /// How something is done.

@@ -10,6 +10,9 @@ use serde_json::{Number, Value};
 use super::visitor::Posted;
 use crate::config::edit::{Edit, Written};
 
+/// What something is called in a form that has no name yet: nothing in the file can be called so.
+const NEW: &str = "+";
+
 /// What a field takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Input {
@@ -82,7 +85,11 @@ impl Field {
 
     /// Name of its element.
     pub(super) fn id(&self) -> String {
-        format!("f-{}", self.name.replace('.', "-"))
+        let (kind, name) = match self.name.strip_prefix(NEW) {
+            Some(key) => ("new", key.trim_start_matches('.')),
+            None => ("f", &*self.name),
+        };
+        format!("{kind}-{}", name.replace('.', "-"))
     }
 
     /// What may be chosen: the word, what a person reads, whether it is chosen.

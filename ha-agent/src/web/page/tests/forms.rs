@@ -3,15 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::config::model::Config;
-
-fn config(running: &Running) -> Config {
-    let text = running.page.shown.file.lock().unwrap().clone();
-    let loaded = Config::parse(Path::new("f"), text.into_bytes());
-    loaded
-        .unwrap_or_else(|problems| panic!("{problems:#?}"))
-        .config
-}
 
 #[tokio::test]
 async fn every_form_must_come_from_a_page_of_the_session() {
@@ -30,6 +21,7 @@ async fn every_form_must_come_from_a_page_of_the_session() {
         "/diagnosis/checks",
         "/diagnosis/ping",
         "/backup/restore",
+        "/reset",
         "/users",
         "/logout",
     ] {
@@ -212,51 +204,6 @@ async fn a_standby_says_why_it_changes_nothing() {
             && preview.body.contains("change it on lb2")
     );
     assert!(!preview.body.contains("id=\"apply\""));
-}
-
-#[tokio::test]
-async fn interfaces_are_changed_with_their_shared_addresses_and_who_may_use_the_page() {
-    let running = Running::start();
-    let operator = Browser::of(&running, Access::Operator);
-    let fields = [
-        ("front.gateway", "10.0.0.253, 10.0.0.252"),
-        ("front.shared", "10.0.0.101/24, 10.0.0.100/24"),
-    ];
-    let mut all = operator.fields("/interfaces").await;
-    assert!(all.iter().any(|(name, _)| name == "front.web"));
-    let preview = operator.fill("/interfaces", &fields).await;
-    assert_eq!(
-        operator.agree(&preview, "yes").await.code,
-        303,
-        "{}",
-        preview.body
-    );
-    let now = config(&running);
-    assert_eq!(now.node.interfaces[0].gateways.len(), 2);
-    let shared: Vec<String> = now
-        .shared_addresses
-        .iter()
-        .map(|at| at.address.to_string())
-        .collect();
-    assert_eq!(shared, ["10.0.0.101/24", "10.1.0.1/24", "10.0.0.100/24"]);
-    // A box that is not ticked is not sent.
-    all = operator.fields("/interfaces").await;
-    all.retain(|(name, _)| name != "cable.web" && name != "front.web" && name != "csrf");
-    let fields: Vec<(&str, &str)> = all
-        .iter()
-        .map(|(name, value)| (&**name, &**value))
-        .collect();
-    let preview = operator.post("/interfaces", &fields).await;
-    assert!(
-        preview.body.contains("node.web.interfaces all to back"),
-        "{}",
-        preview.body
-    );
-    assert_eq!(operator.agree(&preview, "").await.code, 303);
-    assert_eq!(
-        config(&running).node.web.unwrap().interfaces,
-        Some(vec!["back".to_owned()])
-    );
 }
 
 #[tokio::test]

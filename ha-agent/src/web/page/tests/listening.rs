@@ -63,7 +63,7 @@ shared_addresses: [{{ interface: front, address: 10.0.0.100/24 }}]
 ",
         dir.path().display()
     );
-    let config = crate::config::model::Config::parse(Path::new("f"), text.into_bytes());
+    let config = Config::parse(Path::new("f"), text.into_bytes());
     let config = config.unwrap().config;
     acceptor(&config).unwrap();
     let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();

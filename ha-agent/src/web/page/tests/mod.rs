@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod forms;
+mod interfaces;
 mod listening;
 #[expect(
     clippy::unwrap_in_result,
@@ -10,6 +11,7 @@ mod listening;
 )]
 mod node;
 mod pages;
+mod reset;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::users::Access;
 use super::*;
+use crate::config::model::Config;
 use crate::web::listen::{Counted, Limits, Offer, bind, everywhere, serve};
 use node::Node;
 
@@ -139,6 +142,15 @@ fn cookie_of(answer: &Answer) -> String {
         assert!(line.split("; ").any(|word| word == flag), "{line}");
     }
     line.split(';').next().unwrap().replace("__host", "__Host")
+}
+
+/// What the file of a node means.
+fn config(running: &Running) -> Config {
+    let text = running.page.shown.file.lock().unwrap().clone();
+    let loaded = Config::parse(Path::new("f"), text.into_bytes());
+    loaded
+        .unwrap_or_else(|problems| panic!("{problems:#?}"))
+        .config
 }
 
 /// The value of a hidden field.

@@ -40,6 +40,8 @@ pub(super) struct Node {
     pub(super) reach: Mutex<Option<Reach>>,
     /// Whether it may change the pair's part of the configuration, and hand over.
     pub(super) active: AtomicBool,
+    /// Whether its partner can take over.
+    pub(super) ready: AtomicBool,
 }
 
 impl Node {
@@ -53,16 +55,21 @@ impl Node {
             file: Mutex::new(GOOD.replace("  mode: first\n", web)),
             reach: Mutex::new(Some(Reach::Pair)),
             active: AtomicBool::new(true),
+            ready: AtomicBool::new(true),
         }
     }
 
     fn did(&self, what: impl Into<String>) -> Reply<Done> {
         let what = what.into();
         self.asked.lock().unwrap().push(what.clone());
-        if self.active.load(Ordering::Relaxed) {
+        if self.hands_over() {
             return Ok(Done::new(what));
         }
         Err(Refusal::new("the partner is not ready", "wait"))
+    }
+
+    fn hands_over(&self) -> bool {
+        self.active.load(Ordering::Relaxed) && self.ready.load(Ordering::Relaxed)
     }
 
     fn draft(&self, wanted: &Wanted) -> Reply<Draft> {
@@ -277,7 +284,7 @@ impl Shown for Node {
     }
 
     async fn may_hand_over(&self) -> Reply<()> {
-        if self.active.load(Ordering::Relaxed) {
+        if self.hands_over() {
             return Ok(());
         }
         Err(Refusal::new("the partner is not ready", "wait"))
@@ -364,6 +371,17 @@ impl Shown for Node {
 
     fn power(&self, how: Power) -> Reply<()> {
         self.asked.lock().unwrap().push(format!("{how:?}"));
+        Ok(())
+    }
+
+    fn belongings(&self) -> Reply<Vec<PathBuf>> {
+        Ok(["/etc/ha-agent/ha-agent.yaml", "/var/lib/<ha>"]
+            .map(PathBuf::from)
+            .into())
+    }
+
+    fn reset(&self) -> Reply<()> {
+        self.asked.lock().unwrap().push("reset".to_owned());
         Ok(())
     }
 }
