@@ -68,8 +68,8 @@ pub trait Icmp: Family {
     /// Where the transport header of the repeated packet is, after the error's network header.
     const REPEATED_AT: usize;
 
-    /// Rewrites [`Work::error`] as told by [`Work::ends`], except for what [`repeated`] has done; that adds `repeated`
-    /// to the checksum. `false` if the frame is too short.
+    /// Rewrites [`Work::error`] as told by [`Work::ends`], but for the checksum of the repeated transport header: what
+    /// that and its ports add to the error's own is given. `false` if the frame is too short.
     fn restore<P: Packet>(packet: &mut P, work: &Work<Self>, repeated: u32) -> bool;
 }
 

@@ -128,8 +128,14 @@ fn build(names: &[String]) -> Result<()> {
             .arg(&tools))?;
         fs::remove_dir_all(target().join("tools/build"))?;
     }
-    // The workspace's versions of everything both have.
-    fs::copy(root().join("Cargo.lock"), fuzz_dir().join("Cargo.lock"))?;
+    // The workspace's versions of everything both have; cargo adds the rest.
+    let (versions, own) = (root().join("Cargo.lock"), fuzz_dir().join("Cargo.lock"));
+    let changed = |path: &Path| fs::metadata(path).and_then(|found| found.modified());
+    if changed(&own).map_or(true, |own| {
+        changed(&versions).is_ok_and(|versions| own < versions)
+    }) {
+        fs::copy(versions, own)?;
+    }
     for name in names {
         run(Command::new(&program)
             .current_dir(root().join("tests"))
