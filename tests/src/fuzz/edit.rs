@@ -57,7 +57,7 @@ pub fn seeds() -> Vec<Seed> {
         ),
         (
             "odd-text",
-            r##"[{"path":["node","name"],"value":"a: b # c\n\u00e9"}]"##,
+            r#"[{"path":["node","name"],"value":"a: b # c\n\u00e9"}]"#,
         ),
         (
             "several",
