@@ -248,7 +248,8 @@ fn parse_line(line: &str) -> Result<PairKey, &'static str> {
     let id = id
         .parse()
         .map_err(|_invalid| "the id is not a number from 0 to 255")?;
-    if hex.len() != 2 * KEY_LEN || !hex.is_ascii() {
+    // A sign would be part of a number.
+    if hex.len() != 2 * KEY_LEN || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err("the key is not 64 hexadecimal digits");
     }
     let mut secret = Zeroizing::new([0u8; KEY_LEN]);
@@ -301,6 +302,7 @@ mod tests {
             ("", 1),
             ("# only a comment\n\n1 abcd\n", 3),
             ("x 00\n", 1),
+            (&format!("1 {}\n", "+7".repeat(32)), 1),
             (
                 &format!("1 {}\n1 {}\n", "00".repeat(32), "11".repeat(32)),
                 2,

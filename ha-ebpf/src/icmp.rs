@@ -7,7 +7,7 @@
 //! reverse entry, it is about a client's packet and goes to the client. A half-open connection knows the same
 //! ends, so that a request that nobody can deliver is refused at once instead of repeated in vain.
 
-use ha_common::checksum::{apply, delta16};
+use ha_common::checksum::{apply, delta16, delta32};
 use ha_common::conn::{Conn, ConnKey, Embryo, EmbryoKey, flags};
 use ha_common::proto;
 use ha_common::reason::Reason;
@@ -65,8 +65,12 @@ pub trait Icmp: Family {
     /// Reads an error whose headers have no options; `None` for everything else.
     fn error<P: Packet>(packet: &mut P, l3: usize) -> Option<Error<Self>>;
 
-    /// Rewrites [`Work::error`] as told by [`Work::ends`]. `false` if the frame is too short.
-    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>) -> bool;
+    /// Where the transport header of the repeated packet is, after the error's network header.
+    const REPEATED_AT: usize;
+
+    /// Rewrites [`Work::error`] as told by [`Work::ends`], but for the checksum of the repeated transport header: what
+    /// that and its ports add to the error's own is given. `false` if the frame is too short.
+    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>, repeated: u32) -> bool;
 }
 
 /// What the addresses and ports are to be: of the error itself, and of the packet it repeats.
@@ -124,7 +128,8 @@ pub fn forward<A: Icmp, P: Packet, T: Flows<A>>(
         }
     } else {
         find_ends(work);
-        if !A::restore(packet, work) || (known && !A::age(packet, l3)) {
+        let repeated = repeated(packet, work);
+        if !A::restore(packet, work, repeated) || (known && !A::age(packet, l3)) {
             return Some(Reason::Truncated);
         }
     }
@@ -231,6 +236,8 @@ fn find_ends<A: Family>(work: &mut Work<A>) -> bool {
 }
 
 impl Icmp for u32 {
+    const REPEATED_AT: usize = ipv4::LEN + ICMP_LEN + ipv4::LEN;
+
     #[inline(always)]
     fn error<P: Packet>(packet: &mut P, l3: usize) -> Option<Error<Self>> {
         const INNER: usize = ipv4::LEN + ICMP_LEN;
@@ -268,12 +275,11 @@ impl Icmp for u32 {
     }
 
     #[inline(never)]
-    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>) -> bool {
+    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>, repeated: u32) -> bool {
         let (error, ends) = (&work.error, &work.ends);
         const INNER: usize = ipv4::LEN + ICMP_LEN;
-        const L4: usize = INNER + ipv4::LEN;
+        const L4: usize = u32::REPEATED_AT;
         let l3 = error.l3 & L3_MASK;
-        let repeated = repeated(packet, error, ends, l3 + L4);
         let Some(mut ip) = packet.window::<{ L4 + REPEATED }>(l3) else {
             return false;
         };
@@ -301,6 +307,8 @@ impl Icmp for u32 {
 }
 
 impl Icmp for Addr6 {
+    const REPEATED_AT: usize = ipv6::LEN + ICMP_LEN + ipv6::LEN;
+
     #[inline(always)]
     fn error<P: Packet>(packet: &mut P, l3: usize) -> Option<Error<Self>> {
         const INNER: usize = ipv6::LEN + ICMP_LEN;
@@ -331,41 +339,50 @@ impl Icmp for Addr6 {
     }
 
     #[inline(never)]
-    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>) -> bool {
-        let (error, ends) = (&work.error, &work.ends);
+    fn restore<P: Packet>(packet: &mut P, work: &Work<Self>, repeated: u32) -> bool {
         const INNER: usize = ipv6::LEN + ICMP_LEN;
-        const L4: usize = INNER + ipv6::LEN;
-        let l3 = error.l3 & L3_MASK;
-        let repeated = repeated(packet, error, ends, l3 + L4);
+        const L4: usize = Addr6::REPEATED_AT;
+        let (l3, ends) = (work.error.l3 & L3_MASK, &work.ends);
+        if packet.window::<{ L4 + REPEATED }>(l3).is_none() {
+            return false;
+        }
+        // That of ICMPv6 covers the addresses of the pseudo-header as well.
+        let change = repeated
+            + exchange(packet, l3 + ipv6::SRC, &ends.outer.0)
+            + exchange(packet, l3 + ipv6::DST, &ends.outer.1)
+            + exchange(packet, l3 + INNER + ipv6::SRC, &ends.inner_src.0)
+            + exchange(packet, l3 + INNER + ipv6::DST, &ends.inner_dst.0);
         let Some(mut ip) = packet.window::<{ L4 + REPEATED }>(l3) else {
             return false;
         };
-        let destination: Self = ip.load::<{ ipv6::DST }, _>();
-        let outer = error.source.delta(ends.outer.0) + destination.delta(ends.outer.1);
-        ip.store::<{ ipv6::SRC }, Self>(ends.outer.0);
-        ip.store::<{ ipv6::DST }, Self>(ends.outer.1);
-        let inner = error.key.dst.delta(ends.inner_src.0) + error.key.src.delta(ends.inner_dst.0);
-        ip.store::<{ INNER + ipv6::SRC }, Self>(ends.inner_src.0);
-        ip.store::<{ INNER + ipv6::DST }, Self>(ends.inner_dst.0);
         ip.store::<L4, u16>(ends.inner_src.1);
         ip.store::<{ L4 + 2 }, u16>(ends.inner_dst.1);
-        // That of ICMPv6 covers the addresses of the pseudo-header as well.
-        let change = outer + inner + repeated;
         let sum: u16 = ip.load::<{ ipv6::LEN + ICMP_CHECKSUM }, _>();
         ip.store::<{ ipv6::LEN + ICMP_CHECKSUM }, u16>(apply(sum, change));
         true
     }
 }
 
+/// Replaces the address at `at`, word by word, since four whole ones are too much for the stack. Returns what that adds
+/// to a checksum.
+#[inline(always)]
+fn exchange<P: Packet>(packet: &mut P, at: usize, new: &Addr6) -> u32 {
+    let mut delta = 0;
+    for (offset, new) in (at..).step_by(4).zip(new.words) {
+        if let Some(mut word) = packet.window::<4>(offset) {
+            delta += delta32(word.load::<0, u32>(), new);
+            word.store::<0, u32>(new);
+        }
+    }
+    delta
+}
+
 /// Brings the checksum of the repeated TCP or UDP header up to date, as far as it is there. Returns what
 /// its change and that of the ports add to the checksum of the error.
-#[inline(always)]
-fn repeated<A: Family, P: Packet>(
-    packet: &mut P,
-    error: &Error<A>,
-    ends: &Ends<A>,
-    l4: usize,
-) -> u32 {
+#[inline(never)]
+fn repeated<A: Icmp, P: Packet>(packet: &mut P, work: &Work<A>) -> u32 {
+    let (error, ends) = (&work.error, &work.ends);
+    let l4 = (error.l3 & L3_MASK) + A::REPEATED_AT;
     let (old_src, old_dst) = (
         (error.key.dst, error.key.dport),
         (error.key.src, error.key.sport),

@@ -18,7 +18,7 @@ pub const COMPARED: u32 = 32;
 pub struct Target<A> {
     /// Its address, network order.
     pub addr: A,
-    /// With full NAT, what stands in for the client; see [`ha_common::conn::Conn::from_addr`].
+    /// With full NAT, what stands in for the client, see [`ha_common::conn::Conn::from_addr`]; else of no meaning.
     pub from_addr: A,
     /// Its port, network order.
     pub port: u16,
@@ -234,14 +234,11 @@ fn aim<A: Family, T: Flows<A>>(
     target.real = id;
     target.generation = real.generation;
     target.service = real.service;
-    target.from_addr = A::default();
+    target.from_addr = A::narrow(real.source);
     target.from_port = 0;
     target.flags = match forwarding {
         Forwarding::Nat => 0,
-        Forwarding::FullNat => {
-            target.from_addr = A::narrow(real.source);
-            flags::BOTH_ENDS
-        }
+        Forwarding::FullNat => flags::BOTH_ENDS,
         Forwarding::Dsr | Forwarding::Tunnel => flags::ONE_WAY,
     };
     None

@@ -1,5 +1,6 @@
 //! The clock of rig and traffic: `CLOCK_MONOTONIC`, as in the agent and in the data plane.
 
+use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -10,6 +11,16 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub fn now_ns() -> u64 {
     nanoseconds(ClockId::CLOCK_MONOTONIC)
+}
+
+/// A bound on how long something may take. A machine that is so many times slower than others, one that is emulated, says
+/// so by `HA_PATIENCE`.
+pub fn patient(usual: Duration) -> Duration {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        let factor = std::env::var("HA_PATIENCE").ok();
+        factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+    });
+    usual * *FACTOR
 }
 
 /// What to add to a `CLOCK_REALTIME` stamp (as the kernel puts on captured frames) to get
@@ -43,6 +54,7 @@ pub fn within(
     what: &str,
     mut done: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
+    let patience = patient(patience);
     let end = now_ns() + u64::try_from(patience.as_nanos())?;
     while !done()? {
         ensure!(now_ns() < end, "not within {patience:?}: {what}");

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chaos;
 pub mod clock;
 pub mod demo;
+pub mod fuzz;
 pub mod gauge;
 pub mod link;
 pub mod packet;

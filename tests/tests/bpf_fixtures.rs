@@ -199,6 +199,9 @@ fn every_reason(place: &Place) -> Result<()> {
         // It has no programs that could be missing.
         seen.insert(Reason::StageMissing);
     }
+    if !lab(place, Family::V4, Forwarding::Nat)?.world.crowd() {
+        seen.insert(Reason::NoHeadroom);
+    }
     let missing: Vec<_> = Reason::ALL
         .iter()
         .filter(|reason| !seen.contains(reason))

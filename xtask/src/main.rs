@@ -3,6 +3,7 @@
 mod build;
 mod counters;
 mod dist;
+mod fuzz;
 mod setup;
 mod stamp;
 mod testing;
@@ -44,6 +45,8 @@ enum Verb {
     Chaos(Passthrough),
     /// Run the tests: host, kernel fixtures, simulation, namespaces, interoperation.
     Test(testing::TestArgs),
+    /// Run the fuzz targets one after the other, and show what they executed and reached.
+    Fuzz(fuzz::FuzzArgs),
     /// Run the data plane's fixtures and a short failover on other kernels, in an emulated machine.
     TestVm(vm::VmArgs),
     /// Check what a compiler does not: formatting, lints, layering, generated documents.
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         Verb::Chaos(Passthrough { args }) => return exit(build::rig("ha-chaos", &args)),
         Verb::Bench(args) => return exit(bench(args)),
         Verb::Test(args) => testing::test(&args),
+        Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::TestVm(args) => vm::test_vm(&args),
         Verb::Dist(args) => dist::dist(&args),
         Verb::Tidy(args) => testing::tidy(&args),

@@ -1,6 +1,6 @@
 //! `virtual_server` and what is in it.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use super::syntax::Statement;
@@ -112,10 +112,9 @@ impl<'a> Service<'a> {
     }
 
     fn real(&mut self, draft: &mut Draft, real: &'a Statement) {
-        let mut line = format!("{{ address: {}", text_of(real.word(1)));
+        let mut fields = Fields(vec![("address", text_of(real.word(1)))]);
         if real.word(2) != "0" {
-            // Writing to a string cannot fail.
-            let _infallible = write!(line, ", port: {}", quoted(real.word(2)));
+            fields.0.push(("port", quoted(real.word(2))));
         }
         for statement in &real.block {
             match statement.keyword() {
@@ -125,7 +124,7 @@ impl<'a> Service<'a> {
                     } else {
                         "connections"
                     };
-                    let _infallible = write!(line, ", {key}: {}", quoted(statement.word(1)));
+                    fields.add(draft, statement, key, statement.word(1));
                 }
                 kind @ ("TCP_CHECK" | "HTTP_GET" | "SSL_GET" | "PING_CHECK" | "UDP_CHECK") => {
                     let check = check(draft, kind, statement);
@@ -144,7 +143,7 @@ impl<'a> Service<'a> {
                 _ => draft.leave(statement, "not carried over"),
             }
         }
-        self.reals.push(line + " }");
+        self.reals.push(format!("{{ {fields} }}"));
     }
 
     fn write(&self, address: IpAddr, port: &str) -> String {
@@ -189,44 +188,62 @@ impl<'a> Service<'a> {
     }
 }
 
+/// Keys and values of one line of the new file, each key once.
+struct Fields(Vec<(&'static str, String)>);
+
+impl Fields {
+    /// Adds what a statement says, unless one before it said so of the same.
+    fn add(&mut self, draft: &mut Draft, statement: &Statement, key: &'static str, value: &str) {
+        if self.0.iter().any(|(known, _)| *known == key) {
+            return draft.leave(statement, "said twice: the first one counts");
+        }
+        self.0.push((key, quoted(value)));
+    }
+}
+
+impl fmt::Display for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (key, value)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{key}: {value}")?;
+        }
+        Ok(())
+    }
+}
+
 /// A check, without its interval.
 fn check(draft: &mut Draft, kind: &str, statement: &Statement) -> String {
-    let mut text = match kind {
-        "HTTP_GET" => "type: http",
-        "SSL_GET" => "type: https",
-        "PING_CHECK" => "type: icmp",
-        "UDP_CHECK" => "type: udp",
-        _ => "type: tcp",
-    }
-    .to_owned();
+    let kind = match kind {
+        "HTTP_GET" => "http",
+        "SSL_GET" => "https",
+        "PING_CHECK" => "icmp",
+        "UDP_CHECK" => "udp",
+        _ => "tcp",
+    };
+    let mut fields = Fields(vec![("type", kind.to_owned())]);
     for inner in &statement.block {
         let value = inner.word(1);
-        // Writing to a string cannot fail.
-        let _infallible = match inner.keyword() {
-            "connect_port" => write!(text, ", port: {}", quoted(value)),
-            "connect_timeout" => write!(text, ", timeout: {}s", quoted(value)),
+        match inner.keyword() {
+            "connect_port" => fields.add(draft, inner, "port", value),
+            "connect_timeout" => fields.add(draft, inner, "timeout", &format!("{value}s")),
             "url" => {
                 for part in &inner.block {
-                    let value = quoted(part.word(1));
-                    let _infallible = match part.keyword() {
-                        "path" => write!(text, ", path: {value}"),
-                        "status_code" => write!(text, ", status: {value}"),
-                        "virtualhost" => write!(text, ", host: {value}"),
+                    let key = match part.keyword() {
+                        "path" => "path",
+                        "status_code" => "status",
+                        "virtualhost" => "host",
                         _ => {
                             draft.leave(part, "not carried over");
-                            Ok(())
+                            continue;
                         }
                     };
+                    fields.add(draft, part, key, part.word(1));
                 }
-                Ok(())
             }
-            _ => {
-                draft.leave(inner, "not carried over");
-                Ok(())
-            }
-        };
+            _ => draft.leave(inner, "not carried over"),
+        }
     }
-    text
+    fields.to_string()
 }
 
 /// The length of a mask, `255.255.255.0` or `64`.

@@ -192,6 +192,23 @@ fn the_other_node_and_its_wishes() {
 }
 
 #[test]
+fn what_is_said_twice_or_odd_is_one_value() {
+    let text = FILE
+        .replace("path /alive", "path /alive\n                path /other")
+        .replace("connect_timeout 3", "connect_timeout ?")
+        .replace("weight 3", "weight 3\n        weight 4");
+    let converted = keepalived(&text).unwrap();
+    let text = &converted.text;
+    assert!(crate::config::edit::read(text).is_ok(), "{text}");
+    for piece in ["path: '/alive', ", "timeout: '?s'", "weight: 3, "] {
+        assert!(text.contains(piece), "{piece}: {text}");
+    }
+    let left = left(&converted);
+    let twice = left.iter().filter(|left| left.contains("twice"));
+    assert_eq!(twice.count(), 2, "{left:?}");
+}
+
+#[test]
 fn what_is_no_such_file() {
     for (text, line) in [
         ("a {\n b {\n}\n", 1),

@@ -56,7 +56,7 @@ checks! {
         "start it with `systemctl start ha-agent`; if it ends at once, `journalctl -u ha-agent` says why";
     Kernel = "kernel",
         "Has the kernel what the data plane needs?",
-        "run Linux 6.12 or later with CONFIG_DEBUG_INFO_BTF and the BPF compiler on (`sysctl net.core.bpf_jit_enable=1`)";
+        "run Linux 6.1 or later with CONFIG_DEBUG_INFO_BTF and the BPF compiler on (`sysctl net.core.bpf_jit_enable=1`)";
     BpfFileSystem = "bpf_file_system",
         "Is `node.bpf_dir` on a BPF file system?",
         "mount one: `mount -t bpf bpf /sys/fs/bpf`";

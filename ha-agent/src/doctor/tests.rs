@@ -117,7 +117,7 @@ fn healthy() -> Facts {
             },
         },
         kernel: Kernel {
-            release: "6.12.48-amd64".to_owned(),
+            release: "6.1.0-50-amd64".to_owned(),
             btf: true,
             jit: Some(true),
             bpffs: true,

@@ -33,7 +33,7 @@ pub enum NoCode {
     #[error("a code has {LENGTH} letters and digits, and this has {0}")]
     Length(usize),
     /// A character that is in no code.
-    #[error("`{0}` is in no code")]
+    #[error("`{}` is in no code", .0.escape_debug())]
     Digit(char),
     /// The last character is not the one that belongs to the others.
     #[error("a character of the code is wrong")]
@@ -149,6 +149,8 @@ mod tests {
         assert_eq!(Code::parse(&format!("{}A", *code)), Err(NoCode::Length(21)));
         assert_eq!(Code::parse("U"), Err(NoCode::Digit('U')));
         assert_eq!(Code::parse("é"), Err(NoCode::Digit('é')));
+        let shown = Code::parse("\u{1b}").map_err(|error| error.to_string());
+        assert_eq!(shown.unwrap_err(), "`\\u{1b}` is in no code");
         // One of 32 slips is not found, but not all of those in one place.
         let wrong = DIGITS.iter().filter(|digit| **digit != code.as_bytes()[0]);
         let found = wrong.filter(|digit| {

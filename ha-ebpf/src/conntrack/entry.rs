@@ -45,6 +45,7 @@ pub fn create<A: Family, T: Flows<A>>(tables: T, work: &mut Work<A>, way_back: &
     forward(work, way_back, tables.coarse_ns());
     let one_way = work.target.flags & flags::ONE_WAY != 0;
     if !one_way {
+        reverse_key(work);
         reverse(work);
         match add_reverse(tables, work) {
             Created::New => {}
@@ -134,10 +135,17 @@ fn forward<A: Family>(work: &mut Work<A>, way_back: &Hop, now: u64) -> bool {
     from.is_some()
 }
 
-/// Fills in the entry of a real server's packets, given that of the client's.
+/// Fills in the key of a real server's packets, given the entry of the client's. Apart from the entry: both ask whether
+/// both ends are translated, and that the answers are one is more than the verifier remembers before Linux 6.3.
+#[inline(never)]
+fn reverse_key<A: Family>(work: &mut Work<A>) -> bool {
+    work.reverse_key = work.forward.partner_key(&work.key);
+    true
+}
+
+/// Fills in the entry of a real server's packets, given that of the client's and its own key.
 #[inline(never)]
 fn reverse<A: Family>(work: &mut Work<A>) -> bool {
-    work.reverse_key = work.forward.partner_key(&work.key);
     let (entry, forward) = (&mut work.reverse, &work.forward);
     entry.real = forward.real;
     entry.real_generation = forward.real_generation;

@@ -31,7 +31,7 @@ pub use options::{Command, Options};
 pub use report::{Count, Outcome, Report};
 pub use schedule::{Episode, Fault, Kind, Link, Row, Schedule, Second, Who};
 
-use crate::clock::{now_ns, sleep_until};
+use crate::clock::{now_ns, patient, sleep_until};
 use crate::pcap;
 use crate::rig::capture::Frame;
 use crate::traffic::crowd::{Fates, Manner};
@@ -273,7 +273,7 @@ impl Run {
                 "{lost} of {judged} connections lost ({reset} reset, {silent} silent)"
             ));
         }
-        if let Err(error) = scene.crowd.wait_complete_for(OPEN_WITHIN) {
+        if let Err(error) = scene.crowd.wait_complete_for(patient(OPEN_WITHIN)) {
             outcome.violations.push(format!("{error:#}"));
         }
         Ok(())

@@ -17,7 +17,7 @@ use nix::net::if_::if_nametoindex;
 use super::options::Options;
 use super::schedule::Kind;
 use crate::bench::CoreStalls;
-use crate::clock::{now_ns, sleep_until};
+use crate::clock::{now_ns, patient, sleep_until};
 use crate::demo::SERVICE;
 use crate::rig::arp;
 use crate::rig::capture::Capture;
@@ -128,7 +128,7 @@ impl Scene {
         ];
         let crowd = Crowd::start(&pair.client, SERVICE)?;
         crowd.open(options.connections, &Manner::ALL, OPEN_RATE);
-        crowd.wait_complete_for(OPEN_WITHIN)?;
+        crowd.wait_complete_for(patient(OPEN_WITHIN))?;
         fs::create_dir_all(scratch)?;
         let mut scene = Self {
             pulse: Pulse::start_every(&pair.client, SERVICE, PULSE_EVERY)?,
@@ -164,7 +164,8 @@ impl Scene {
 
     /// Waits until exactly one node has the addresses and the other one can take over.
     pub(super) fn settle(&mut self) -> Result<Settled> {
-        let end = now_ns() + u64::try_from(SETTLE.as_nanos())?;
+        let settle = patient(SETTLE);
+        let end = now_ns() + u64::try_from(settle.as_nanos())?;
         let mut served: Option<(usize, u64)> = None;
         let mut awaited = None;
         loop {
@@ -192,7 +193,7 @@ impl Scene {
             };
             ensure!(
                 now_ns() < end,
-                "not settled within {SETTLE:?}: {obstacle}; {}",
+                "not settled within {settle:?}: {obstacle}; {}",
                 self.said()
             );
             awaited = Some(obstacle);

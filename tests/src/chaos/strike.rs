@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::scene::Scene;
 use super::schedule::{Fault, Kind, Link};
-use crate::clock::until;
+use crate::clock::{patient, until};
 use crate::rig::config::RealServer;
 use crate::rig::conns::Conns;
 use crate::rig::link;
@@ -121,7 +121,7 @@ impl Scene {
         let node = self.node_mut(node)?;
         node.signal(Signal::SIGTERM)?;
         let agent = node.agent.as_mut().context("no agent")?;
-        agent.wait(ENDS_WITHIN)?;
+        agent.wait(patient(ENDS_WITHIN))?;
         node.start()
     }
 

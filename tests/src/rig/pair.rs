@@ -33,7 +33,7 @@ use super::process::Process;
 use super::real::{self, TunnelEnd};
 use super::switch::{Cut, Port, Switch};
 use super::{Run, locate};
-use crate::clock::now_ns;
+use crate::clock::{now_ns, patient};
 
 /// Real servers that exist, whether or not the services use them.
 pub const SERVERS: u8 = 3;
@@ -144,7 +144,8 @@ impl Pair {
     /// Waits until one node is active, the other is standby, and the standby can take over without
     /// loss.
     pub fn wait_whole(&mut self) -> Result<()> {
-        let end = now_ns() + u64::try_from(SETTLE.as_nanos())?;
+        let settle = patient(SETTLE);
+        let end = now_ns() + u64::try_from(settle.as_nanos())?;
         loop {
             if self.is_whole() {
                 return Ok(());
@@ -164,7 +165,7 @@ impl Pair {
                 let logs: Vec<_> = self.nodes.iter().map(Node::log_tail).collect();
                 let roles = self.roles();
                 bail!(
-                    "the pair is not whole after {SETTLE:?} (roles {roles:?}):\n{}",
+                    "the pair is not whole after {settle:?} (roles {roles:?}):\n{}",
                     logs.join("\n")
                 );
             }

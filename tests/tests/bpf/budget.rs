@@ -16,6 +16,8 @@ use super::stack;
 
 /// Growth that fails, in percent.
 const GROWTH: u64 = 10;
+/// All the stack there is (`MAX_BPF_STACK`).
+const STACK: u64 = 512;
 
 /// What a program needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,9 @@ struct Budget {
 /// Compares the programs with the record, or writes it.
 pub(crate) fn check() -> Result<()> {
     let found = measure()?;
+    for (program, Budget { stack, .. }) in &found {
+        ensure!(*stack <= STACK, "{program}: {stack} bytes of stack");
+    }
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/bpf/budget.txt");
     if std::env::var_os("HA_BLESS").is_some() {
         fs::create_dir_all(path.parent().context("a folder")?)?;

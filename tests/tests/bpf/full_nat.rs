@@ -12,8 +12,8 @@ use ha_tests::packet::{Frame, flag};
 use ha_tests::rig::bpf::Sizes;
 
 use super::lab::{
-    CLIENT, Case, Lab, NAMES, ONE, RESOLVER, SECOND, STAND_IN, USUAL, WEB, conn_key, datagram,
-    embryo_key, from_client, from_server, net,
+    CLIENT, Case, Lab, NAMES, ONE, RESOLVER, SECOND, STAND_IN, TIMEOUTS, USUAL, WEB, conn_key,
+    datagram, embryo_key, from_client, from_server, net,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -134,7 +134,7 @@ fn entries(lab: &mut Lab) -> Result<()> {
     let event = lab.announced(EventKind::State, ConnState::ServerClosing)?;
     ensure!(event.from_port == stand_in.port().to_be(), "{event:?}");
     for (key, mut conn) in lab.pair()? {
-        conn.last_seen_ns -= 121 * SECOND;
+        conn.last_seen_ns -= TIMEOUTS.closing_ns + SECOND;
         lab.world.set_conn(key, conn)?;
     }
     ensure!(lab.world.janitor(&[reverse_key])? == 1, "not deleted");

@@ -111,8 +111,9 @@ impl World for Host {
         Ok(janitor::sweep(&mut packet, &self.tables))
     }
 
-    fn crowd(&mut self) {
+    fn crowd(&mut self) -> bool {
         self.headroom = Some(0);
+        true
     }
 
     fn lose_stages(&mut self) -> Result<bool> {

@@ -60,7 +60,7 @@ fn idle(lab: &mut Lab) -> Result<()> {
         lab.connect(CLIENT, WEB)?;
         let [(key, _), (reverse, _)] = lab.pair()?;
         let named = if by_reverse { reverse } else { key };
-        age(lab, None, 899 * SECOND)?;
+        age(lab, None, TIMEOUTS.established_ns - SECOND)?;
         ensure!(lab.world.janitor(&[named])? == 0, "too early");
         age(lab, None, 2 * SECOND)?;
         ensure!(lab.world.janitor(&[named])? == 1, "not deleted");
@@ -92,9 +92,9 @@ fn alive(lab: &mut Lab) -> Result<()> {
 
 fn states(lab: &mut Lab) -> Result<()> {
     for (state, seconds) in [
-        (ConnState::Established, 900),
-        (ConnState::ClientClosing, 120),
-        (ConnState::ServerClosing, 120),
+        (ConnState::Established, 90),
+        (ConnState::ClientClosing, 70),
+        (ConnState::ServerClosing, 70),
         (ConnState::TimeWait, 10),
         (ConnState::Closed, 10),
     ] {
@@ -130,21 +130,28 @@ fn services(lab: &mut Lab) -> Result<()> {
         established_ns: 5 * SECOND,
         ..TIMEOUTS
     };
-    for (timeouts, seconds) in [(quick, 5), (Timeouts::default(), 900)] {
+    let gone = Timeouts::default();
+    for (timeouts, state, seconds) in [
+        (quick, ConnState::Established, 5),
+        (gone, ConnState::TimeWait, 30),
+    ] {
         lab.connect(CLIENT, WEB)?;
         let web = conn_key(CLIENT, WEB, proto::TCP);
+        for (key, mut conn) in lab.world.conns()? {
+            if key == web {
+                conn.state = state as u8;
+                lab.world.set_conn(key, conn)?;
+            }
+        }
         lab.world.set_timeouts(1, timeouts)?;
         age_pair(lab, web, (seconds - 2) * SECOND)?;
         ensure!(lab.world.janitor(&[web, other])? == 0, "too early");
         age_pair(lab, web, 3 * SECOND)?;
         ensure!(lab.world.janitor(&[web, other])? == 1, "after {seconds} s");
-        let event = lab.announced(EventKind::Delete, ConnState::Established)?;
+        let event = lab.announced(EventKind::Delete, state)?;
         ensure!(event.key == web, "{event:?}");
     }
-    ensure!(
-        Timeouts::USUAL.established_ns == 900 * SECOND,
-        "another usual"
-    );
+    ensure!(Timeouts::USUAL.closed_ns == 30 * SECOND, "another usual");
     // The other service's has its own.
     age(lab, None, 61 * SECOND)?;
     ensure!(lab.world.janitor(&[other])? == 1, "not deleted");
@@ -182,7 +189,7 @@ fn half(lab: &mut Lab) -> Result<()> {
         let pair = lab.pair()?;
         let (removed, left) = (pair[lost].0, pair[1 - lost].0);
         lab.world.remove_conn(removed)?;
-        age(lab, None, 901 * SECOND)?;
+        age(lab, None, TIMEOUTS.established_ns + SECOND)?;
         ensure!(lab.world.janitor(&[left])? == 1, "not deleted");
         ensure!(lab.world.conns()?.is_empty(), "an entry is left");
         let events = lab.world.events()?.len();
@@ -204,7 +211,7 @@ fn foreign_half(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, TWIN)?;
     // A forward entry whose place at the real server another connection has taken.
     lab.world.set_conn(key, forward)?;
-    age(lab, Some(key), 901 * SECOND)?;
+    age(lab, Some(key), TIMEOUTS.established_ns + SECOND)?;
     ensure!(lab.world.janitor(&[key])? == 1, "not deleted");
     lab.pair()?;
     Ok(())
@@ -213,7 +220,7 @@ fn foreign_half(lab: &mut Lab) -> Result<()> {
 fn layout(lab: &mut Lab) -> Result<()> {
     lab.connect(CLIENT, WEB)?;
     let [(key, _), _] = lab.pair()?;
-    age(lab, None, 901 * SECOND)?;
+    age(lab, None, TIMEOUTS.established_ns + SECOND)?;
     lab.world.set_version(ha_common::LAYOUT_VERSION + 1)?;
     ensure!(lab.world.janitor(&[key])? == 0, "deleted");
     lab.pair()?;

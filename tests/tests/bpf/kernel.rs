@@ -146,8 +146,13 @@ impl World for Kernel {
         }
     }
 
-    fn crowd(&mut self) {
-        self.rubbish = CROWDED;
+    fn crowd(&mut self) -> bool {
+        let plane = self.plane();
+        let taken = plane.and_then(|plane| plane.run(&[0; 64], CROWDED)).is_ok();
+        if taken {
+            self.rubbish = CROWDED;
+        }
+        taken
     }
 
     fn lose_stages(&mut self) -> Result<bool> {

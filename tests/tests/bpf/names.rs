@@ -58,10 +58,10 @@ pub(crate) const SERVICES: [(SocketAddrV4, u8); 7] = [
     (EMPTY, proto::TCP),
 ];
 
-/// Their idle times.
+/// Their idle times. A machine that has just booted has no longer past in which something could have been seen.
 pub(crate) const TIMEOUTS: Timeouts = Timeouts {
-    established_ns: 900 * SECOND,
-    closing_ns: 120 * SECOND,
+    established_ns: 90 * SECOND,
+    closing_ns: 70 * SECOND,
     closed_ns: 10 * SECOND,
     udp_ns: 60 * SECOND,
 };

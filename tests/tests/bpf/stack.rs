@@ -16,9 +16,9 @@ const MOVE: u8 = 0xbf;
 const ADD: u8 = 0x07;
 /// The frame pointer.
 const FRAME: u8 = 10;
-/// Frames of functions that call each other are rounded up to this
-/// (Linux `kernel/bpf/verifier.c`, `round_up_stack_depth`).
-const ROUND: usize = 16;
+/// Frames of functions that call each other, of at least a byte, are rounded up to this before Linux 6.8
+/// (`kernel/bpf/verifier.c`, `check_max_stack_depth`); since then it is 16 where programs are compiled.
+const ROUND: usize = 32;
 
 /// Bytes of stack by program.
 pub(crate) fn of_programs(object: &Path) -> Result<BTreeMap<String, usize>> {
@@ -69,7 +69,7 @@ impl<'a> Program<'a> {
         for target in calls(code, start) {
             called = called.max(self.depth(target, level + 1)?);
         }
-        Ok(lowest(code).next_multiple_of(ROUND) + called)
+        Ok(lowest(code).max(1).next_multiple_of(ROUND) + called)
     }
 }
 

@@ -34,8 +34,9 @@ pub(crate) trait World {
     fn follow(&mut self, frame: &[u8]) -> Result<Ran>;
     /// Runs the janitor.
     fn janitor(&mut self, keys: &[ConnKey4]) -> Result<u32>;
-    /// From now on no frame has room in front of it.
-    fn crowd(&mut self);
+    /// From now on no frame has room in front of it; `false` where the kernel takes no more than a few bytes there
+    /// (`xdp_metalen_invalid`: 32 in Linux 6.1).
+    fn crowd(&mut self) -> bool;
     /// Takes the programs behind the first one away; `false` where they cannot be.
     fn lose_stages(&mut self) -> Result<bool>;
 
@@ -99,6 +100,9 @@ pub(crate) trait World {
     }
 }
 
+/// Rubbish in front of a frame: as much as every kernel takes.
+const RUBBISH: usize = 32;
+
 /// Which data plane to run a case in.
 #[derive(Clone)]
 pub(crate) enum Place {
@@ -150,7 +154,7 @@ impl Place {
     pub(crate) fn behind_rubbish(&self) -> Option<Self> {
         match self {
             Self::Host => None,
-            Self::Kernel(pool, _) => Some(Self::Kernel(Arc::clone(pool), 64)),
+            Self::Kernel(pool, _) => Some(Self::Kernel(Arc::clone(pool), RUBBISH)),
         }
     }
 

@@ -2,7 +2,7 @@
 # Runs in the emulated machine, as its first process: mounts, loads modules, runs the parts that are asked for, and
 # says of each how it ended.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp TERM=dumb
-export HA_BPF_DIR=/ha/bpf HA_BIN_DIR=/ha/bin CI=1
+export HA_BPF_DIR=/ha/bpf HA_BIN_DIR=/ha/bin CI=1 HA_PATIENCE=10
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev /run /tmp /etc
 mount -t proc proc /proc
@@ -62,8 +62,12 @@ refusal() {
 	grep -q 'is too old: the data plane needs' /tmp/node/log
 }
 
+# Some age what is in the tables, and nothing can be older than the machine.
 fixtures() {
-	/ha/bin/bpf_fixtures kernel:: --skip budget --color never
+	while [ "$(cut -d. -f1 /proc/uptime)" -lt 100 ]; do
+		sleep 1
+	done
+	/ha/bin/bpf_fixtures "$(cat /case)" --skip host:: --skip budget --color never
 }
 
 # Times that an emulated machine can keep.

@@ -9,7 +9,7 @@ mod image;
 mod kernel;
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -31,6 +31,9 @@ pub(crate) struct VmArgs {
     /// Only this part of the tests: fixtures, failover, native; may be given several times.
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
+    /// Of the fixtures only those whose names contain this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    case: String,
     /// Give the machine so many seconds.
     #[arg(long, default_value_t = 3000, value_name = "N")]
     seconds: u64,
@@ -88,7 +91,7 @@ pub(crate) fn test_vm(args: &VmArgs) -> Result<()> {
         } else {
             vec![REFUSAL]
         };
-        let ended = boot(&kernel, &programs, &wanted, args.seconds)?;
+        let ended = boot(&kernel, &programs, &wanted, args)?;
         for part in wanted {
             let code = ended.iter().find(|(name, _)| name == part).map(|(_, c)| *c);
             let verdict = match code {
@@ -157,13 +160,14 @@ fn boot(
     kernel: &Kernel,
     programs: &[(&'static str, PathBuf)],
     parts: &[&str],
-    seconds: u64,
+    args: &VmArgs,
 ) -> Result<Vec<(String, i32)>> {
     say(&format!("{}: {}", kernel.version, parts.join(", ")));
     let dir = target().join("vm").join(kernel.release);
     let mut image = Image::default();
     image.text("/init", 0o755, INIT)?;
     image.text("/parts", 0o644, &parts.join("\n"))?;
+    image.text("/case", 0o644, &args.case)?;
     image.program("/bin/busybox", &find("busybox")?)?;
     image.link("/bin/sh", "busybox")?;
     image.link("/sbin/modprobe", "/bin/busybox")?;
@@ -179,9 +183,7 @@ fn boot(
     kernel.add_modules(&mut image)?;
     let archive = dir.join("initramfs");
     image.write(&archive)?;
-    let log = dir.join("console.log");
-    let console = emulate(kernel, &archive, seconds)?;
-    fs::write(&log, &console)?;
+    let console = emulate(kernel, &archive, args.seconds)?;
     let ended = console.lines().filter_map(|line| {
         let (name, code) = line.trim().strip_prefix(ENDED)?.split_once(' ')?;
         Some((name.to_owned(), code.parse().ok()?))
@@ -193,10 +195,12 @@ fn find(program: &str) -> Result<PathBuf> {
     crate::workspace::find(program).with_context(|| format!("{program} is not installed"))
 }
 
-/// Boots it, and returns what the console said, which is shown meanwhile.
+/// Boots it, and returns what the console said, which is shown and kept meanwhile.
 fn emulate(kernel: &Kernel, archive: &Path, seconds: u64) -> Result<String> {
     let side = target().join("vm/host.sh");
     fs::write(&side, HOST_SIDE)?;
+    let dir = target().join("vm").join(kernel.release);
+    let mut log = File::create(dir.join("console.log"))?;
     let mut child = Command::new("unshare")
         .args(["--net", "--pid", "--fork", "--kill-child", "bash"])
         .arg(&side)
@@ -204,9 +208,7 @@ fn emulate(kernel: &Kernel, archive: &Path, seconds: u64) -> Result<String> {
         .args([&kernel.image, archive])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(File::create(
-            target().join("vm").join(kernel.release).join("host.log"),
-        )?)
+        .stderr(File::create(dir.join("host.log"))?)
         .spawn()
         .context("cannot run unshare")?;
     let mut console = String::new();
@@ -217,6 +219,7 @@ fn emulate(kernel: &Kernel, archive: &Path, seconds: u64) -> Result<String> {
         if !line.ends_with("... ok") && !line.ends_with("... \u{1b}[32mok\u{1b}[0m") {
             say(&format!("  {}", line.escape_debug()));
         }
+        writeln!(log, "{line}")?;
         console += &line;
         console.push('\n');
     }

@@ -118,7 +118,8 @@ pub async fn serve(listener: Listener, records: Handle) {
     }
 }
 
-async fn client(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, records: Handle) {
+/// Serves one client until it leaves.
+pub async fn client(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, records: Handle) {
     let answer = service_fn(move |request| {
         let records = records.clone();
         async move { Ok::<_, Infallible>(respond(&records, request).await) }

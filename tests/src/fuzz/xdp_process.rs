@@ -1,7 +1,11 @@
+//! The data plane's packet logic on the host.
+//!
 //! A node with services of both families, and packets that come to it one after the other.
 //!
 //! An input is two bytes that say how the node is set up, and then frames, each behind its length of two
 //! bytes, most significant first. What a packet must never do is asserted here, whatever it is.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ha_common::control::{Config, Gate};
 use ha_common::reason::{Reason, Verdict};
@@ -10,6 +14,9 @@ use ha_common::service::{
     addr_kind, real_flags,
 };
 use ha_ebpf::fake::{FakeFlows, FakePacket, FakeTables};
+
+use super::Seed;
+use crate::packet::{Frame, Trouble, flag};
 
 /// Interface that frames come in on.
 const INGRESS: u32 = 1;
@@ -269,4 +276,75 @@ fn sum(header: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
+}
+
+/// Frames of a connection and around it, in one family.
+fn frames(v4: bool) -> Vec<Frame> {
+    let at = |last: u8, port: u16| -> SocketAddr {
+        if v4 {
+            (Ipv4Addr::new(10, 0, 0, last), port).into()
+        } else {
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into());
+            (address, port).into()
+        }
+    };
+    let (client, web, names) = (at(200, 4000), at(100, 80), at(100, 53));
+    let (server, resolver) = (at(21, 8000), at(21, 8000));
+    let router = at(254, 0).ip();
+    let answer = Frame::tcp(web, client, flag::ACK).payload(b"data");
+    let request = Frame::tcp(client, server, flag::ACK).payload(b"data");
+    let long = Frame::udp(client, names).payload(&[7; 200]);
+    vec![
+        Frame::tcp(client, web, flag::SYN),
+        Frame::tcp(server, client, flag::SYN | flag::ACK).numbers(5000, 1001),
+        Frame::tcp(client, web, flag::ACK).numbers(1001, 5001),
+        Frame::tcp(client, web, flag::ACK).payload(b"data"),
+        Frame::tcp(server, client, flag::ACK).payload(b"data"),
+        Frame::tcp(client, web, flag::ACK).ttl(1),
+        Frame::udp(client, names).payload(b"question"),
+        Frame::udp(resolver, client).payload(b"answer"),
+        long.clone().piece(0..64),
+        long.piece(64..208),
+        Frame::error(router, Trouble::TooBig(1400), &answer, 8),
+        Frame::error(router, Trouble::Port, &request, 20),
+        Frame::tcp(client, web, flag::ACK)
+            .options(&[1; 8])
+            .extension(0, &[1, 4, 0, 0, 0, 0]),
+        Frame::tcp(client, web, flag::ACK)
+            .whole()
+            .payload(&[1; 1470]),
+        Frame::tcp(client, web, flag::FIN | flag::ACK).tag(0x8100, 1),
+        Frame::tcp(server, client, flag::RST),
+    ]
+}
+
+/// A node set up so, and these frames.
+fn input(how: [u8; 2], frames: &[Frame]) -> Vec<u8> {
+    let mut input = how.to_vec();
+    for frame in frames {
+        let bytes = frame.build();
+        input.extend((bytes.len() as u16).to_be_bytes());
+        input.extend(bytes);
+    }
+    input
+}
+
+/// A conversation in each family and by each method, under odd circumstances
+/// as well.
+pub fn seeds() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    for (family, v4) in [("v4", true), ("v6", false)] {
+        for (method, name) in ["nat", "full-nat", "dsr", "tunnel"].iter().enumerate() {
+            for (what, bits, scheduler) in [
+                ("up", 0x00, 0),
+                ("down", 0x08, 1),
+                ("kernel", 0x10, 0x13),
+                ("full", 0x40, 5),
+            ] {
+                let how = [method as u8 | bits, scheduler];
+                seeds.push((format!("{family}-{name}-{what}"), input(how, &frames(v4))));
+            }
+        }
+    }
+    seeds
 }

@@ -1,3 +1,0 @@
-//! What the fuzz target runs.
-
-pub mod scene;
