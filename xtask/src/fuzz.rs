@@ -27,7 +27,7 @@ const FOUND_NAME: usize = 40;
 /// Options of `cargo xtask fuzz`.
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArgs {
-    /// Only these targets; see tests/fuzz/fuzz_targets.
+    /// Only these targets; see `tests/fuzz/fuzz_targets`.
     targets: Vec<String>,
     /// How long each of them runs.
     #[arg(long, default_value_t = 5.0, value_name = "N")]

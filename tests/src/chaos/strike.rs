@@ -58,8 +58,11 @@ impl Scene {
             }
             Kind::ClockJump => self.clock(node)?.jump(fault.seconds),
             Kind::Memory => {
-                let agent = self.node(node)?.agent.as_ref();
-                let victim = agent.context("no agent")?.pid()?;
+                // Who is dead is not short of memory.
+                let Some(agent) = self.node(node)?.agent.as_ref() else {
+                    return Ok(());
+                };
+                let victim = agent.pid()?;
                 // The kernel's tables are on the agent's account and cannot be reclaimed: one that still makes them
                 // would be out of memory, where others are only short of it.
                 until("the agent has its tables", || Ok(takes_part(victim)))?;

@@ -132,7 +132,7 @@ impl Node {
                 self.machine.handle_timeout(self.now, &mut out);
                 self.check(out);
             }
-            other => unreachable!("step {other}"),
+            other => panic!("no step {other}"),
         }
     }
 

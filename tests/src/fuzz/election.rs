@@ -193,7 +193,7 @@ impl Node {
             step::OVERTAKEN => self.call(Some(Input::Overtaken(wishes.word().into()))),
             step::COMMAND => self.call(Some(Input::Command(wishes.one(&COMMANDS)))),
             step::PARK => self.park(),
-            other => unreachable!("step {other}"),
+            other => panic!("no step {other}"),
         }
     }
 

@@ -146,7 +146,7 @@ impl Node {
                 self.partner = Session::new(2, self.salt());
                 self.partner.term = term;
             }
-            other => unreachable!("step {other}"),
+            other => panic!("no step {other}"),
         }
     }
 

@@ -21,7 +21,7 @@ const MILLIS: Duration = Duration::from_millis(1);
 /// Things that happen in one input.
 const STEPS: usize = 300;
 /// How long the machines may take to put everything right: they wait up to half a minute between two attempts.
-const HEALING: Duration = Duration::from_secs(120);
+const HEALING: Duration = Duration::from_mins(2);
 /// Connections that a table takes.
 const ENTRIES: usize = 256;
 pub(super) const NAMESPACE: &str = "sessions";
@@ -53,6 +53,9 @@ struct Node {
     ready: bool,
 }
 
+/// A packet on its way: arrival, number, receiver, bytes.
+type Travelling = (Instant, u64, usize, Vec<u8>);
+
 /// Two nodes and a network.
 pub(super) struct Two {
     now: Instant,
@@ -62,8 +65,7 @@ pub(super) struct Two {
     salts: u64,
     /// What becomes of the next packets; those without a fate arrive soon.
     fates: VecDeque<u8>,
-    /// Arrival, number, receiver, bytes.
-    network: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    network: BinaryHeap<Reverse<Travelling>>,
     packets: u64,
     /// The tag of every packet by session, purpose and number.
     nonces: HashMap<(u64, bool, u64), u64>,
@@ -217,7 +219,7 @@ impl Two {
                 self.perform(self.active, out);
             }
             step::FLUSH => self.input(self.active, Input::Flush),
-            other => unreachable!("step {other}"),
+            other => panic!("no step {other}"),
         }
     }
 
