@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use ha_agent::config::model::{CarpAuth, Mode, Preferred};
 use ha_agent::proto::carp::trailer::{Signer, WireRole, name_hash};
+use ha_agent::proto::carp::wire::Header;
 use ha_agent::proto::carp::{
     Action, Command, Election, ElectionConfig, ElectionKeys, Input, LinkConfig, Role,
 };
 use ha_agent::proto::rng::Rng;
 use ha_agent::proto::time::Instant;
+use ha_common::carp::BOW_OUT;
 
 use super::Seed;
 use super::carp::body;
@@ -332,11 +334,9 @@ impl Node {
             } => {
                 let body = self.signer.open_advert(*source, payload);
                 let body = body.expect("its own advertisement");
-                assert_eq!(
-                    body.role,
-                    WireRole::Active,
-                    "only an active node advertises"
-                );
+                let header = Header::decode(payload).expect("its own header");
+                let leaves = (header.advbase, header.advskew) == BOW_OUT;
+                assert!(leaves || body.role == WireRole::Active, "{body:?}");
                 self.sent = Some((*link, *source, payload.clone(), true));
             }
             Action::SendHello {
