@@ -18,6 +18,7 @@ pub use super::channel::Channel;
 use super::channel::Hearing;
 use super::clock;
 use super::election::{RoleTerm, offer};
+use super::realtime;
 use super::records::clients::Standing;
 use super::records::{self, Desk, DeskParts, DeskSnapshot};
 use super::sweep::{self, Sweeper};
@@ -259,6 +260,9 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        if let Err(error) = realtime::prefer() {
+            tracing::warn!(%error, "the replication thread is not preferred: on a busy machine the standby hears late");
+        }
         let mut actions = Vec::new();
         self.fit();
         while !self.stopped {
