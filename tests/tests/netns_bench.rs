@@ -115,7 +115,7 @@ fn quick() -> Result<()> {
     for gap in gaps {
         let summary = &gap["summary"];
         let value = |name: &str| summary[name].as_f64().with_context(|| format!("no {name}"));
-        ensure!(summary["n"] == 3, "{gap:#}");
+        ensure!(summary["n"] == 2, "{gap:#}");
         let (min, median, max) = (value("min")?, value("median")?, value("max")?);
         ensure!(0.0 < min && min <= median && median <= max, "{gap:#}");
         // A client that was never served would see the whole run as one gap.

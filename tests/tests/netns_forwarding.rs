@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,6 +25,8 @@ use ha_tests::traffic::conversation::{Conversation, Datagrams};
 const BYTES: usize = 200_000;
 /// Connections, and flows of datagrams, of each family.
 const FLOWS: usize = 4;
+/// How long closed connections may go on.
+const GOODBYES: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     common::run(
@@ -71,6 +74,8 @@ fn carries(forwarding: Forwarding, one_arm: bool) -> Result<()> {
         converse(&pair, SocketAddr::new(shared, SERVICE_PORT))
             .with_context(|| format!("{} to {shared}", forwarding.as_str()))?;
     }
+    // Connections whose ends are closed say goodbye: what one port has seen of that, the others must have as well.
+    sleep(GOODBYES);
     let frames = capture.finish()?;
     for frame in &frames {
         assert_eq!(frame.checksum_fault(), None, "{frame:?}");
