@@ -173,7 +173,11 @@ impl Scene {
             2 => of([(1, 1), (2, 1), (3, 0)]),
             _ => of([(1, 0), (2, 1), (3, 1)]),
         };
-        // Whoever is active now: an earlier fault may have moved the role.
+        // Whoever is active now: an earlier fault may have moved the role, or be about to.
+        until("an agent that can be told", || {
+            let holder = self.node(self.holder)?;
+            Ok(holder.agent.is_some() || self.pair.active().is_ok())
+        })?;
         let active = self.pair.active().unwrap_or(self.holder);
         let node = self.node(active)?;
         node.write_config(&self.pair.config)?;

@@ -263,8 +263,11 @@ impl Node {
         }));
     }
 
-    /// Another program goes on with what this one parks, as JSON.
+    /// Another program goes on with what this one parks, as JSON. One that was told to end is not replaced.
     fn park(&mut self) {
+        if self.machine.snapshot().role == Role::Off {
+            return;
+        }
         let parked = serde_json::to_vec(&self.machine.park()).expect("what is parked is JSON");
         let parked = serde_json::from_slice(&parked).expect("what was parked can be read");
         let (rng, term) = (Rng::new(2), self.reserved);
