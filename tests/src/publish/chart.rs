@@ -88,7 +88,12 @@ impl Chart {
         PathBuf::from(format!("docs/benchmarks/{}-{}.svg", run.name, self.name))
     }
 
-    /// As SVG; none if nothing of it was measured.
+    /// Whether a figure is no rival's. Chaos has none: it says whose part was broken.
+    fn is_ours(&self, figure: &Figure) -> bool {
+        figure.who.starts_with(AGENT) || self.bench == "chaos"
+    }
+
+    /// As SVG; none if nothing of ours was measured.
     pub(super) fn draw(&self, document: &Document) -> Result<Option<String>> {
         let shown = |figure: &&Figure| {
             figure.unit == self.unit
@@ -101,7 +106,7 @@ impl Chart {
             .filter(|run| *run > 0.0)
             .fold(f64::INFINITY, f64::min);
         let most = runs().fold(0.0, f64::max);
-        if figures.is_empty() {
+        if !figures.iter().any(|figure| self.is_ours(figure)) {
             return Ok(None);
         }
         let mut text = String::new();
@@ -141,12 +146,7 @@ impl Chart {
             .draw()?;
         for (index, figure) in figures.iter().enumerate() {
             let y = index as f64 + 0.5;
-            // Chaos has no rivals: it says whose part was broken.
-            let colour = if figure.who.starts_with(AGENT) || self.bench == "chaos" {
-                OURS
-            } else {
-                RIVALS
-            };
+            let colour = if self.is_ours(figure) { OURS } else { RIVALS };
             self.name(&root, &chart, figure, y, colour)?;
             let dots = figure
                 .runs

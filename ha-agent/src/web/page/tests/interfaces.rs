@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// Agrees to a change that needs a restart, and has it made.
+async fn agreed(operator: &Browser<'_>, preview: &Answer) {
+    let done = operator.agree(preview, "yes").await;
+    assert_eq!(done.code, 303, "{}", preview.body);
+}
+
 #[tokio::test]
 async fn interfaces_are_changed_with_their_shared_addresses_and_who_may_use_the_page() {
     let running = Running::start();
@@ -13,12 +19,7 @@ async fn interfaces_are_changed_with_their_shared_addresses_and_who_may_use_the_
     let mut all = operator.fields("/interfaces").await;
     assert!(all.iter().any(|(name, _)| name == "front.web"));
     let preview = operator.fill("/interfaces", &fields).await;
-    assert_eq!(
-        operator.agree(&preview, "yes").await.code,
-        303,
-        "{}",
-        preview.body
-    );
+    agreed(&operator, &preview).await;
     let now = config(&running);
     assert_eq!(now.node.interfaces[0].gateways.len(), 2);
     let shared: Vec<String> = now
@@ -75,7 +76,7 @@ async fn an_interface_is_added_with_its_shared_addresses_and_removed_with_them()
     assert!(preview.body.contains(line), "{}", preview.body);
     assert!(preview.body.contains("needs a restart"), "{}", preview.body);
     assert_eq!(*running.page.shown.file.lock().unwrap(), before);
-    assert_eq!(operator.agree(&preview, "yes").await.code, 303);
+    agreed(&operator, &preview).await;
     let (interfaces, shared) = names(&running);
     assert_eq!(interfaces, ["front", "back", "cable", "side"]);
     let added = ["side 10.2.0.100/24", "side 10.2.0.101/24"];
@@ -92,12 +93,7 @@ async fn an_interface_is_added_with_its_shared_addresses_and_removed_with_them()
     let preview = operator
         .fill("/interfaces", &[("side.remove", "yes")])
         .await;
-    assert_eq!(
-        operator.agree(&preview, "yes").await.code,
-        303,
-        "{}",
-        preview.body
-    );
+    agreed(&operator, &preview).await;
     assert_eq!(*running.page.shown.file.lock().unwrap(), before);
 }
 
@@ -110,22 +106,12 @@ async fn who_may_use_the_page_follows_what_is_added_and_removed() {
     // Added, but not for the page: from now on it is a matter of names.
     let side = [("+.name", "side"), ("+.device", "eth3"), ("+.web", "no")];
     let preview = operator.fill("/interfaces", &side).await;
-    assert_eq!(
-        operator.agree(&preview, "yes").await.code,
-        303,
-        "{}",
-        preview.body
-    );
+    agreed(&operator, &preview).await;
     assert_eq!(limits(&running), limited(&["front", "back", "cable"]));
     // Another one, also for the page.
     let other = [("+.name", "other"), ("+.device", "eth4")];
     let preview = operator.fill("/interfaces", &other).await;
-    assert_eq!(
-        operator.agree(&preview, "yes").await.code,
-        303,
-        "{}",
-        preview.body
-    );
+    agreed(&operator, &preview).await;
     assert_eq!(
         limits(&running),
         limited(&["front", "back", "cable", "other"])
@@ -134,12 +120,7 @@ async fn who_may_use_the_page_follows_what_is_added_and_removed() {
     let preview = operator
         .fill("/interfaces", &[("cable.remove", "yes")])
         .await;
-    assert_eq!(
-        operator.agree(&preview, "yes").await.code,
-        303,
-        "{}",
-        preview.body
-    );
+    agreed(&operator, &preview).await;
     assert_eq!(limits(&running), limited(&["front", "back", "other"]));
 }
 
