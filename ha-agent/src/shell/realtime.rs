@@ -1,12 +1,16 @@
 //! Making threads punctual.
 
 use std::io;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::proto::time::Instant;
 
 /// Priority of the election thread: above everything ordinary, below the kernel's own threads.
 const FIFO_PRIORITY: i32 = 40;
-/// Nice value of the replication thread: it is served before everything ordinary, and cannot starve it as a real-time
-/// thread could, since a full transfer keeps it busy for seconds.
-const PREFERRED: i32 = -15;
+/// Priority of the replication thread, below all else that is real-time.
+const PREFERRED_PRIORITY: i32 = 1;
 
 /// Asks for real-time scheduling, precise timers and memory that stays resident for the calling
 /// thread. Returns what the system refused; the thread works without, only less punctually.
@@ -17,17 +21,10 @@ pub fn make_punctual() -> Vec<(&'static str, io::Error)> {
             refused.push((what, io::Error::last_os_error()));
         }
     };
-    let parameters = libc::sched_param {
-        sched_priority: FIFO_PRIORITY,
-    };
-    // SAFETY: the parameters are live; 0 is the calling thread.
-    check("real-time scheduling", unsafe {
-        libc::sched_setscheduler(
-            0,
-            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
-            &raw const parameters,
-        )
-    });
+    check(
+        "real-time scheduling",
+        schedule(libc::SCHED_FIFO, FIFO_PRIORITY),
+    );
     // SAFETY: no pointers. ONFAULT: only what is touched is pinned, not the whole address space.
     check("locked memory", unsafe {
         libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
@@ -39,11 +36,120 @@ pub fn make_punctual() -> Vec<(&'static str, io::Error)> {
     refused
 }
 
-/// Has the calling thread run soon where other work takes every core. An error leaves it as it was.
-pub fn prefer() -> io::Result<()> {
-    // SAFETY: no pointers; 0 is the calling thread.
-    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PREFERRED) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+/// Serves the calling thread before everything ordinary, as long as that costs the ordinary little: a thread that is
+/// busy for more than half of the time has its share like all others, until it is not.
+///
+/// A nice value would not do. The kernel divides a group's share (a session's, a unit's) among the cores by the weights
+/// of what runs there (`calc_group_shares` in its `kernel/sched/fair.c`), so a heavy thread on one core takes the other
+/// cores from the rest of its group for as long as seconds.
+#[derive(Debug)]
+pub struct Preference {
+    preferred: bool,
+    /// When it was judged last, and how long the thread had run until then.
+    judged: (Instant, Duration),
+}
+
+impl Preference {
+    /// Prefers the calling thread. An error leaves it as it was.
+    pub fn ask(now: Instant) -> io::Result<Self> {
+        let mut preference = Self {
+            preferred: false,
+            judged: (now, used()?),
+        };
+        preference.set(true)?;
+        Ok(preference)
+    }
+
+    /// To be called by the same thread several times a second, for what it did since the last time decides.
+    pub fn judge(mut self, now: Instant) -> io::Result<Self> {
+        let used = used()?;
+        let (before, used_before) = std::mem::replace(&mut self.judged, (now, used));
+        self.set(is_modest(
+            used.saturating_sub(used_before),
+            now.since(before),
+        ))?;
+        Ok(self)
+    }
+
+    fn set(&mut self, preferred: bool) -> io::Result<()> {
+        if preferred == self.preferred {
+            return Ok(());
+        }
+        let done = if preferred {
+            schedule(libc::SCHED_RR, PREFERRED_PRIORITY)
+        } else {
+            schedule(libc::SCHED_OTHER, 0)
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.preferred = preferred;
+        Ok(())
+    }
+}
+
+/// Whether a thread that ran so long in this time leaves enough to the others.
+fn is_modest(used: Duration, of: Duration) -> bool {
+    used * 2 <= of
+}
+
+/// How long the calling thread has run.
+fn used() -> io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+/// Threads that the calling one starts are ordinary.
+fn schedule(policy: libc::c_int, priority: libc::c_int) -> libc::c_int {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the parameters are live; 0 is the calling thread.
+    unsafe {
+        libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::clock;
+
+    /// Without what `ask` needs there is nothing to see.
+    fn policy() -> libc::c_int {
+        // SAFETY: no pointers; 0 is the calling thread.
+        unsafe { libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK }
+    }
+
+    #[test]
+    fn half_of_the_time_is_modest() {
+        let ms = Duration::from_millis;
+        assert!(is_modest(ms(0), ms(0)));
+        assert!(is_modest(ms(50), ms(100)));
+        assert!(!is_modest(ms(51), ms(100)));
+    }
+
+    #[test]
+    fn a_busy_thread_is_ordinary_until_it_rests() {
+        let mut preference = match Preference::ask(clock::now()) {
+            Ok(preference) => preference,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+                assert_eq!(policy(), libc::SCHED_OTHER);
+                return;
+            }
+        };
+        assert_eq!(policy(), libc::SCHED_RR);
+        // However long that takes: what counts is the share.
+        let enough = used().unwrap() + Duration::from_millis(30);
+        while used().unwrap() < enough {}
+        let (_, used_before) = preference.judged;
+        let busy = used().unwrap() - used_before;
+        preference.judged.0 = clock::now();
+        preference = preference.judge(clock::now() + busy).unwrap();
+        assert_eq!(policy(), libc::SCHED_OTHER);
+        preference.judged.0 = clock::now();
+        std::thread::sleep(Duration::from_millis(100));
+        preference.judge(clock::now() + busy).unwrap();
+        assert_eq!(policy(), libc::SCHED_RR);
     }
 }

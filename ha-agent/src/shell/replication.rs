@@ -18,7 +18,7 @@ pub use super::channel::Channel;
 use super::channel::Hearing;
 use super::clock;
 use super::election::{RoleTerm, offer};
-use super::realtime;
+use super::realtime::Preference;
 use super::records::clients::Standing;
 use super::records::{self, Desk, DeskParts, DeskSnapshot};
 use super::sweep::{self, Sweeper};
@@ -199,6 +199,7 @@ pub fn spawn(parts: Parts, desk: DeskParts) -> io::Result<(Handle, Watcher, Join
         hearing: Hearing::default(),
         untold: None,
         pacified: false,
+        preference: None,
         stopped: false,
     };
     let thread = thread::Builder::new()
@@ -255,14 +256,17 @@ struct Worker {
     untold: Option<bool>,
     /// Neither sends nor takes anything.
     pacified: bool,
+    preference: Option<Preference>,
     stopped: bool,
 }
 
 impl Worker {
     fn run(mut self) {
-        if let Err(error) = realtime::prefer() {
-            tracing::warn!(%error, "the replication thread is not preferred: on a busy machine the standby hears late");
-        }
+        self.preference = Preference::ask(clock::now())
+            .inspect_err(|error| {
+                tracing::warn!(%error, "the replication thread is not preferred: on a busy machine the standby hears late");
+            })
+            .ok();
         let mut actions = Vec::new();
         self.fit();
         while !self.stopped {
@@ -511,6 +515,7 @@ impl Worker {
             return;
         }
         self.next_publish = now + PUBLISH;
+        self.preference = self.preference.take().and_then(|it| it.judge(now).ok());
         let sync = self.parts.sync.snapshot();
         if self.parts.channel.transport == Transport::Auto {
             self.hearing.judge(now, &sync);

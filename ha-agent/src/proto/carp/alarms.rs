@@ -14,6 +14,9 @@ use crate::proto::time::Instant;
 /// How long what anybody may have sent keeps an alarm up: ten timeouts, and long enough to be seen.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// How long a disk may take over a term before that is worth an alarm: disks stall for less when others write.
+pub(super) const DISK_ANSWERS: Duration = Duration::from_secs(2);
+
 /// An alarm that is raised.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Raised {
@@ -109,16 +112,21 @@ impl Election {
         }
     }
 
-    /// Whether a term is in use that a restart might use again.
+    /// Whether a term was taken that a restart might take again, and the disk has had its time.
     pub(super) fn judge_reserve(&mut self, out: &mut Vec<Action>) {
-        if self.term < self.term_reserved {
-            return self.clear(Alarm::TermNotReserved, out);
+        let reserved = self.term_reserved;
+        self.unreserved = self.unreserved.filter(|(term, _)| *term >= reserved);
+        match self.unreserved {
+            Some((term, since)) if self.now >= since + DISK_ANSWERS => {
+                let evidence = Evidence {
+                    what: format!("term {term} is not on disk"),
+                    ..Evidence::default()
+                };
+                self.raise(Alarm::TermNotReserved, evidence, out);
+            }
+            Some(_) => {}
+            None => self.clear(Alarm::TermNotReserved, out),
         }
-        let evidence = Evidence {
-            what: format!("term {} is not on disk", self.term),
-            ..Evidence::default()
-        };
-        self.raise(Alarm::TermNotReserved, evidence, out);
     }
 
     /// Evidence that came in a packet.

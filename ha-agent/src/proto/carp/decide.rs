@@ -23,6 +23,7 @@ impl Election {
         self.judge_families(out);
         self.forget_hearsay(out);
         self.judge_strangers(out);
+        self.judge_reserve(out);
         match self.role {
             Role::Init | Role::Standby => self.decide_standby(out),
             Role::Active => self.decide_active(out),

@@ -54,9 +54,6 @@ impl Election {
             Input::Settings(settings) => self.take_settings(settings, out),
             Input::TermReserved(up_to) => {
                 self.term_reserved = self.term_reserved.max(up_to);
-                if self.role == Role::Active {
-                    self.judge_reserve(out);
-                }
             }
             Input::Overtaken(term) => self.overtaken(term, out),
             Input::Command(command) => self.command(command, out),

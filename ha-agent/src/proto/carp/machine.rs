@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::alarms::Raised;
+use super::alarms::{DISK_ANSWERS, Raised};
 use super::api::{Action, Alarm, Input, Role, RoleReason};
 use super::config::{ElectionConfig, ElectionKeys, carp_ticks};
 use super::counters::{Counter, Counters};
@@ -70,6 +70,8 @@ pub struct Election {
     /// Terms below this one are on disk.
     pub(super) term_reserved: u64,
     term_requested: u64,
+    /// A term that this node took while it was not on disk, and since when there is one.
+    pub(super) unreserved: Option<(u64, Instant)>,
     /// First sequence number sent in this role and term: older packets grant nothing.
     pub(super) stint: u64,
 
@@ -184,6 +186,7 @@ impl Election {
             overtaken: (0, now),
             term_reserved: first_term,
             term_requested: first_term,
+            unreserved: None,
             stint: 1,
             gate: None,
             alone: false,
@@ -384,6 +387,7 @@ impl Election {
             consider(link.challenge.map(|_| link.challenge_due));
         }
         consider(self.announce_due);
+        consider(self.unreserved.map(|(_, since)| since + DISK_ANSWERS));
         consider(Some(self.silence_ends()));
         let timeout = self.timing.timeout;
         match self.role {
@@ -496,7 +500,15 @@ impl Election {
         let known = self.term.max(self.overtaken.0);
         self.term = known.saturating_add(1).max(self.term_floor);
         self.reserve_terms(out);
-        self.judge_reserve(out);
+        self.note_unreserved();
+    }
+
+    /// Takes note of a term in use that a restart might use again.
+    pub(super) fn note_unreserved(&mut self) {
+        if self.term >= self.term_reserved {
+            let since = self.unreserved.map_or(self.now, |(_, since)| since);
+            self.unreserved = Some((self.term, since));
+        }
     }
 
     pub(super) fn reserve_terms(&mut self, out: &mut Vec<Action>) {

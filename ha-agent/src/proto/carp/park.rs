@@ -263,6 +263,9 @@ impl Election {
         });
         self.record(self.role, RoleReason::Replaced, out);
         self.reserve_terms(out);
+        if self.role == Role::Active {
+            self.note_unreserved();
+        }
         self.listen_anew(if self.peers.partner().is_some() {
             self.timing.stall_wait
         } else {

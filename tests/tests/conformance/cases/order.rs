@@ -229,6 +229,15 @@ fn reserved_terms(script: &mut Script) {
     script.run(TIMEOUT);
     assert_eq!(script.term(), 5000);
     assert!(script.is_open());
+    // A disk is not as quick as an election.
+    assert!(!script.has_alarm(Alarm::TermNotReserved));
+    script.run(ms(2000));
+    assert!(script.has_alarm(Alarm::TermNotReserved));
+    // It is the term's alarm, not the role's.
+    script.partner.role = WireRole::Active;
+    script.partner.term = 6000;
+    script.advert();
+    assert_eq!(script.role(), Role::Standby);
     assert!(script.has_alarm(Alarm::TermNotReserved));
     script.happen(Happened::TermReserved(7000));
     assert!(!script.has_alarm(Alarm::TermNotReserved));
