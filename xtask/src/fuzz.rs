@@ -1,16 +1,18 @@
 //! `cargo xtask fuzz`: one target after the other under libFuzzer, and a table of what came of it.
 //!
 //! The compiler is the workspace's own: it has the sanitizers, and is told to take unstable options. What a fuzzer finds
-//! is gathered in `target/fuzz`; what is kept of that is for `--keep` to say.
+//! is gathered in `target/fuzz`; what is kept of that is for `--keep` to say. What it came to is for
+//! `cargo xtask bench report` in `target/bench/fuzz.json`.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
+use crate::build;
 use crate::workspace::{cargo, root, run, say, target};
 
 /// Version of `cargo-fuzz` that the targets are built with.
@@ -37,6 +39,14 @@ pub(crate) struct FuzzArgs {
     keep: bool,
 }
 
+impl FuzzArgs {
+    /// The options as they are typed, but for those that change nothing of the figures.
+    fn typed(&self) -> String {
+        let targets: String = self.targets.iter().flat_map(|name| [" ", name]).collect();
+        format!("{targets} --minutes {}", self.minutes)
+    }
+}
+
 /// What a target came to.
 #[derive(Debug, Default)]
 struct Account {
@@ -58,6 +68,7 @@ pub(crate) fn fuzz(args: &FuzzArgs) -> Result<()> {
         "  {:<18} {:>12} {:>9} {:>8} {:>9} {:>7}",
         "target", "executions", "a second", "edges", "features", "inputs"
     )];
+    let mut accounts = vec![format!("cargo xtask fuzz{}", args.typed())];
     let mut crashes = Vec::new();
     for name in &names {
         say(&format!("{name}: {seconds} s"));
@@ -73,11 +84,20 @@ pub(crate) fn fuzz(args: &FuzzArgs) -> Result<()> {
             account.features,
             account.inputs
         ));
+        accounts.push(format!("{name} {}", account.columns(seconds)));
         if let Some(crash) = account.crash {
             crashes.push(format!("{name}: {}", crash.display()));
         }
     }
     say(&table.join("\n"));
+    let file = target().join("fuzz/accounts");
+    fs::write(&file, accounts.join("\n") + "\n")?;
+    let report = ["--fuzz".to_owned(), file.display().to_string()];
+    ensure!(
+        build::rig("ha-report", &report)? == ExitCode::SUCCESS,
+        "the accounts in {} were not understood",
+        file.display()
+    );
     ensure!(
         crashes.is_empty(),
         "inputs that break something; mend that, and put them into tests/fuzz/corpus as `crash-…`:\n  {}",
@@ -187,6 +207,19 @@ fn play(name: &str, seconds: f64) -> Result<Account> {
 }
 
 impl Account {
+    /// As `cargo xtask bench report --fuzz` reads them.
+    fn columns(&self, seconds: f64) -> String {
+        let Self {
+            executions,
+            edges,
+            inputs,
+            crash,
+            ..
+        } = self;
+        let broken = u8::from(crash.is_some());
+        format!("{seconds} {executions} {edges} {inputs} {broken}")
+    }
+
     /// Takes note of a line of libFuzzer's, `#123 NEW cov: 45 ft: 67 corp: 8/9b …` among them.
     fn hear(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -23,6 +23,7 @@ use anyhow::Result;
 pub use figure::{Figure, Promise, Row, Summary};
 pub use options::{Case, Options};
 pub use origin::Origin;
+pub(crate) use origin::typed;
 pub(crate) use report::AGENT;
 pub use report::Report;
 

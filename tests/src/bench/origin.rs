@@ -35,14 +35,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of this machine now. `verb` is what one says to `cargo xtask`, with whose options this program was
-    /// started.
-    pub(crate) fn here(verb: &str) -> Result<Self> {
-        let mut command = format!("cargo xtask {verb}");
-        for arg in env::args().skip(1) {
-            command.push(' ');
-            command.push_str(&arg);
-        }
+    /// Of this machine now.
+    pub(crate) fn here(command: String) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("no {path}"));
         let processor = field(&read("/proc/cpuinfo")?, "model name").unwrap_or_default();
         let memory = field(&read("/proc/meminfo")?, "MemTotal").unwrap_or_default();
@@ -66,6 +60,16 @@ impl Origin {
     }
 }
 
+/// What was typed to start this program with its options, if one says `verb` to `cargo xtask` for it.
+pub(crate) fn typed(verb: &str) -> String {
+    let mut command = format!("cargo xtask {verb}");
+    for arg in env::args().skip(1) {
+        command.push(' ');
+        command.push_str(&arg);
+    }
+    command
+}
+
 /// Value of the first line `name : value`.
 fn field(text: &str, name: &str) -> Option<String> {
     text.lines().find_map(|line| {
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_described() {
-        let origin = Origin::here("bench failover").unwrap();
+        let origin = Origin::here(typed("bench failover")).unwrap();
         assert!(origin.command.starts_with("cargo xtask bench failover"));
         assert!(origin.cores > 0 && origin.memory_mib > 0 && !origin.kernel.is_empty());
         let json = serde_json::to_string(&origin).unwrap();

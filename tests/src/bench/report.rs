@@ -11,7 +11,7 @@ use comfy_table::{Cell, CellAlignment, Color, Table};
 use serde::Serialize;
 
 use super::figure::{Figure, Row, Summary};
-use super::origin::Origin;
+use super::origin::{Origin, typed};
 use super::say;
 
 /// Name under which this project's agent stands in [`Row::who`].
@@ -82,6 +82,12 @@ impl Report {
         Some(figure.summary()?.median)
     }
 
+    /// All of them.
+    #[cfg(test)]
+    pub(crate) fn figures(&self) -> &[Figure] {
+        &self.figures
+    }
+
     /// Whether everything was measured and every promise kept.
     pub fn all_kept(&self) -> bool {
         let kept = |figure: &Figure| figure.summary().is_some_and(|s| s.kept != Some(false));
@@ -114,10 +120,10 @@ impl Report {
         ratios
     }
 
-    /// Writes the JSON where later runs and documents look for it, and returns it. `verb` is what one says to
-    /// `cargo xtask` to have such figures.
-    pub(crate) fn write(&self, verb: &str, seconds: f64, path: &Path) -> Result<String> {
-        let text = self.json(verb, seconds)?;
+    /// Writes the JSON where later runs and documents look for it, and returns it. `command` is what one types to
+    /// have such figures.
+    pub(crate) fn write(&self, command: String, seconds: f64, path: &Path) -> Result<String> {
+        let text = self.json(command, seconds)?;
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
@@ -128,7 +134,7 @@ impl Report {
 
     /// Shows the figures as JSON or as a table, and writes the JSON. `verb` is the benchmark's name.
     pub fn publish(&self, verb: &str, seconds: f64, json: bool, path: &Path) -> Result<()> {
-        let text = self.write(&format!("bench {verb}"), seconds, path)?;
+        let text = self.write(typed(&format!("bench {verb}")), seconds, path)?;
         let mut out = std::io::stdout();
         if json {
             writeln!(out, "{text}")?;
@@ -140,10 +146,10 @@ impl Report {
         Ok(())
     }
 
-    fn json(&self, verb: &str, seconds: f64) -> Result<String> {
+    fn json(&self, command: String, seconds: f64) -> Result<String> {
         let document = Document {
             schema_version: 2,
-            origin: Origin::here(verb)?,
+            origin: Origin::here(command)?,
             seconds,
             figures: self
                 .figures

@@ -70,21 +70,32 @@ pub(super) fn forwarded(frames: &[Frame]) -> Vec<Sign> {
     })
 }
 
-/// Where two nodes did what only one may do, within `window` of the first time.
+/// Where two nodes did what only one may do: how long the one that had begun before went on within `window` of the
+/// other one's first time. Whichever of them is seen last is the one that has it from then on.
 pub(super) fn overlaps(signs: &[Sign], window_ns: u64) -> Vec<Overlap> {
     let mut found = Vec::new();
-    for (before, (at, sign)) in signs.iter().zip(signs.iter().enumerate().skip(1)) {
-        if before.node == sign.node {
-            continue;
+    let mut rest = signs;
+    let Some(mut holder) = signs.first().map(|sign| sign.node) else {
+        return found;
+    };
+    while let Some(at) = rest.iter().position(|sign| sign.node != holder) {
+        let (_, later) = rest.split_at(at);
+        let Some(first) = later.first() else { break };
+        let within = later.partition_point(|sign| sign.at_ns <= first.at_ns + window_ns);
+        let (within, _) = later.split_at(within);
+        let last_of = |node| within.iter().rposition(|sign| sign.node == node);
+        let (old, new) = (last_of(holder), last_of(first.node));
+        if let Some(last) = old.and_then(|index| within.get(index)) {
+            found.push(Overlap {
+                node: holder,
+                from_ns: first.at_ns,
+                to_ns: last.at_ns,
+            });
         }
-        let later = signs.get(at..).unwrap_or_default().iter();
-        let within = later.take_while(|other| other.at_ns <= sign.at_ns + window_ns);
-        let last = within.filter(|other| other.node == before.node).last();
-        found.extend(last.map(|last| Overlap {
-            node: before.node,
-            from_ns: sign.at_ns,
-            to_ns: last.at_ns,
-        }));
+        if new > old {
+            holder = first.node;
+        }
+        (_, rest) = later.split_at(old.map_or(1, |index| index + 1));
     }
     found
 }
@@ -169,6 +180,9 @@ mod tests {
         let once = signs_of(&[(1, 0), (5, 1), (6, 0), (20, 0), (300, 0)]);
         let length = |found: &Overlap| found.length_ns();
         assert_eq!(overlaps(&once, 100).iter().map(length).max(), Some(15));
+        // Whoever takes over goes on.
+        let over = signs_of(&[(1, 0), (5, 1), (6, 0), (7, 1), (90, 1)]);
+        assert_eq!(overlaps(&over, 100).iter().map(length).max(), Some(1));
         // Much later is a change back.
         assert!(overlaps(&signs_of(&[(1, 0), (5, 1), (300, 0)]), 100).is_empty());
     }

@@ -31,6 +31,7 @@ pub use options::{Command, Options};
 pub use report::{Count, Outcome, Report};
 pub use schedule::{Episode, Fault, Kind, Link, Row, Schedule, Second, Who};
 
+use crate::bench;
 use crate::clock::{now_ns, patient, sleep_until};
 use crate::pcap;
 use crate::rig::capture::Frame;
@@ -69,7 +70,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let path = options.output.join(format!("chaos-{seed}.json"));
     report.write(&path)?;
     let figures = figures::figures(&report);
-    figures.write("chaos", report.seconds, &options.figures)?;
+    figures.write(bench::typed("chaos"), report.seconds, &options.figures)?;
     let mut out = std::io::stdout();
     if options.json {
         serde_json::to_writer_pretty(&mut out, &report)?;

@@ -7,6 +7,7 @@
 
 mod chart;
 mod document;
+mod fuzz;
 mod page;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use clap::Parser;
 use crate::bench::say;
 
 /// The benchmarks, in the order of the page.
-const BENCHES: &[&str] = &["failover", "replication", "datapath", "chaos"];
+const BENCHES: &[&str] = &["failover", "replication", "datapath", "chaos", "fuzz"];
 
 /// One file of figures.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,10 +76,16 @@ pub struct Options {
     /// Root of the sources whose README and docs are written.
     #[arg(long, default_value = ".", value_name = "DIRECTORY")]
     pub to: PathBuf,
+    /// Only make new JSON of the accounts that `cargo xtask fuzz` leaves.
+    #[arg(long, value_name = "FILE")]
+    pub fuzz: Option<PathBuf>,
 }
 
 /// Writes the page.
 pub fn run(options: &Options) -> Result<()> {
+    if let Some(accounts) = &options.fuzz {
+        return fuzz::write(accounts, &options.from.join("fuzz.json"));
+    }
     let kept = options.to.join("docs/benchmarks");
     fs::create_dir_all(&kept)?;
     for run in runs(&options.from)? {
@@ -175,6 +182,7 @@ mod tests {
         run(&Options {
             from: root.join("fresh"),
             to: root.to_owned(),
+            fuzz: None,
         })
         .unwrap();
         let page = fs::read_to_string(root.join("docs/benchmarks.md")).unwrap();

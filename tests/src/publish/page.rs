@@ -21,6 +21,7 @@ fn title(bench: &str) -> &str {
         "replication" => "Replication: how soon the standby knows, and at what price",
         "datapath" => "Data plane: what a packet costs",
         "chaos" => "Chaos: faults by a seeded schedule",
+        "fuzz" => "Fuzzing: what libFuzzer played to parsers and machines",
         other => other,
     }
 }

@@ -26,7 +26,7 @@ client &
 asking=$!
 
 # Without offloads that a native program could not see through.
-timeout "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 -nographic -no-reboot \
+timeout "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 6144 -nographic -no-reboot \
 	-kernel "$kernel" -initrd "$archive" -append "console=ttyS0 panic=-1 quiet" \
 	-netdev tap,id=guest,ifname=guest,queues=4,script=no,downscript=no,vhost=off \
 	-device virtio-net-pci,netdev=guest,mq=on,vectors=10,csum=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off
