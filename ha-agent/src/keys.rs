@@ -27,7 +27,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// Others than the owner may read it.
-    #[error("{path}: mode is {mode:04o}, so others can read the key; run `chmod 600 {path}`")]
+    #[error("{path}: mode is {mode:04o}, so others can read the key")]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -35,9 +35,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// The content is not a key file.
-    #[error(
-        "{path}:{line}: {problem}; make a new file with `ha-agent keygen {path}` and copy it to both nodes"
-    )]
+    #[error("{path}:{line}: {problem}")]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -46,6 +44,25 @@ pub enum KeyError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl KeyError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Io { path, source } if source.kind() == io::ErrorKind::NotFound => format!(
+                "`ha-agent keygen {0}` on one node, then copy the file to the other as {0}, mode 0600",
+                path.display()
+            ),
+            Self::Io { .. } => "run as root, or as the owner of the file".to_owned(),
+            Self::Exposed { path, .. } => format!("run `chmod 600 {}`", path.display()),
+            Self::Malformed { .. } => {
+                "write `ID HEX` for each key, at most two lines with different ids (0 to 255), \
+                 as `ha-agent keygen` does; or copy the other node's file"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 /// One pair key: a number that names it on the wire, and 32 secret bytes.

@@ -164,7 +164,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
         let remedy = if error.kind() == io::ErrorKind::PermissionDenied {
             "run as a user who may read it, or change its mode"
         } else {
-            "check the path; deploy/ha-agent.yaml is an example to copy"
+            "check the path; to begin a configuration, copy deploy/ha-agent.yaml"
         };
         vec![Diagnostic::of_file(path, error.to_string(), remedy)]
     };
@@ -203,11 +203,7 @@ impl Loaded {
                     problems.push(Problem::error(
                         place("key_file"),
                         format!("the key of the pair cannot be used: {error}"),
-                        format!(
-                            "`ha-agent keygen {0}` on one node, then copy the file to the other \
-                             as {0}, mode 0600",
-                            node.key_file.display()
-                        ),
+                        error.remedy(),
                     ));
                 })
                 .ok()
