@@ -1,5 +1,7 @@
 //! What happens in a second: the difference of two looks.
 
+use ha_common::reason::Reason;
+
 use crate::proto::time::Instant;
 use crate::status::model::{Counters, Services, Status, TrafficStatus};
 
@@ -118,6 +120,8 @@ impl<'a> Between<'a> {
         for (name, verdict, rate) in rates {
             match verdict {
                 "transmit" | "redirect" => *packets.forwarded.get_or_insert(0.0) += rate,
+                // The data plane has handed it to the election, where it is heard.
+                "drop" if name == Reason::CarpDelivered.as_str() => {}
                 "drop" => {
                     *packets.dropped.get_or_insert(0.0) += rate;
                     if rate > 0.0 {
