@@ -14,8 +14,8 @@ use std::net::IpAddr;
 
 use syntax::Statement;
 
-/// What stands for what only a person knows; `check-config` refuses it with its place.
-const UNKNOWN: &str = "FILL-IN";
+/// What stands for what only a person knows; `check-config` refuses it with its place, also as a name.
+const UNKNOWN: &str = "FILL-IN!";
 
 /// Something that is not in the new file as it was in the old one.
 #[derive(Clone, Debug, PartialEq, Eq)]
