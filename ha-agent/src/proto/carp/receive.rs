@@ -244,7 +244,7 @@ impl Election {
             self.clear(Alarm::ConfigurationDiffers, out);
         } else {
             let what = format!(
-                "generation {} here, {} there",
+                "digest {} here, {} there",
                 self.config.generation, body.generation
             );
             self.raise_about_partner(Alarm::ConfigurationDiffers, what, out);

@@ -131,7 +131,7 @@ fn different_settings_are_told_with_both_values() {
         "interval 100ms and timeout 300ms here, 50ms and 300ms there"
     );
     let generation = raised(&pair, 0, Alarm::ConfigurationDiffers).unwrap();
-    assert_eq!(generation.what, "generation 1 here, 2 there");
+    assert_eq!(generation.what, "digest 1 here, 2 there");
     pair.input(1, Input::Generation(1));
     pair.run(ms(200));
     assert_eq!(raised(&pair, 0, Alarm::ConfigurationDiffers), None);
