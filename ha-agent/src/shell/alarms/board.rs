@@ -118,7 +118,7 @@ impl Board {
         let over = Entry::new(
             events::Kind::AlarmOver,
             "agent",
-            format!("over: {}", kind.meaning()),
+            format!("over: {}", sentence(kind)),
         );
         let over = over.with("alarm", kind.as_str());
         self.events.record(over.with("about", about));
@@ -147,7 +147,7 @@ impl Board {
             "{}",
             kind.meaning()
         );
-        let raised = Entry::new(events::Kind::AlarmRaised, "agent", kind.meaning());
+        let raised = Entry::new(events::Kind::AlarmRaised, "agent", sentence(kind));
         let raised = raised.because(&*evidence).with("alarm", kind.as_str());
         self.events.record(raised.with("about", about));
         standing.insert(
@@ -159,4 +159,9 @@ impl Board {
             },
         );
     }
+}
+
+/// What an alarm means, for what goes on behind it.
+fn sentence(kind: Kind) -> &'static str {
+    kind.meaning().trim_end_matches('.')
 }

@@ -5,6 +5,7 @@
 //! ends, and nothing is kept of it but what was received.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,13 @@ pub(super) struct Place {
     port: u16,
     device: String,
     ifindex: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = SocketAddr::new(self.own, self.port);
+        write!(f, "{own} on {}", self.device)
+    }
 }
 
 impl Place {

@@ -67,7 +67,9 @@ pub(super) async fn serve(shared: Arc<Shared>) {
             }
         };
         told = false;
-        info!(?place, "configuration channel open");
+        if let Some(place) = &place {
+            info!(%place, "configuration channel open");
+        }
         while Place::find(&shared) == place {
             let accepted = match timeout(LOOK, accept(&listener)).await {
                 Ok(accepted) => accepted,

@@ -188,7 +188,10 @@ impl Shared {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        Err(Refusal::new(problem, "see `ha-agent web --help`"))
+        Err(Refusal::new(
+            problem,
+            "the page Users lists those there are; see `ha-agent web --help`",
+        ))
     }
 }
 

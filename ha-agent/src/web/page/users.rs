@@ -60,10 +60,10 @@ pub enum UserError {
     #[error("a password has at least 12 characters, and at most 256 bytes")]
     Password,
     /// There is one already.
-    #[error("there is a user of this name already")]
+    #[error("there is a user or token of this name already")]
     Taken,
     /// There is none.
-    #[error("there is no user of this name")]
+    #[error("there is no user or token of this name")]
     Unknown,
     /// There are users already.
     #[error("the first user was made already")]
