@@ -121,11 +121,11 @@ pub enum Verb {
     Record {
         /// File to make
         file: PathBuf,
-        /// For how long
+        /// For how long; the command itself returns at once
         #[arg(long, value_name = "NUMBER", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
         seconds: u32,
     },
-    /// Capture what the data plane sends, for tcpdump and Wireshark
+    /// Capture packets as the data plane leaves them, each with its reason, for tcpdump and Wireshark
     Capture(Capture),
     /// Tell what the data plane would do with a packet, and why; nothing is sent or changed
     TracePacket(TracePacket),
@@ -319,7 +319,7 @@ pub struct Ping {
     /// How many, one a second
     #[arg(short, long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub count: u32,
-    /// Length of the ICMP message; 28 bytes less than a packet of IPv4
+    /// Length of the ICMP message; 20 bytes less than a packet of IPv4
     #[arg(short, long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=65507))]
     pub length: u16,
 }

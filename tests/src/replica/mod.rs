@@ -60,7 +60,7 @@ pub struct Options {
     /// Runs of each case.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub runs: usize,
-    /// One short run of each case, in less than two minutes.
+    /// One short run of each case, in less than four minutes.
     #[arg(long, conflicts_with = "runs")]
     pub quick: bool,
     /// Only cases whose name contains this; may be given several times.
