@@ -147,7 +147,9 @@ fn pair(facts: &Facts, status: &Status, report: &mut Report) {
         }
     }
     if !alarmed(facts, report, Check::OneActive) {
-        let roles = [Some(status.role), partner.and_then(|partner| partner.role)];
+        // What a partner said before it fell silent is not what it is.
+        let heard = partner.filter(|partner| partner.square != Square::Red);
+        let roles = [Some(status.role), heard.and_then(|partner| partner.role)];
         let active = roles
             .iter()
             .filter(|role| **role == Some(Role::Active))

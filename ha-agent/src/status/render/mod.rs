@@ -265,7 +265,8 @@ fn partner_half(partner: &Partner, own: Mode) -> Half<'_> {
 fn halves_table(halves: &[Half<'_>], style: Style) -> String {
     let mut table = style.table(&["SQUARE", "NODE", "PLACE", "ROLE", ""]);
     for half in halves {
-        let letter = if half.role == Some(Role::Active) {
+        // The role of a node that is not heard is what it last said.
+        let letter = if half.role == Some(Role::Active) && half.square != Square::Red {
             "A"
         } else {
             " "
