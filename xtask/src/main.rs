@@ -36,7 +36,7 @@ enum Verb {
     /// Options are those of the demonstration itself: `cargo xtask demo --help`.
     #[command(disable_help_flag = true)]
     Demo(Passthrough),
-    /// Measure, beside the rivals: without a name all benchmarks, which takes hours.
+    /// Measure, beside the rivals: without a name all benchmarks, which takes an hour.
     Bench(BenchArgs),
     /// Break a pair under traffic again and again, by a seeded schedule, and check from outside what must hold.
     ///

@@ -35,14 +35,15 @@ pub struct Args {
         long = "config",
         value_name = "FILE",
         default_value = DEFAULT_CONFIG,
-        global = true
+        global = true,
+        display_order = 100
     )]
     pub config: PathBuf,
     /// Control socket of the agent to command [default: as the configuration file says]
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, display_order = 101)]
     pub socket: Option<PathBuf>,
     /// Print JSON
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 102)]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
@@ -80,7 +81,7 @@ pub enum Verb {
     Failover,
     /// Put this node aside, or take it back
     Maintenance {
-        /// On: the partner takes over and this node stays out
+        /// Which of the two
         switch: Switch,
         /// Even if nobody takes over
         #[arg(long)]
@@ -594,9 +595,9 @@ impl FromStr for Which {
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// On.
+    /// The partner takes over, and this node stays out, also after a restart.
     On,
-    /// Off.
+    /// This node takes part again.
     Off,
 }
 
