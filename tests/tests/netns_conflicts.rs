@@ -330,7 +330,7 @@ fn misfits() -> Result<()> {
             "timing_differs",
             &["interval", "200ms", "100ms", "10.77."],
         )?;
-        named(node, "configuration_differs", &["generation"])?;
+        named(node, "configuration_differs", &["digest"])?;
     }
     // Only the active node advertises.
     named(

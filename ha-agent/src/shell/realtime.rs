@@ -11,6 +11,8 @@ use crate::proto::time::Instant;
 const FIFO_PRIORITY: i32 = 40;
 /// Priority of the replication thread, below all else that is real-time.
 const PREFERRED_PRIORITY: i32 = 1;
+/// Longest that it runs in one go before everything ordinary: as long as a packet may wait.
+const CREDIT_MAX: Duration = Duration::from_millis(2);
 
 /// Asks for real-time scheduling, precise timers and memory that stays resident for the calling
 /// thread. Returns what the system refused; the thread works without, only less punctually.
@@ -36,8 +38,9 @@ pub fn make_punctual() -> Vec<(&'static str, io::Error)> {
     refused
 }
 
-/// Serves the calling thread before everything ordinary, as long as that costs the ordinary little: a thread that is
-/// busy for more than half of the time has its share like all others, until it is not.
+/// Serves the calling thread before everything ordinary, the kernel's packet threads among it, as long as that costs
+/// them little: what it runs comes out of a credit, which grows by half of the time that passes, up to
+/// [`CREDIT_MAX`]. Without credit it has its share like all others.
 ///
 /// A nice value would not do. The kernel divides a group's share (a session's, a unit's) among the cores by the weights
 /// of what runs there (`calc_group_shares` in its `kernel/sched/fair.c`), so a heavy thread on one core takes the other
@@ -45,6 +48,7 @@ pub fn make_punctual() -> Vec<(&'static str, io::Error)> {
 #[derive(Debug)]
 pub struct Preference {
     preferred: bool,
+    credit: Credit,
     /// When it was judged last, and how long the thread had run until then.
     judged: (Instant, Duration),
 }
@@ -54,20 +58,25 @@ impl Preference {
     pub fn ask(now: Instant) -> io::Result<Self> {
         let mut preference = Self {
             preferred: false,
+            credit: Credit(CREDIT_MAX),
             judged: (now, used()?),
         };
         preference.set(true)?;
         Ok(preference)
     }
 
-    /// To be called by the same thread several times a second, for what it did since the last time decides.
+    /// To be called by the same thread between pieces of work that are shorter than the credit.
     pub fn judge(mut self, now: Instant) -> io::Result<Self> {
         let used = used()?;
         let (before, used_before) = std::mem::replace(&mut self.judged, (now, used));
-        self.set(is_modest(
-            used.saturating_sub(used_before),
-            now.since(before),
-        ))?;
+        self.credit
+            .take(used.saturating_sub(used_before), now.since(before));
+        let enough = if self.preferred {
+            self.credit > Credit(Duration::ZERO)
+        } else {
+            self.credit >= Credit(CREDIT_MAX / 2)
+        };
+        self.set(enough)?;
         Ok(self)
     }
 
@@ -88,9 +97,16 @@ impl Preference {
     }
 }
 
-/// Whether a thread that ran so long in this time leaves enough to the others.
-fn is_modest(used: Duration, of: Duration) -> bool {
-    used * 2 <= of
+/// How long a thread may still run before others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Credit(Duration);
+
+impl Credit {
+    /// It ran so long of this time.
+    fn take(&mut self, used: Duration, of: Duration) {
+        let grown = (self.0 + of / 2).min(CREDIT_MAX);
+        self.0 = grown.saturating_sub(used);
+    }
 }
 
 /// How long the calling thread has run.
@@ -121,11 +137,21 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_time_is_modest() {
+    fn credit_is_half_of_the_time_and_not_saved_up() {
         let ms = Duration::from_millis;
-        assert!(is_modest(ms(0), ms(0)));
-        assert!(is_modest(ms(50), ms(100)));
-        assert!(!is_modest(ms(51), ms(100)));
+        let mut credit = Credit(CREDIT_MAX);
+        credit.take(ms(1), ms(1));
+        assert_eq!(credit, Credit(CREDIT_MAX - ms(1)));
+        credit.take(ms(0), ms(3600));
+        assert_eq!(credit, Credit(CREDIT_MAX));
+        credit.take(ms(10), ms(10));
+        assert_eq!(credit, Credit(ms(0)));
+        // A thread that runs for half of the time neither loses nor wins.
+        credit.take(ms(0), ms(2));
+        for _ in 0..100 {
+            credit.take(ms(1), ms(2));
+        }
+        assert_eq!(credit, Credit(ms(1)));
     }
 
     #[test]
@@ -139,17 +165,15 @@ mod tests {
             }
         };
         assert_eq!(policy(), libc::SCHED_RR);
-        // However long that takes: what counts is the share.
-        let enough = used().unwrap() + Duration::from_millis(30);
+        // However long that takes on a busy machine.
+        let enough = used().unwrap() + CREDIT_MAX * 3;
         while used().unwrap() < enough {}
-        let (_, used_before) = preference.judged;
-        let busy = used().unwrap() - used_before;
+        // As if no time had passed but what it ran.
         preference.judged.0 = clock::now();
-        preference = preference.judge(clock::now() + busy).unwrap();
+        preference = preference.judge(preference.judged.0).unwrap();
         assert_eq!(policy(), libc::SCHED_OTHER);
-        preference.judged.0 = clock::now();
-        std::thread::sleep(Duration::from_millis(100));
-        preference.judge(clock::now() + busy).unwrap();
+        std::thread::sleep(CREDIT_MAX * 4);
+        preference.judge(clock::now()).unwrap();
         assert_eq!(policy(), libc::SCHED_RR);
     }
 }

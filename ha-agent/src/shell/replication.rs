@@ -34,8 +34,10 @@ use crate::services::{Halves, ServiceTable};
 
 /// Commands that may wait.
 const QUEUE: usize = 64;
-/// Events or packets handled before the other source gets its turn.
-const BURST: usize = 4096;
+/// Events handled before the other sources get their turn, in a millisecond or two.
+const EVENTS: usize = 256;
+/// The same of packets, each with dozens of changes.
+const PACKETS: usize = 32;
 /// How often the published snapshot is renewed.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// Entries written to the live map at once.
@@ -271,6 +273,8 @@ impl Worker {
         self.fit();
         while !self.stopped {
             self.sleep();
+            let preference = self.preference.take();
+            self.preference = preference.and_then(|it| it.judge(clock::now()).ok());
             // Before a demotion: the last changes leave under the session they belong to.
             let drained = self.receive_events(&mut actions);
             self.receive_commands(&mut actions);
@@ -376,7 +380,7 @@ impl Worker {
     /// Takes what the data plane has announced; whether that was all.
     fn receive_events(&mut self, actions: &mut Vec<Action>) -> bool {
         let (mut any, mut drained) = (false, false);
-        for _ in 0..BURST {
+        for _ in 0..EVENTS {
             let Some(item) = self.parts.ring.next() else {
                 drained = true;
                 break;
@@ -414,7 +418,7 @@ impl Worker {
 
     fn receive_packets(&mut self, actions: &mut Vec<Action>) {
         let mut buffer = [0u8; 9216];
-        for _ in 0..BURST {
+        for _ in 0..PACKETS {
             let Ok((length, _)) = self.parts.socket.recv_from(&mut buffer) else {
                 break;
             };
@@ -515,7 +519,6 @@ impl Worker {
             return;
         }
         self.next_publish = now + PUBLISH;
-        self.preference = self.preference.take().and_then(|it| it.judge(now).ok());
         let sync = self.parts.sync.snapshot();
         if self.parts.channel.transport == Transport::Auto {
             self.hearing.judge(now, &sync);

@@ -25,7 +25,11 @@ pub fn holders(
 ) -> Result<BTreeSet<Mac>> {
     netns.run(|| {
         let socket = PacketSocket::open(if_nametoindex(device)?, Receive::ArpReplies)?;
-        socket.send(&frame::arp_request(mac_of(device)?, own, target))?;
+        match socket.send(&frame::arp_request(mac_of(device)?, own, target)) {
+            // A queue that is full loses the question, and nobody answers.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+            sent => sent.context("cannot ask by ARP")?,
+        }
         let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
         let mut found = BTreeSet::new();
         let mut buffer = [0u8; 128];

@@ -31,16 +31,21 @@ impl Election {
         }
     }
 
+    /// A partner that starts is a stranger until it has answered; only a stranger that goes on is worth an alarm.
     fn judge_strangers(&mut self, out: &mut Vec<Action>) {
         let suspicious =
             self.suspected() && self.partner_heard().is_none() && self.now >= self.not_before;
-        match self.stranger_from.filter(|_| suspicious) {
-            Some(from) => {
+        self.stranger_since = suspicious.then(|| self.stranger_since.unwrap_or(self.now));
+        let Some(since) = self.stranger_since else {
+            return self.clear(Alarm::UnverifiedPartner, out);
+        };
+        match self.stranger_from {
+            Some(from) if self.now >= since + self.timing.timeout => {
                 let what = "signed with the pair's key, but this node's questions go unanswered";
                 let evidence = self.heard_from(from, what);
                 self.raise(Alarm::UnverifiedPartner, evidence, out);
             }
-            None => self.clear(Alarm::UnverifiedPartner, out),
+            _ => {}
         }
     }
 

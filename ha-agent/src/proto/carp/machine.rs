@@ -111,6 +111,8 @@ pub struct Election {
     /// Link and source of the packet last accepted, and of the last one signed by a stranger.
     pub(super) partner_from: Option<(usize, IpAddr)>,
     pub(super) stranger_from: Option<(usize, IpAddr)>,
+    /// Since when it may be the partner, which is not heard.
+    pub(super) stranger_since: Option<Instant>,
     /// The partner was once accepted by its trailer.
     pub(super) proven: bool,
     /// Replication says that the table is equal to the active partner's.
@@ -208,6 +210,7 @@ impl Election {
             foreign: None,
             partner_from: None,
             stranger_from: None,
+            stranger_since: None,
             proven: false,
             ready: false,
             unready_since: None,

@@ -187,3 +187,38 @@ fn other_shared_addresses_are_seen_in_the_digest() {
     assert_eq!(evidence.source, Some(address(0, 0)));
     assert!(pair.settled(0), "the trailer is what counts");
 }
+
+/// The first words of a partner that starts are a stranger's.
+#[test]
+fn who_does_not_answer_is_told_of_and_who_starts_is_not() {
+    let deaf = [[true; 2], [false; 2]];
+    let mut pair = Pair::new();
+    pair.run(ms(1000));
+    pair.power_off(1);
+    pair.run(TIMEOUT * 2);
+    pair.cut = deaf;
+    pair.start(1, config(1), 0);
+    pair.run(TIMEOUT / 2);
+    pair.cut = [[false; 2]; 2];
+    pair.run(TIMEOUT * 3);
+    assert_eq!(told(&pair, 0, Alarm::UnverifiedPartner), 0);
+
+    pair.power_off(1);
+    pair.run(TIMEOUT * 2);
+    pair.cut = deaf;
+    let waits = ElectionConfig {
+        initial_wait: TIMEOUT * 5,
+        ..config(1)
+    };
+    pair.start(1, waits, 0);
+    pair.run(TIMEOUT * 2);
+    let evidence = raised(&pair, 0, Alarm::UnverifiedPartner).unwrap();
+    assert_eq!(
+        evidence.what,
+        "signed with the pair's key, but this node's questions go unanswered"
+    );
+    assert_eq!(evidence.source, Some(address(1, 0)));
+    pair.cut = [[false; 2]; 2];
+    pair.run(TIMEOUT);
+    assert_eq!(raised(&pair, 0, Alarm::UnverifiedPartner), None);
+}
