@@ -38,6 +38,9 @@ const QUEUE: usize = 64;
 const EVENTS: usize = 256;
 /// The same of packets, each with dozens of changes.
 const PACKETS: usize = 32;
+/// Shortest time from one round to the next: what comes meanwhile shares packets, system calls and a wake-up. Whoever
+/// comes after a pause does not wait.
+const GATHER: Duration = Duration::from_micros(200);
 /// How often the published snapshot is renewed.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// Entries written to the live map at once.
@@ -202,6 +205,7 @@ pub fn spawn(parts: Parts, desk: DeskParts) -> io::Result<(Handle, Watcher, Join
         untold: None,
         pacified: false,
         preference: None,
+        round: Instant::default(),
         stopped: false,
     };
     let thread = thread::Builder::new()
@@ -259,6 +263,8 @@ struct Worker {
     /// Neither sends nor takes anything.
     pacified: bool,
     preference: Option<Preference>,
+    /// When the last round began.
+    round: Instant,
     stopped: bool,
 }
 
@@ -295,7 +301,8 @@ impl Worker {
         }
     }
 
-    fn sleep(&self) {
+    fn sleep(&mut self) {
+        thread::sleep((self.round + GATHER).since(clock::now()));
         let now = clock::now();
         let deadline = [
             self.parts.sync.poll_timeout(),
@@ -314,6 +321,7 @@ impl Worker {
             thread::sleep(Duration::from_millis(1));
         }
         self.wake.clear();
+        self.round = clock::now();
     }
 
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
