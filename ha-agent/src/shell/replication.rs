@@ -18,7 +18,6 @@ pub use super::channel::Channel;
 use super::channel::Hearing;
 use super::clock;
 use super::election::{RoleTerm, offer};
-use super::realtime::Preference;
 use super::records::clients::Standing;
 use super::records::{self, Desk, DeskParts, DeskSnapshot};
 use super::sweep::{self, Sweeper};
@@ -34,13 +33,8 @@ use crate::services::{Halves, ServiceTable};
 
 /// Commands that may wait.
 const QUEUE: usize = 64;
-/// Events handled before the other sources get their turn, in a millisecond or two.
-const EVENTS: usize = 256;
-/// The same of packets, each with dozens of changes.
-const PACKETS: usize = 32;
-/// Shortest time from one round to the next: what comes meanwhile shares packets, system calls and a wake-up. Whoever
-/// comes after a pause does not wait.
-const GATHER: Duration = Duration::from_micros(200);
+/// Events or packets handled before the other source gets its turn.
+const BURST: usize = 4096;
 /// How often the published snapshot is renewed.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// Entries written to the live map at once.
@@ -204,8 +198,6 @@ pub fn spawn(parts: Parts, desk: DeskParts) -> io::Result<(Handle, Watcher, Join
         hearing: Hearing::default(),
         untold: None,
         pacified: false,
-        preference: None,
-        round: Instant::default(),
         stopped: false,
     };
     let thread = thread::Builder::new()
@@ -262,25 +254,15 @@ struct Worker {
     untold: Option<bool>,
     /// Neither sends nor takes anything.
     pacified: bool,
-    preference: Option<Preference>,
-    /// When the last round began.
-    round: Instant,
     stopped: bool,
 }
 
 impl Worker {
     fn run(mut self) {
-        self.preference = Preference::ask(clock::now())
-            .inspect_err(|error| {
-                tracing::warn!(%error, "the replication thread is not preferred: on a busy machine the standby hears late");
-            })
-            .ok();
         let mut actions = Vec::new();
         self.fit();
         while !self.stopped {
             self.sleep();
-            let preference = self.preference.take();
-            self.preference = preference.and_then(|it| it.judge(clock::now()).ok());
             // Before a demotion: the last changes leave under the session they belong to.
             let drained = self.receive_events(&mut actions);
             self.receive_commands(&mut actions);
@@ -301,8 +283,7 @@ impl Worker {
         }
     }
 
-    fn sleep(&mut self) {
-        thread::sleep((self.round + GATHER).since(clock::now()));
+    fn sleep(&self) {
         let now = clock::now();
         let deadline = [
             self.parts.sync.poll_timeout(),
@@ -321,7 +302,6 @@ impl Worker {
             thread::sleep(Duration::from_millis(1));
         }
         self.wake.clear();
-        self.round = clock::now();
     }
 
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
@@ -388,7 +368,7 @@ impl Worker {
     /// Takes what the data plane has announced; whether that was all.
     fn receive_events(&mut self, actions: &mut Vec<Action>) -> bool {
         let (mut any, mut drained) = (false, false);
-        for _ in 0..EVENTS {
+        for _ in 0..BURST {
             let Some(item) = self.parts.ring.next() else {
                 drained = true;
                 break;
@@ -426,7 +406,7 @@ impl Worker {
 
     fn receive_packets(&mut self, actions: &mut Vec<Action>) {
         let mut buffer = [0u8; 9216];
-        for _ in 0..PACKETS {
+        for _ in 0..BURST {
             let Ok((length, _)) = self.parts.socket.recv_from(&mut buffer) else {
                 break;
             };
