@@ -53,10 +53,10 @@ impl Pair {
     pub fn power_on(&mut self, index: usize) -> Result<()> {
         let node = self.nodes.get(index).context("no such node")?;
         // Whoever has a copy of the mount (`ip netns exec` makes one) would keep what is pinned.
-        fs::remove_dir_all(node.bpf_dir()).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        let pins = node.bpf_dir();
+        if pins.exists() {
+            fs::remove_dir_all(pins)?;
+        }
         umount2(&node.dir().join("bpf"), MntFlags::MNT_DETACH)?;
         node.wait_without_xdp()?;
         node.netns.nft("flush ruleset")?;
