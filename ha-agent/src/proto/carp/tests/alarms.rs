@@ -217,7 +217,7 @@ fn who_does_not_answer_is_told_of_and_who_starts_is_not() {
         evidence.what,
         "signed with the pair's key, but this node's questions go unanswered"
     );
-    assert_eq!(evidence.source, Some(address(1, 0)));
+    assert!(evidence.source.is_some() && evidence.links.len() == 1);
     pair.cut = [[false; 2]; 2];
     pair.run(TIMEOUT);
     assert_eq!(raised(&pair, 0, Alarm::UnverifiedPartner), None);
