@@ -378,6 +378,8 @@ fn key_files_are_checked() {
     let (code, _, complaint) = node.run(&["check-config"]);
     assert_eq!(code, CONFIG);
     assert!(complaint.contains("64 hexadecimal digits"), "{complaint}");
+    // It would not overwrite the file.
+    assert!(!complaint.contains("ha-agent keygen /"), "{complaint}");
     fs::remove_file(&key).unwrap();
     let (code, _, complaint) = node.run(&["check-config"]);
     assert_eq!(code, CONFIG);
@@ -479,7 +481,8 @@ fn a_keepalived_file_becomes_one_to_complete() {
     node.write(&made);
     let (code, _, complaint) = node.run(&["check-config"]);
     assert_eq!(code, CONFIG);
-    assert!(complaint.contains("FILL-IN"), "{complaint}");
+    assert!(complaint.contains("FILL-IN!"), "{complaint}");
+    assert!(complaint.contains(":5:9: error:"), "the name: {complaint}");
     fs::write(&old, "vrrp_instance a {\n").unwrap();
     let (code, made, complaint) = run(&["convert", "keepalived", path(&old)]);
     assert_eq!((code, made.as_str()), (1, ""));

@@ -93,15 +93,16 @@ pub(crate) fn fuzz(args: &FuzzArgs) -> Result<()> {
     let file = target().join("fuzz/accounts");
     fs::write(&file, accounts.join("\n") + "\n")?;
     let report = ["--fuzz".to_owned(), file.display().to_string()];
-    ensure!(
-        build::rig("ha-report", &report)? == ExitCode::SUCCESS,
-        "the accounts in {} were not understood",
-        file.display()
-    );
+    let written = build::rig("ha-report", &report);
     ensure!(
         crashes.is_empty(),
         "inputs that break something; mend that, and put them into tests/fuzz/corpus as `crash-…`:\n  {}",
         crashes.join("\n  ")
+    );
+    ensure!(
+        written? == ExitCode::SUCCESS,
+        "the accounts in {} were not understood",
+        file.display()
     );
     Ok(())
 }

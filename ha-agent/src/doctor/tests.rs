@@ -398,6 +398,16 @@ fn one_fault_is_one_finding() {
     );
 }
 
+/// A partner that died while it was active is not a second active node.
+#[test]
+fn what_a_partner_said_before_it_fell_silent_is_over() {
+    let mut facts = healthy();
+    let partner = status(&mut facts).partner.as_mut().unwrap();
+    partner.role = Some(Role::Active);
+    partner.square = Square::Red;
+    assert_eq!(verdicts(&facts)[Check::OneActive.as_str()], Verdict::Pass);
+}
+
 /// One of two gateways is enough for the link, and worth a look.
 #[test]
 fn a_second_gateway_stands_in() {

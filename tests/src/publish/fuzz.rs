@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::bench::{Promise, Report, Row};
+use crate::bench::{Promise, Report, Row, say};
 use crate::fuzz::TARGETS;
 
 /// Who played the inputs.
@@ -27,6 +27,7 @@ pub(super) fn write(accounts: &Path, to: &Path) -> Result<()> {
     let (command, lines) = text.split_once('\n').context("no accounts")?;
     let (report, seconds) = read(lines)?;
     report.write(command.to_owned(), seconds, to)?;
+    say(&format!("written to {}", to.display()));
     Ok(())
 }
 

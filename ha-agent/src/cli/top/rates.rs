@@ -196,6 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn an_advertisement_for_the_election_is_not_dropped() {
+        let (before, mut now) = (sample(), later());
+        let delivered = |sample: &mut Sample| {
+            let mut counters = sample.counters.counters.iter_mut();
+            let name = Reason::CarpDelivered.as_str();
+            counters.find(|counter| counter.name == name).unwrap().value += 20;
+        };
+        let dropped = |now: &Sample| Between::new(Some(&before), now).packets().dropped;
+        let without = dropped(&now);
+        delivered(&mut now);
+        assert_eq!(dropped(&now), without);
+    }
+
+    #[test]
     fn what_began_anew_has_no_rate() {
         let (before, now) = (sample(), later());
         let backwards = Between::new(Some(&now), &before);

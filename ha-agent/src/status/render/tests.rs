@@ -197,6 +197,16 @@ fn nothing_is_said_of_a_partner_never_heard() {
 }
 
 #[test]
+fn a_partner_that_is_not_heard_is_not_shown_as_active() {
+    let mut dead = sample();
+    let partner = dead.partner.as_mut().unwrap();
+    partner.role = Some(Role::Active);
+    assert!(status(&dead, Style::PLAIN).contains("\n[A] green  lb2"));
+    dead.partner.as_mut().unwrap().square = Square::Red;
+    assert!(status(&dead, Style::PLAIN).contains("\n[ ] red    lb2"));
+}
+
+#[test]
 fn the_first_node_stands_first_on_both() {
     let mut on_second = sample();
     on_second.node.mode = Mode::Second;
