@@ -90,8 +90,7 @@ pub fn torment(options: &Options, seed: u64) -> Result<Report> {
     let began = now_ns();
     let dir = options.output.join(format!("seed-{seed}"));
     say(&format!(
-        "seed {seed}: building the network and opening {} connections",
-        options.connections
+        "seed {seed}: building the network and starting the pair"
     ));
     let mut run = Run {
         scene: Scene::start(options, &dir)?,

@@ -126,6 +126,7 @@ impl Scene {
             Asker::start(&watcher, front)?,
             Asker::start(&watcher, back)?,
         ];
+        super::say(&format!("opening {} connections", options.connections));
         let crowd = Crowd::start(&pair.client, SERVICE)?;
         crowd.open(options.connections, &Manner::ALL, OPEN_RATE);
         crowd.wait_complete_for(patient(OPEN_WITHIN))?;
