@@ -535,6 +535,42 @@ fn a_broken_file_still_tells_the_socket() {
     assert!(complaint.contains("run/ctl.sock"), "{complaint}");
 }
 
+/// A code serves once: what can be known to be wrong before is said before.
+#[test]
+fn a_device_that_is_not_there_costs_no_code() {
+    let node = Node::new();
+    let file = node.path("new.yaml");
+    let (code, _, complaint) = run(&[
+        "pair",
+        "join",
+        "127.0.0.1:1",
+        "--device",
+        "back=ha-nope",
+        "-f",
+        file.to_str().unwrap(),
+    ]);
+    assert_eq!(code, 1);
+    assert!(
+        complaint.contains("no device `ha-nope` for interface `back`"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn a_backup_that_is_not_there_is_no_fault_of_the_configuration() {
+    let node = Node::new();
+    let file = node.path("none.tar");
+    let (code, _, complaint) = run(&[
+        "restore",
+        file.to_str().unwrap(),
+        "-f",
+        node.config().to_str().unwrap(),
+    ]);
+    assert_eq!(code, 1);
+    assert!(complaint.contains("there is no such file"), "{complaint}");
+    assert!(complaint.contains("`ha-agent backup` made"), "{complaint}");
+}
+
 #[test]
 fn a_stale_socket_is_nobody() {
     let node = Node::new();

@@ -181,6 +181,13 @@ fn told(file: &Path, result: &Restored<'_>) -> String {
 }
 
 fn read(file: &Path) -> Result<Backup, Exit> {
+    if matches!(file.try_exists(), Ok(false)) {
+        complain(
+            &format!("{}: there is no such file", file.display()),
+            "nothing was changed; name a file that `ha-agent backup` made",
+        );
+        return Err(Exit::Failed);
+    }
     let bytes = config::read(file).map_err(|problems| {
         complain_about(&problems);
         blame(file)

@@ -112,8 +112,8 @@ fn offer(args: &Args, minutes: u32) -> Result<Exit, Exit> {
 fn join(args: &Args, wanted: &Join) -> Result<Exit, Exit> {
     let address = address(&wanted.address)?;
     bare(args)?;
-    let code = code(wanted.code.as_deref())?;
     let machine = machine(wanted)?;
+    let code = code(wanted.code.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -225,6 +225,15 @@ fn machine(wanted: &Join) -> Result<Machine, Exit> {
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
         let v6 = address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
         addresses.extend(v4.or(v6));
+    }
+    for (interface, device) in &wanted.devices {
+        if !devices.contains_key(device) {
+            complain(
+                &format!("this machine has no device `{device}` for interface `{interface}`"),
+                "`ip -br link` lists them; nothing was tried with the code",
+            );
+            return Err(Exit::Failed);
+        }
     }
     Ok(Machine {
         name,

@@ -1,7 +1,6 @@
 //! The replication thread: runs [`Sync`] between the data plane's event ring, the replication socket
 //! and the standby's live map.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use ha_common::event::EventKind;
+use hashbrown::HashSet;
 
 pub use super::channel::Channel;
 use super::channel::Hearing;

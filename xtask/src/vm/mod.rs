@@ -120,7 +120,7 @@ fn programs() -> Result<Vec<(&'static str, PathBuf)>> {
     let dir = target().join("vm/programs");
     fs::create_dir_all(&dir)?;
     let mut programs = vec![("bpf_fixtures", fixtures)];
-    for name in ["ha-agent", "ha-chaos"] {
+    for name in ["ha-agent", "ha-demo", "ha-chaos"] {
         programs.push((name, built.join(name)));
     }
     for (name, path) in &mut programs {

@@ -10,7 +10,7 @@
 //! compare loads and for limits: entries that replication stores or removes are counted by nobody else.
 //!
 //! Whoever wants to compare the tables with something else is shown each piece that was read ([`Piece`]), so
-//! that one walk serves both.
+//! that one walk serves both; where passes follow each other closely, not those of each pass.
 //!
 //! The walk takes a small share of one CPU ([`pace`]), as much more as it needs to be through in time; it
 //! hurries when the table is nearly full, and begins anew and hurries when the data plane has lost an event.
@@ -28,7 +28,7 @@ use ha_common::maps;
 use ha_common::reason::Tally;
 use ha_common::service::{Load, Timeouts};
 
-use self::pace::{Losses, PASS_MIN, Pace};
+use self::pace::{Losses, PASS_MIN, Pace, Shows};
 use super::ServiceTable;
 use crate::datapath::family::{FlowEntry, FlowKey};
 use crate::datapath::load::Connections;
@@ -276,6 +276,7 @@ impl Keeper {
             made: 0,
             pace: Pace::default(),
             losses: Losses::default(),
+            shows: Shows::default(),
             watcher,
         };
         let thread = thread::Builder::new()
@@ -316,6 +317,7 @@ struct Worker {
     made: u64,
     pace: Pace,
     losses: Losses,
+    shows: Shows,
     watcher: Option<Watcher>,
 }
 
@@ -354,6 +356,9 @@ impl Worker {
             self.walk.restart();
         }
         let began = self.walk.is_at_start().then_some(now);
+        if began.is_some() {
+            self.shows.begin(now, self.losses.hurry);
+        }
         let census = self
             .walk
             .step(now, active_since, self.settings.datapath())?;
@@ -396,7 +401,7 @@ impl Worker {
 
     /// Shows what was read to whoever watches.
     fn show(&mut self, began: Option<Instant>, last: bool) {
-        let Some(watcher) = &self.watcher else {
+        let Some(watcher) = self.watcher.as_ref().filter(|_| self.shows.on()) else {
             return;
         };
         let mut piece = Piece {

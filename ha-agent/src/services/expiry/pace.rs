@@ -16,6 +16,10 @@ pub(super) const PASS_MIN: Duration = Duration::from_secs(1);
 /// repaired within 31 s.
 pub(super) const PASS_MAX: Duration = Duration::from_secs(25);
 
+/// From the start of a pass that is shown to the start of the next one, at least. To compare an entry costs more than
+/// to read it, and with thousands of new connections a second most of them come and go between two looks.
+const SHOW_EVERY: Duration = Duration::from_secs(5);
+
 /// How fast a walk goes.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -84,5 +88,29 @@ impl Losses {
     pub(super) const fn pass_ended(&mut self) {
         self.hurry = self.again;
         self.again = false;
+    }
+}
+
+/// Which passes are shown to whoever watches: whole ones, not all of them.
+#[derive(Debug, Default)]
+pub(super) struct Shows {
+    /// When the last one began that is shown.
+    last: Option<Instant>,
+    on: bool,
+}
+
+impl Shows {
+    /// A pass begins; in a `hurry` it is shown in any case.
+    pub(super) fn begin(&mut self, now: Instant, hurry: bool) {
+        let due = self.last.is_none_or(|last| now.since(last) >= SHOW_EVERY);
+        self.on = due || hurry;
+        if self.on {
+            self.last = Some(now);
+        }
+    }
+
+    /// Whether this pass is shown.
+    pub(super) const fn on(&self) -> bool {
+        self.on
     }
 }

@@ -246,6 +246,23 @@ fn a_loss_begins_a_pass_and_one_more_if_it_goes_on() {
 }
 
 #[test]
+fn close_passes_are_not_all_shown() {
+    let mut shows = Shows::default();
+    let shown = |shows: &mut Shows, second: u64, hurry| {
+        shows.begin(Instant::from_nanos(second * SECOND), hurry);
+        shows.on()
+    };
+    let seconds: Vec<_> = (100..112)
+        .filter(|second| shown(&mut shows, *second, false))
+        .collect();
+    assert_eq!(seconds, [100, 105, 110]);
+    // What was lost is looked for at once, and the next look is reckoned from this one.
+    assert!(shown(&mut shows, 112, true));
+    assert!(!shown(&mut shows, 116, false));
+    assert!(shown(&mut shows, 117, false));
+}
+
+#[test]
 fn a_pass_over_a_large_table_takes_what_it_needs() {
     let mut pace = Pace::default();
     let mut now = Instant::from_nanos(1);
