@@ -49,9 +49,9 @@ const YOUNG: Duration = Duration::from_millis(5);
 /// lasted, since its retransmissions come ever more rarely.
 const HEARD_WITHIN_NS: u64 = 5_000_000_000;
 /// A frame may be stamped so much later than it was decided upon, on a machine that is busy but does not stall.
-const LATE_NS: u64 = 10_000_000;
+const LATE: Duration = Duration::from_millis(10);
 /// In a hand-over the old node goes on with established connections for so long.
-const HAND_OVER_NS: u64 = 50_000_000;
+const HAND_OVER: Duration = Duration::from_millis(50);
 /// How long two nodes that hear each other again may take to become one.
 const AGREE_NS: u64 = 1_000_000_000;
 
@@ -309,12 +309,12 @@ impl Run {
         let seen = self.scene.pulse.seen(time.clone());
         outcome.gap_ms = seen.gap_ns as f64 / 1e6;
 
-        let both = self.beyond(&other, LATE_NS);
+        let both = self.beyond(&other, LATE);
         self.report.two_active += both.len();
         outcome.violations.extend(told("claims", &both, time.start));
         if !two {
             let forwarded = evidence::overlaps(&evidence::forwarded(frames), self.window_ns);
-            let both = self.beyond(&forwarded, HAND_OVER_NS + LATE_NS);
+            let both = self.beyond(&forwarded, HAND_OVER + LATE);
             outcome
                 .violations
                 .extend(told("forwards", &both, time.start));
@@ -328,9 +328,11 @@ impl Run {
     }
 
     /// Overlaps that are longer than this, and than the machine stalled.
-    fn beyond(&self, overlaps: &[Overlap], bound_ns: u64) -> Vec<Overlap> {
+    fn beyond(&self, overlaps: &[Overlap], bound: Duration) -> Vec<Overlap> {
+        let nanos = |bound: Duration| patient(bound).as_nanos() as u64;
+        let (bound_ns, late_ns) = (nanos(bound), nanos(LATE));
         let too_long = |overlap: &&Overlap| {
-            let around = overlap.from_ns - self.window_ns..overlap.to_ns + LATE_NS;
+            let around = overlap.from_ns - self.window_ns..overlap.to_ns + late_ns;
             let stalled = self.scene.stalls.longest_ns(&around);
             overlap.length_ns() > bound_ns + stalled
         };

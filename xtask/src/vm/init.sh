@@ -2,7 +2,7 @@
 # Runs in the emulated machine, as its first process: mounts, loads modules, runs the parts that are asked for, and
 # says of each how it ended.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp TERM=dumb
-export HA_BPF_DIR=/ha/bpf HA_BIN_DIR=/ha/bin CI=1 HA_PATIENCE=5
+export HA_BPF_DIR=/ha/bpf HA_BIN_DIR=/ha/bin CI=1 HA_PATIENCE=10
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev /run /tmp /etc
 mount -t proc proc /proc
