@@ -1,6 +1,6 @@
 //! Log lines: on standard error, or in systemd's journal if that is where standard error goes.
 //!
-//! One line an event, values as fields: `role change from=Standby to=Active`. In the journal each value is a field
+//! One line an event, values as fields: `role change from=standby to=active`. In the journal each value is a field
 //! of its own, `HA_` and its name in capitals. Secrets are never given to a log call; types that hold them do not
 //! print them.
 //!

@@ -108,6 +108,13 @@ fn restore() -> Result<()> {
     ensure!(first.status()?.process == process);
     ensure!(fs::read_to_string(file("ha-agent.yaml.old"))?.contains("port: 81\n"));
 
+    // A name that no service has is a mistake, not a service without connections.
+    refused(
+        first,
+        &["connections", "--service", "nope"],
+        "no virtual service `nope`",
+    )?;
+
     // What cannot be taken over is refused as a whole.
     let other = file("other.backup");
     let other_name = other.to_str().context("text")?;

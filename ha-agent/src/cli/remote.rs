@@ -64,6 +64,11 @@ pub(super) fn command(args: &Args) -> Exit {
     match &args.verb {
         Verb::Status => ask.show(&Request::Status, |s: &Status| render::status(s, style)),
         Verb::Connections(wanted) => {
+            if let Some(name) = &wanted.service
+                && let Err(exit) = ask.known(name)
+            {
+                return exit;
+            }
             let query = ConnectionQuery {
                 service: wanted.service.clone(),
                 client: wanted.client,
@@ -163,6 +168,22 @@ impl Ask<'_> {
     ) -> Exit {
         let answer = self.client.request(request);
         self.answer(answer, render)
+    }
+
+    /// Whether there is such a virtual service: of one that is not there nobody has connections either.
+    fn known(&mut self, name: &str) -> Result<(), Exit> {
+        let services: Services = match self.client.request(&Request::Services) {
+            Ok(services) => services,
+            Err(error) => return Err(explain(&error, self.args)),
+        };
+        if services.services.iter().any(|service| service.name == name) {
+            return Ok(());
+        }
+        complain(
+            &format!("there is no virtual service `{name}`"),
+            "`ha-agent services` shows those that there are",
+        );
+        Err(Exit::Failed)
     }
 
     fn answer<T: Serialize>(

@@ -298,8 +298,8 @@ fn handle(event: Event, shared: &Arc<Shared>, terms: &TermStore) {
             reason,
             term,
         } => {
-            info!(target: EVENT, ?from, ?to, ?reason, term, "role change");
             let [from, to_word, reason] = happened::words(from, to, reason);
+            info!(target: EVENT, %from, to = %to_word, %reason, term, "role change");
             shared
                 .events
                 .record(happened::role_changed(&from, &to_word, &reason, term));
