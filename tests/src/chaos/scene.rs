@@ -37,10 +37,10 @@ const SETTLE: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Idle connections must outlive everything.
 const TIMEOUTS: &str = "timeouts: { established: 2h, closing: 1h, closed: 2s, udp: 2m }";
-/// Between two probes of the one UDP flow.
+/// Between two probes of the one UDP flow; a slower machine gets fewer, as of the questions below.
 const PULSE_EVERY: Duration = Duration::from_millis(1);
 /// Between two questions on each network for who has its shared address.
-const ASK_EVERY_NS: u64 = 10_000_000;
+const ASK_EVERY: Duration = Duration::from_millis(10);
 /// Standing connections opened a second.
 const OPEN_RATE: u64 = 1000;
 /// How long the first of them may take.
@@ -132,7 +132,7 @@ impl Scene {
         crowd.wait_complete_for(patient(OPEN_WITHIN))?;
         fs::create_dir_all(scratch)?;
         let mut scene = Self {
-            pulse: Pulse::start_every(&pair.client, SERVICE, PULSE_EVERY)?,
+            pulse: Pulse::start_every(&pair.client, SERVICE, patient(PULSE_EVERY))?,
             stalls: CoreStalls::start()?,
             squeeze: None,
             reload: None,
@@ -294,6 +294,7 @@ impl Asker {
                 frame::arp_request(arp::mac_of(device)?, own, target),
             ))
         })?;
+        let every_ns = u64::try_from(patient(ASK_EVERY).as_nanos())?;
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = thread::Builder::new()
@@ -302,7 +303,7 @@ impl Asker {
                 while !flag.load(Ordering::Relaxed) {
                     // What cannot be sent is asked again.
                     let _unsent = socket.send(&request);
-                    sleep_until(now_ns() + ASK_EVERY_NS);
+                    sleep_until(now_ns() + every_ns);
                 }
             })?;
         Ok(Self {

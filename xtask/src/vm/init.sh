@@ -73,7 +73,13 @@ fixtures() {
 # Times that an emulated machine can keep.
 failover() {
 	/ha/bin/ha-chaos --seed 1 --only power-off --only kill --only failover --faults 5 --minutes 30 --connections 40 \
-		--interval 500 --timeout 3000 --output /tmp/chaos
+		--interval 500 --timeout 3000 --output /tmp/chaos && return
+	# The machine and all that is in it is gone afterwards.
+	find /tmp -name agent.log | while read -r log; do
+		echo "$log:"
+		tail -n 25 "$log"
+	done
+	return 1
 }
 
 # The guest's own network card, with as many queues as processors; client and real server are outside.
