@@ -39,6 +39,12 @@ pub(crate) struct VmArgs {
     seconds: u64,
 }
 
+impl VmArgs {
+    fn asks_for(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == part)
+    }
+}
+
 /// A Debian release, and what its kernel is good for.
 struct Row {
     release: &'static str,
@@ -76,7 +82,7 @@ const INIT: &str = include_str!("init.sh");
 pub(crate) fn test_vm(args: &VmArgs) -> Result<()> {
     setup::setup_emulator()?;
     build::build(Profile::Release)?;
-    let programs = programs()?;
+    let programs = programs(args.asks_for("fixtures"))?;
     let mut failed = Vec::new();
     let mut table = Vec::new();
     for row in &MATRIX {
@@ -85,9 +91,10 @@ pub(crate) fn test_vm(args: &VmArgs) -> Result<()> {
         }
         let kernel = Kernel::of(row.release)?;
         let wanted: Vec<&str> = if row.supported {
-            let asked =
-                |part: &&str| args.only.is_empty() || args.only.iter().any(|name| name == part);
-            PARTS.into_iter().filter(asked).collect()
+            PARTS
+                .into_iter()
+                .filter(|part| args.asks_for(part))
+                .collect()
         } else {
             vec![REFUSAL]
         };
@@ -114,12 +121,14 @@ pub(crate) fn test_vm(args: &VmArgs) -> Result<()> {
 
 /// What runs inside: name and file, without what only a debugger reads. Optimised, since every instruction is
 /// emulated.
-fn programs() -> Result<Vec<(&'static str, PathBuf)>> {
+fn programs(fixtures: bool) -> Result<Vec<(&'static str, PathBuf)>> {
     let built = Profile::Release.programs();
-    let fixtures = test_binary("bpf_fixtures")?;
     let dir = target().join("vm/programs");
     fs::create_dir_all(&dir)?;
-    let mut programs = vec![("bpf_fixtures", fixtures)];
+    let mut programs = Vec::new();
+    if fixtures {
+        programs.push(("bpf_fixtures", test_binary("bpf_fixtures")?));
+    }
     for name in ["ha-agent", "ha-demo", "ha-chaos"] {
         programs.push((name, built.join(name)));
     }
