@@ -243,7 +243,10 @@ pub fn refused(refusal: Refusal) -> Words {
             "the partner is not heard, so there is nobody to hand over to",
             "see `ha-agent status`, and start the partner",
         ),
-        Refusal::PartnerPassive => ("the partner takes no part", "run `ha-agent resume` on it"),
+        Refusal::PartnerPassive => (
+            "the partner takes no part",
+            "run `ha-agent resume` on it, or start it if it was stopped",
+        ),
         Refusal::SameMode => (
             "the partner has the same node.mode and would not become active",
             "set node.mode to first on one node and second on the other, and restart that one",
