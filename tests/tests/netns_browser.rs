@@ -250,7 +250,9 @@ fn without_scripting() -> Result<()> {
     }
     browser.goto(&url(SHARED_FRONT, "/operate"))?;
     browser.click("#do-maintenance")?;
-    ensure!(browser.source()?.contains("id=\"consequences\""));
+    until("it says what would happen", || {
+        Ok(browser.source()?.contains("id=\"consequences\""))
+    })?;
     browser.click("#cancel")?;
     Ok(())
 }

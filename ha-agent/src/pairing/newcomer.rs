@@ -26,7 +26,7 @@ pub struct Machine {
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     /// The partner's file cannot be read by this version.
-    #[error("this version cannot read the other node's configuration (ha-agent {0})")]
+    #[error("this version cannot read the other node's configuration (ha-agent {})", .0.escape_debug())]
     Foreign(String, Vec<Diagnostic>),
     /// The partner is no node of a pair.
     #[error("the other node is not part of a pair: its `node.mode` is off")]

@@ -19,7 +19,9 @@ pub fn play(input: &[u8]) {
         return;
     };
     let shown: Vec<String> = journal.iter().map(Line::to_string).collect();
-    let again = decode(&shown.join("\n")).expect("its own text");
+    // Each with its end: an empty one is a line, too.
+    let text: String = shown.iter().map(|line| format!("{line}\n")).collect();
+    let again = decode(&text).expect("its own text");
     let again: Vec<String> = again.iter().map(Line::to_string).collect();
     assert_eq!(again, shown);
     // What the machine does now is what it does when it is asked again.
