@@ -170,7 +170,7 @@ impl Ask<'_> {
         self.answer(answer, render)
     }
 
-    /// Whether there is such a virtual service: of one that is not there nobody has connections either.
+    /// Refuses the name of a virtual service that is not there: an empty list would say that nobody uses it.
     fn known(&mut self, name: &str) -> Result<(), Exit> {
         let services: Services = match self.client.request(&Request::Services) {
             Ok(services) => services,

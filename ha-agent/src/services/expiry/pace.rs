@@ -16,8 +16,8 @@ pub(super) const PASS_MIN: Duration = Duration::from_secs(1);
 /// repaired within 31 s.
 pub(super) const PASS_MAX: Duration = Duration::from_secs(25);
 
-/// From the start of a pass that is shown to the start of the next one, at least. To compare an entry costs more than
-/// to read it, and with thousands of new connections a second most of them come and go between two looks.
+/// From the start of a pass that is shown to the start of the next one, at least: expiry needs a pass each second, what
+/// is only repaired does not.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
 
 /// How fast a walk goes.
