@@ -133,7 +133,7 @@ impl Pair {
                         self.active.handle_input(self.now, input, &mut to_standby);
                     }
                     Action::Ready(ready) => self.ready = ready,
-                    Action::Apply(_) | Action::Record(_) => {}
+                    Action::Apply { .. } | Action::Record(_) => {}
                 }
             }
             self.spent[1] += middle - start;
@@ -161,7 +161,7 @@ impl Pair {
                     self.active.handle_input(self.now, input, &mut to_standby);
                 }
                 Action::Ready(ready) => self.ready = ready,
-                Action::Apply(_) | Action::Record(_) => {}
+                Action::Apply { .. } | Action::Record(_) => {}
             }
         }
         self.exchange(to_standby)

@@ -259,20 +259,29 @@ pub fn remove_connections(
     datapath: &dyn Datapath,
     forward: &[FlowKey],
 ) -> Result<usize, DatapathError> {
-    let mut keys = Vec::with_capacity(forward.len() * 2);
+    let mut pairs = Vec::with_capacity(forward.len());
     for key in forward {
-        let Some(conn) = datapath.get_conn(key)? else {
-            continue;
-        };
-        keys.push(*key);
-        if conn.flags & flags::ONE_WAY != 0 {
-            continue;
+        if let Some(conn) = datapath.get_conn(key)? {
+            let both_ways = conn.flags & flags::ONE_WAY == 0;
+            pairs.push((*key, both_ways.then(|| conn.partner_key(key))));
         }
-        let partner = conn.partner_key(key);
-        if let Some(reverse) = datapath.get_conn(&partner)?
-            && reverse.partner_key(&partner) == *key
+    }
+    remove_pairs(datapath, &pairs)
+}
+
+/// Does what [`remove_connections`] does, given the keys of both entries.
+pub fn remove_pairs(
+    datapath: &dyn Datapath,
+    pairs: &[(FlowKey, Option<FlowKey>)],
+) -> Result<usize, DatapathError> {
+    let mut keys = Vec::with_capacity(pairs.len() * 2);
+    for (forward, reverse) in pairs {
+        keys.push(*forward);
+        if let Some(reverse) = reverse
+            && let Some(entry) = datapath.get_conn(reverse)?
+            && entry.partner_key(reverse) == *forward
         {
-            keys.push(partner);
+            keys.push(*reverse);
         }
     }
     datapath.remove_conns(&keys)

@@ -44,7 +44,7 @@ use crate::proto::time::Instant;
 pub use clients::{ClientInWords, ClientWords};
 use entry::{Entry, Server};
 use ids::{Id, Ids};
-pub use pair::{Halves, entries as halves};
+pub use pair::{Halves, entries as halves, reverse_key};
 use plan::Applied;
 pub use status::{RealStatus, ServiceStatus};
 

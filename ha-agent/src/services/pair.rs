@@ -110,6 +110,19 @@ pub fn entries(record: &Record, target: Target, now_ns: u64) -> Halves {
     }
 }
 
+/// Where the reverse entry of a connection is, if it has one.
+pub fn reverse_key(record: &Record) -> Option<FlowKey> {
+    let forward = FlowEntry {
+        from_addr: record.from_addr,
+        to_port: record.real_port,
+        from_port: record.from_port,
+        flags: record.flags & Record::LASTING,
+        ..entry_to(record.real_addr)
+    };
+    let both_ways = record.flags & flags::ONE_WAY == 0;
+    both_ways.then(|| forward.partner_key(&record.key))
+}
+
 /// What the change of an end adds to a one's-complement sum: of its address, and of its port.
 fn sums([old, new]: [End; 2]) -> (u32, u32) {
     (delta(old.0, new.0), checksum::delta16(old.1, new.1))
@@ -207,6 +220,7 @@ mod tests {
                 let Halves { forward, reverse } = entries(&record, TARGET, 99);
                 let reverse = reverse.unwrap();
                 assert_eq!(forward.1.partner_key(&forward.0), reverse.0);
+                assert_eq!(reverse_key(&record), Some(reverse.0));
                 assert_eq!(reverse.1.partner_key(&reverse.0), forward.0);
                 for (key, entry) in [forward, reverse] {
                     let after = rewritten(&key, &entry);
@@ -240,6 +254,7 @@ mod tests {
             let record = record(v6, flags::ONE_WAY);
             let Halves { forward, reverse } = entries(&record, TARGET, 99);
             assert_eq!(reverse, None);
+            assert_eq!(reverse_key(&record), None);
             assert_eq!(forward.0, record.key);
             assert_eq!(forward.1.to_addr, record.real_addr);
             assert_eq!(forward.1.flags, flags::REPLICATED | flags::ONE_WAY);

@@ -37,6 +37,7 @@ mod operator;
 pub mod packet_socket;
 mod page;
 pub mod parts;
+mod pending;
 pub mod realtime;
 pub mod records;
 pub mod reexec;

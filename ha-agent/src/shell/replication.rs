@@ -12,24 +12,24 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aya::maps::{MapData, RingBuf};
 use ha_common::event::EventKind;
-use hashbrown::HashSet;
 
 pub use super::channel::Channel;
 use super::channel::Hearing;
 use super::clock;
 use super::election::{RoleTerm, offer};
+use super::pending::{BATCH, Gone, Pending, Put};
 use super::records::clients::Standing;
 use super::records::{self, Desk, DeskParts, DeskSnapshot};
 use super::sweep::{self, Sweeper};
 use super::wake::{self, Wake};
 use crate::config::model::Transport;
-use crate::datapath::family::{self, FlowKey};
-use crate::datapath::{Datapath, remove_connections};
+use crate::datapath::family;
+use crate::datapath::{Datapath, DatapathError, remove_connections, remove_pairs};
 use crate::keys::PairKeys;
 use crate::proto::sync::{Action, Change, Input, Record, Salt, Sync, SyncRole, SyncSnapshot};
 use crate::proto::time::Instant;
 use crate::services::expiry::Watcher;
-use crate::services::{Halves, ServiceTable};
+use crate::services::{Halves, ServiceTable, reverse_key};
 
 /// Commands that may wait.
 const QUEUE: usize = 64;
@@ -37,9 +37,6 @@ const QUEUE: usize = 64;
 const BURST: usize = 4096;
 /// How often the published snapshot is renewed.
 const PUBLISH: Duration = Duration::from_millis(100);
-/// Entries written to the live map at once.
-const BATCH: usize = 256;
-
 /// What the rest of the agent tells the replication.
 #[derive(Debug)]
 enum Command {
@@ -206,36 +203,6 @@ pub fn spawn(parts: Parts, desk: DeskParts) -> io::Result<(Handle, Watcher, Join
     Ok((handle, watcher, thread))
 }
 
-/// Changes of the live map that wait to be made with few system calls. Each is of another connection, so
-/// their order does not matter.
-#[derive(Default)]
-struct Pending {
-    put: Vec<Record>,
-    gone: Vec<FlowKey>,
-    keys: HashSet<FlowKey>,
-}
-
-impl Pending {
-    /// Whether a change can wait with the others.
-    fn takes(&self, change: &Change) -> bool {
-        self.keys.len() < BATCH && !self.keys.contains(&change.key())
-    }
-
-    fn push(&mut self, change: Change) {
-        self.keys.insert(change.key());
-        match change {
-            Change::Put(record) => self.put.push(record),
-            Change::Delete(key) => self.gone.push(key),
-        }
-    }
-
-    fn clear(&mut self) {
-        self.put.clear();
-        self.gone.clear();
-        self.keys.clear();
-    }
-}
-
 struct Worker {
     parts: Parts,
     sweeper: Sweeper,
@@ -262,11 +229,13 @@ impl Worker {
         let mut actions = Vec::new();
         self.fit();
         while !self.stopped {
-            self.sleep();
+            let packets = self.sleep();
             // Before a demotion: the last changes leave under the session they belong to.
             let drained = self.receive_events(&mut actions);
             self.receive_commands(&mut actions);
-            self.receive_packets(&mut actions);
+            if packets {
+                self.receive_packets(&mut actions);
+            }
             self.desk
                 .serve(clock::now(), &mut self.parts.sync, &mut actions);
             let now = clock::now();
@@ -283,9 +252,14 @@ impl Worker {
         }
     }
 
-    fn sleep(&self) {
+    /// Sleeps until there is something to do; whether packets may have come.
+    fn sleep(&self) -> bool {
         let now = clock::now();
+        // Changes that would wait for each other need not wake this thread one by one.
+        let gathers = self.parts.sync.gathers_until();
+        let gathers = gathers.filter(|until| *until > now);
         let deadline = [
+            gathers,
             self.parts.sync.poll_timeout(),
             self.sweeper.due(&self.parts.sync),
             Some(self.next_publish),
@@ -295,13 +269,23 @@ impl Worker {
         .min();
         let fds = [
             self.wake.as_fd(),
-            self.parts.ring.as_fd(),
             self.parts.socket.as_fd(),
+            self.parts.ring.as_fd(),
         ];
-        if wake::sleep(&fds, now, deadline).is_err() {
+        let fds = if gathers.is_some() {
+            &fds[..2]
+        } else {
+            &fds[..]
+        };
+        let Ok(readable) = wake::sleep(fds, now, deadline) else {
             thread::sleep(Duration::from_millis(1));
+            return true;
+        };
+        let is = |place: usize| readable.get(place).is_none_or(|readable| *readable);
+        if is(0) {
+            self.wake.clear();
         }
-        self.wake.clear();
+        is(1)
     }
 
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
@@ -436,11 +420,11 @@ impl Worker {
                         }
                     }
                 }
-                Action::Apply(change) => {
+                Action::Apply { change, before } => {
                     if !self.pending.takes(&change) {
                         self.store();
                     }
-                    self.pending.push(change);
+                    self.pending.push(change, before.as_ref());
                 }
                 Action::Record(event) => self.desk.event(event),
                 Action::Ready(ready) => {
@@ -463,27 +447,40 @@ impl Worker {
 
     /// Brings the pending changes into the live map, both directions of each.
     fn store(&mut self) {
-        if let Err(error) = remove_connections(&*self.parts.datapath, &self.pending.gone) {
+        let (gone, put) = self.pending.take();
+        if let Err(error) = self.remove(&gone) {
             self.apply_errors += 1;
             tracing::debug!(%error, "replicated deletions not applied");
         }
-        if !self.pending.put.is_empty() {
-            self.put();
+        if !put.is_empty() {
+            self.put(&put);
         }
-        self.pending.clear();
     }
 
-    fn put(&mut self) {
+    fn remove(&self, gone: &[Gone]) -> Result<(), DatapathError> {
+        let (mut pairs, mut unknown) = (Vec::with_capacity(gone.len()), Vec::new());
+        for (key, before) in gone {
+            match before {
+                Some(record) => pairs.push((*key, reverse_key(record))),
+                None => unknown.push(*key),
+            }
+        }
+        remove_pairs(&*self.parts.datapath, &pairs)?;
+        remove_connections(&*self.parts.datapath, &unknown)?;
+        Ok(())
+    }
+
+    fn put(&mut self, put: &[Put]) {
         let now = clock::now().as_nanos();
-        let mut entries = Vec::with_capacity(2 * self.pending.put.len());
+        let mut entries = Vec::with_capacity(2 * put.len());
         {
             let Ok(mut services) = self.parts.services.lock() else {
                 return;
             };
-            for record in &self.pending.put {
+            for Put { record, whole } in put {
                 if let Some(Halves { forward, reverse }) = services.entries(record, now) {
                     // As the data plane does it: reverse first, so that no packet finds half a pair.
-                    entries.extend(reverse);
+                    entries.extend(reverse.filter(|_| *whole));
                     entries.push(forward);
                 } else {
                     self.apply_errors += 1;

@@ -44,8 +44,12 @@ impl AsFd for Wake {
     }
 }
 
-/// Sleeps until one of the descriptors is readable or the deadline has come.
-pub fn sleep(fds: &[BorrowedFd<'_>], now: Instant, deadline: Option<Instant>) -> io::Result<()> {
+/// Sleeps until one of the descriptors is readable or the deadline has come; which of them are, in their order.
+pub fn sleep(
+    fds: &[BorrowedFd<'_>],
+    now: Instant,
+    deadline: Option<Instant>,
+) -> io::Result<Vec<bool>> {
     let wait = deadline
         .map_or(LONGEST, |deadline| deadline.since(now))
         .min(LONGEST);
@@ -54,7 +58,9 @@ pub fn sleep(fds: &[BorrowedFd<'_>], now: Instant, deadline: Option<Instant>) ->
         .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
         .collect();
     match ppoll(&mut polled, Some(TimeSpec::from_duration(wait)), None) {
-        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(_) | Err(nix::Error::EINTR) => {}
+        Err(error) => return Err(error.into()),
     }
+    let readable = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+    Ok(polled.iter().map(readable).collect())
 }

@@ -20,7 +20,10 @@ pub fn play(input: &[u8]) {
     };
     let shown: Vec<String> = journal.iter().map(Line::to_string).collect();
     // Each with its end: an empty one is a line, too.
-    let text: String = shown.iter().map(|line| format!("{line}\n")).collect();
+    let text: String = shown
+        .iter()
+        .flat_map(|line| [line.as_str(), "\n"])
+        .collect();
     let again = decode(&text).expect("its own text");
     let again: Vec<String> = again.iter().map(Line::to_string).collect();
     assert_eq!(again, shown);

@@ -210,7 +210,7 @@ impl Node {
                         Some(_) | None => {}
                     }
                 }
-                Action::Apply(change) => apply(&mut self.map, change),
+                Action::Apply { change, .. } => apply(&mut self.map, change),
                 Action::Ready(_) | Action::Record(_) => {}
             }
         }

@@ -291,7 +291,7 @@ impl Two {
             match action {
                 Action::Send { to: _, bytes } => self.send(node, &bytes),
                 Action::Ready(ready) => self.nodes[node].ready = ready,
-                Action::Apply(change) => apply(&mut self.nodes[node].map, change),
+                Action::Apply { change, .. } => apply(&mut self.nodes[node].map, change),
                 Action::Record(_) => {}
             }
         }

@@ -34,7 +34,7 @@ impl World {
                 }
                 // Nobody writes any here; the machine's own simulation has them.
                 Effect::Sync(sync::Action::Record(_)) => {}
-                Effect::Sync(sync::Action::Apply(change)) => {
+                Effect::Sync(sync::Action::Apply { change, .. }) => {
                     if let Change::Put(record) = &change
                         && !self.traffic.existed(record)
                     {

@@ -117,6 +117,14 @@ impl Sync {
         }
     }
 
+    /// Until then it makes no difference when this node's own changes are told: they would wait for each other.
+    pub fn gathers_until(&self) -> Option<Instant> {
+        match &self.role {
+            Role::Active(sender) => sender.outbox.spaced_until(&self.context),
+            Role::Standby(_) => None,
+        }
+    }
+
     /// When [`Self::handle_timeout`] wants to be called next. It may lie in the past.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.role {

@@ -13,8 +13,8 @@ use super::ask::{Ask, Asking, Turn, What};
 use super::buckets::{Bucket, BucketSet, GROUPS};
 use super::bulk::MANY;
 use super::context::Context;
-use super::record::{Change, Sums};
-use super::stream::{State, Stream};
+use super::record::Sums;
+use super::stream::{State, Stream, gone};
 use super::wire::{Kind, Knows};
 use super::{Action, Destination};
 use crate::proto::time::Instant;
@@ -257,7 +257,7 @@ impl Stream {
                 let counters = &mut context.counters;
                 counters.mend_removed.add(entry.record.class(), 1);
                 counters.applied += 1;
-                out.push(Action::Apply(Change::Delete(entry.record.key)));
+                out.push(gone(entry.record));
             }
         }
         let mut equal = context.shadow.bucket_sum(bucket) == sum;

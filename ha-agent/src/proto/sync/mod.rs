@@ -30,6 +30,7 @@ mod buckets;
 mod bulk;
 mod context;
 mod counters;
+mod index;
 mod length;
 mod limits;
 mod machine;
@@ -174,7 +175,12 @@ pub enum Action {
         bytes: Vec<u8>,
     },
     /// Change the standby's live map.
-    Apply(Change),
+    Apply {
+        /// The change.
+        change: Change,
+        /// What the table had of the connection before, if that is known.
+        before: Option<Record>,
+    },
     /// Tell whom it concerns that a record which is no connection has changed.
     Record(records::Event),
     /// Whether this node holds the whole table: an active node always; a standby once a full

@@ -207,10 +207,14 @@ impl Outbox {
     /// The ring of the data plane is empty: leave at once, or soon if others have just left.
     pub(super) fn flush(&mut self, context: &Context, now: Instant) {
         if self.due.is_some() {
-            let spaced = |last| last + context.config.flush_spacing;
-            let soonest = self.flushed.map_or(now, spaced).max(now);
+            let soonest = self.spaced_until(context).map_or(now, |at| at.max(now));
             self.due = self.due.map(|due| due.min(soonest));
         }
+    }
+
+    /// Until then a change that comes does not leave, unless the packet is full.
+    pub(super) fn spaced_until(&self, context: &Context) -> Option<Instant> {
+        Some(self.flushed? + context.config.flush_spacing)
     }
 
     fn lanes(&self, open: Open) -> impl Iterator<Item = &Lane> {

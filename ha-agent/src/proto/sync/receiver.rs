@@ -133,7 +133,10 @@ impl Receiver {
             .filter(|entry| told && shadow.is_said(entry))
             .map(|entry| entry.record);
         match (said, change) {
-            (Some(record), _) => out.push(Action::Apply(Change::Put(record))),
+            (Some(record), _) => out.push(Action::Apply {
+                change: Change::Put(record),
+                before: None,
+            }),
             (None, Change::Put(record)) if !complete => {
                 let slot = slot.or_else(|| shadow.insert(record, Instant::default()));
                 match slot.and_then(|slot| shadow.get_mut(slot)) {
@@ -145,7 +148,10 @@ impl Receiver {
                 if let Some(slot) = slot {
                     shadow.remove(slot);
                 }
-                out.push(Action::Apply(Change::Delete(change.key())));
+                out.push(Action::Apply {
+                    change: Change::Delete(change.key()),
+                    before: None,
+                });
             }
         }
     }

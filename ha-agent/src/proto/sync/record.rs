@@ -133,6 +133,17 @@ impl Record {
         .with_one_stand_in()
     }
 
+    /// Whether the reverse entries of both are the same: state and version stand in the forward entry alone.
+    pub fn shares_reverse(&self, other: &Self) -> bool {
+        let (state, version) = (self.state, self.version);
+        *self
+            == Self {
+                state,
+                version,
+                ..*other
+            }
+    }
+
     /// Whether both are the same state of the same connection, wherever each was read.
     pub fn agrees(&self, other: &Self) -> bool {
         let lasting = |record: &Self| Self {

@@ -12,11 +12,8 @@
 //!
 //! A million entries take some 140 MB: the index holds slots, not keys.
 
-use std::hash::{BuildHasher, Hasher};
-
-use hashbrown::HashTable;
-
 use super::buckets::{BUCKETS, Bucket};
+use super::index::Index;
 use super::record::{Part, Record, Said};
 use super::seal::SessionKey;
 use crate::datapath::family::FlowKey;
@@ -73,8 +70,7 @@ impl Entry {
 pub(super) struct Shadow {
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
-    index: HashTable<u32>,
-    hash: KeyHash,
+    index: Index,
     capacity: usize,
     /// Entries that are gone.
     gone: usize,
@@ -128,17 +124,12 @@ const fn whole([basic, extended]: &[Said; 2]) -> u64 {
 
 impl Shadow {
     /// An empty table; memory for `capacity` entries, and for as many that are `gone`, is reserved, so
-    /// that growing never stalls.
+    /// that none is ever moved.
     pub(super) fn new(capacity: usize, gone: usize, rng: &mut Rng) -> Self {
-        let hash = KeyHash {
-            seed: rng.next_u64(),
-            multiplier: rng.next_u64() | 1,
-        };
         Self {
             slots: Vec::with_capacity(capacity + gone),
             free: Vec::new(),
-            index: HashTable::with_capacity(capacity + gone),
-            hash,
+            index: Index::new(rng),
             capacity,
             gone: 0,
             generation: 2,
@@ -152,7 +143,7 @@ impl Shadow {
 
     /// Connections held.
     pub(super) fn len(&self) -> usize {
-        self.index.len().saturating_sub(self.gone)
+        self.slots.len() - self.free.len() - self.gone
     }
 
     /// Number of slots a walk has to visit.
@@ -195,11 +186,7 @@ impl Shadow {
 
     /// The entry of a connection, also of one that is [gone](Entry::is_gone).
     pub(super) fn find(&self, key: &FlowKey) -> Option<u32> {
-        let found = self.index.find(self.hash.hash_one(key), |slot| {
-            self.get(*slot)
-                .is_some_and(|entry| entry.record.key == *key)
-        });
-        found.copied()
+        self.index.find(key, |slot| key_in(&self.slots, slot))
     }
 
     /// The entry of a connection that exists.
@@ -242,13 +229,9 @@ impl Shadow {
             self.slots.push(entry);
             slot
         };
-        let (hash, slots) = (self.hash, &self.slots);
-        let rehash = |slot: &u32| {
-            let entry = slots.get(*slot as usize).and_then(Option::as_ref);
-            entry.map_or(0, |entry| hash.hash_one(entry.record.key))
-        };
+        let slots = &self.slots;
         self.index
-            .insert_unique(hash.hash_one(record.key), slot, rehash);
+            .insert(&record.key, slot, |slot| key_in(slots, slot));
         Some(slot)
     }
 
@@ -260,10 +243,7 @@ impl Shadow {
             self.unlink(&entry);
         }
         *self.slots.get_mut(slot as usize)? = None;
-        let hash = self.hash.hash_one(entry.record.key);
-        if let Ok(found) = self.index.find_entry(hash, |other| *other == slot) {
-            found.remove();
-        }
+        self.index.remove(&entry.record.key, slot);
         self.free.push(slot);
         self.gone -= usize::from(entry.gone);
         Some(entry)
@@ -396,57 +376,9 @@ impl Shadow {
     }
 }
 
-/// Hash of the index: multiply and fold, keyed, because clients choose their ports.
-#[derive(Clone, Copy, Debug)]
-struct KeyHash {
-    seed: u64,
-    multiplier: u64,
-}
-
-impl BuildHasher for KeyHash {
-    type Hasher = Folding;
-
-    fn build_hasher(&self) -> Folding {
-        Folding {
-            state: self.seed,
-            multiplier: self.multiplier,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Folding {
-    state: u64,
-    multiplier: u64,
-}
-
-impl Hasher for Folding {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u16(&mut self, word: u16) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        let product = u128::from(self.state ^ word) * u128::from(self.multiplier);
-        self.state = (product as u64) ^ ((product >> 64) as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.state
-    }
+fn key_in(slots: &[Option<Entry>], slot: u32) -> Option<&FlowKey> {
+    let entry = slots.get(slot as usize)?.as_ref();
+    entry.map(|entry| &entry.record.key)
 }
 
 #[cfg(test)]

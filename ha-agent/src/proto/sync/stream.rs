@@ -317,7 +317,7 @@ impl Stream {
             if stale && let Some(entry) = shadow.remove(slot) {
                 context.counters.swept += 1;
                 context.counters.applied += 1;
-                out.push(Action::Apply(Change::Delete(entry.record.key)));
+                out.push(gone(entry.record));
             }
         }
         self.state = if stop == slots {
@@ -377,36 +377,43 @@ pub(super) fn apply(
     change: &Change,
     out: &mut Vec<Action>,
 ) -> bool {
-    let news = match change {
+    let action = match change {
         Change::Put(record) => put(context, key, now, record),
         Change::Delete(key) => {
             let slot = context.shadow.find(key);
-            slot.is_some_and(|slot| context.shadow.remove(slot).is_some())
+            let entry = slot.and_then(|slot| context.shadow.remove(slot));
+            entry.map(|entry| gone(entry.record))
         }
     };
-    if news {
-        context.counters.applied += 1;
-        out.push(Action::Apply(*change));
-    }
+    let news = action.is_some();
+    context.counters.applied += u64::from(news);
+    out.extend(action);
     news
 }
 
-fn put(context: &mut Context, key: &SessionKey, now: Instant, record: &Record) -> bool {
+/// What is to be done if the record is news.
+fn put(context: &mut Context, key: &SessionKey, now: Instant, record: &Record) -> Option<Action> {
     let slot = context.shadow.find(&record.key);
     let known = slot.and_then(|slot| context.shadow.get_mut(slot));
-    let news = match known {
-        Some(entry) => {
-            let news = entry.record != *record;
-            entry.record = *record;
-            entry.at = now;
-            news
-        }
-        None => true,
-    };
+    let before = known.map(|entry| {
+        entry.at = now;
+        std::mem::replace(&mut entry.record, *record)
+    });
     let Some(slot) = slot.or_else(|| context.shadow.insert(*record, now)) else {
         context.counters.table_full.add(record.class(), 1);
-        return false;
+        return None;
     };
     context.shadow.say(slot, key);
-    news
+    (before != Some(*record)).then_some(Action::Apply {
+        change: Change::Put(*record),
+        before,
+    })
+}
+
+/// Removes from the live map what the table has had.
+pub(super) const fn gone(record: Record) -> Action {
+    Action::Apply {
+        change: Change::Delete(record.key),
+        before: Some(record),
+    }
 }

@@ -19,7 +19,7 @@ use crate::proto::sync::{Action, Found, Half, Record, Remedy, Suspect, Sync};
 use crate::proto::time::Instant;
 use crate::services::expiry::{Piece, Watcher};
 use crate::services::ids::Id;
-use crate::services::{Halves, ServiceTable, Target, halves};
+use crate::services::{Halves, ServiceTable, Target, halves, reverse_key};
 
 /// Pieces that may wait.
 const PIECES: usize = 2;
@@ -192,14 +192,14 @@ impl Sweeper {
             )
         };
         let now = clock::now().as_nanos();
-        let shape = truth.map(|record| halves(&record, target.unwrap_or(NOWHERE), now));
-        let reverse_key = shape.and_then(|shape| shape.reverse).map(|(key, _)| key);
+        let of_truth = truth.as_ref().and_then(reverse_key);
+        let wanted = truth.zip(target);
         let mut view = View {
             found: Found::Nothing,
             forward,
-            reverse_key,
+            reverse_key: of_truth,
             reverse: None,
-            wanted: target.and(shape),
+            wanted: wanted.map(|(record, target)| halves(&record, target, now)),
             left: Vec::new(),
         };
         if forward.is_some() {
@@ -207,13 +207,9 @@ impl Sweeper {
         }
         // The other half of what is there, of what should be there, and of what the table has.
         let of_map = forward.filter(|entry| entry.flags & flags::ONE_WAY == 0);
-        let of_table = known.and_then(|record| halves(record, NOWHERE, 0).reverse);
         let of_map = of_map.map(|entry| entry.partner_key(key));
-        let of_table = of_table.map(|(reverse_key, _)| reverse_key);
-        let mut others: Vec<_> = [of_map, reverse_key, of_table]
-            .into_iter()
-            .flatten()
-            .collect();
+        let of_table = known.and_then(reverse_key);
+        let mut others: Vec<_> = [of_map, of_truth, of_table].into_iter().flatten().collect();
         others.sort_unstable();
         others.dedup();
         for other in others {
@@ -223,7 +219,7 @@ impl Sweeper {
             if entry.partner_key(&other) == *key {
                 view.left.push(other);
             }
-            if reverse_key == Some(other) {
+            if of_truth == Some(other) {
                 view.reverse = Some(entry);
             }
         }
@@ -291,15 +287,6 @@ pub(super) fn watcher(pieces: SyncSender<Piece>, wake: Wake) -> Watcher {
         Ok(())
     })
 }
-
-/// For keys, which do not depend on it.
-const NOWHERE: Target = Target {
-    service: 0,
-    real: Id {
-        id: 0,
-        generation: 0,
-    },
-};
 
 const fn own_target(entry: &FlowEntry) -> Target {
     Target {

@@ -83,6 +83,30 @@ fn changes_that_cancel_out_are_never_sent() {
 }
 
 #[test]
+fn changes_that_would_wait_for_each_other_need_not_be_told_one_by_one() {
+    let mut world = World::new(5);
+    let gathers_until = |world: &World| {
+        let sync = world.nodes[0].sync.as_ref().unwrap();
+        sync.gathers_until().filter(|until| *until > world.now)
+    };
+    world.run(SECOND);
+    assert_eq!(gathers_until(&world), None, "the first leaves at once");
+    world.put(record(1, 1));
+    world.flush();
+    let sent = world.snapshot(0).counters.sent_packets;
+    let until = gathers_until(&world).expect("others have just left");
+    assert_eq!(until, world.now + world.config.flush_spacing);
+    for client in 2..5 {
+        world.put(record(client, 1));
+        world.flush();
+    }
+    assert_eq!(world.snapshot(0).counters.sent_packets, sent);
+    world.run(2 * world.config.flush_spacing);
+    assert_eq!(world.snapshot(0).counters.sent_packets, sent + 1);
+    world.converge(SECOND);
+}
+
+#[test]
 fn a_connection_reborn_within_a_packet_survives() {
     let mut world = World::new(4);
     world.run(SECOND);

@@ -87,6 +87,8 @@ pub(super) struct World {
     /// Some of them are of records that are no connections.
     pub(super) records: bool,
     pub(super) sabotage: Sabotage,
+    /// Maps were changed behind the agents' backs.
+    pub(super) edited: bool,
     pub(super) config: SyncConfig,
     /// Every packet ever sent: sender and bytes.
     pub(super) recording: Option<Vec<(usize, Vec<u8>)>>,
@@ -121,6 +123,7 @@ impl World {
             rate: 0,
             records: true,
             sabotage: Sabotage::default(),
+            edited: false,
             config,
             recording: None,
             rng: Rng::new(seed),
@@ -253,9 +256,13 @@ impl World {
                 Action::Send { to: _, bytes } => self.send(node, &bytes),
                 Action::Ready(ready) => self.nodes[node].ready = ready,
                 Action::Record(event) => self.note(node, &event),
-                Action::Apply(change) => {
+                Action::Apply { change, before } => {
                     let target = &mut self.nodes[node];
                     target.applied += 1;
+                    if before.is_some() && !self.edited {
+                        let held = target.map.get(&change.key());
+                        assert_eq!(before.as_ref(), held, "what the map has is known");
+                    }
                     match change {
                         Change::Put(record) => {
                             target.map.insert(record.key, record);

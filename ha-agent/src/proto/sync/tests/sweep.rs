@@ -74,6 +74,7 @@ impl World {
 
     /// Deletes and alters entries of a node's map, and invents some, behind its agent's back; their keys.
     fn spoil(&mut self, node: usize, rng: &mut Rng) -> Vec<FlowKey> {
+        self.edited = true;
         let map = &mut self.nodes[node].map;
         let keys: Vec<_> = map.keys().copied().collect();
         let mut spoilt = Vec::new();
