@@ -93,6 +93,8 @@ fn edit() -> Result<()> {
     browser.fill("#f-real-0-weight", "heavy")?;
     browser.click("#service-preview")?;
     browser.until("#refusal", |text| text.contains("heavy"))?;
+    // It comes after what is to be looked at.
+    browser.until("#service-preview", |_text| true)?;
     let kept = browser.script(
         "return document.querySelector('#f-real-0-weight').value;",
         Vec::new(),

@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use fantoccini::elements::Element;
+use fantoccini::error::CmdError;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -72,10 +74,7 @@ impl Browser {
         })
     }
 
-    fn wait<T: Send>(
-        &self,
-        work: impl Future<Output = Result<T, fantoccini::error::CmdError>> + Send,
-    ) -> Result<T> {
+    fn wait<T: Send>(&self, work: impl Future<Output = Result<T, CmdError>> + Send) -> Result<T> {
         // The pooled connection is there already, or a new one is made in the namespace.
         self.netns.run(|| Ok(self.runtime.block_on(work)?))
     }
@@ -129,10 +128,16 @@ impl Browser {
         }
     }
 
+    /// The element, as soon as the page has it: a page is shown before all of it has come.
+    async fn find(&self, css: &str) -> Result<Element, CmdError> {
+        let wait = self.client.wait().at_most(PATIENCE / 2).every(GLANCE);
+        wait.for_element(Locator::Css(css)).await
+    }
+
     /// Clicks an element.
     pub fn click(&self, css: &str) -> Result<()> {
         let work = async {
-            let element = self.client.find(Locator::Css(css)).await?;
+            let element = self.find(css).await?;
             element.click().await
         };
         self.wait(work)
@@ -142,7 +147,7 @@ impl Browser {
     /// Writes into an element that was empty, or replaces what is there.
     pub fn fill(&self, css: &str, text: &str) -> Result<()> {
         let work = async {
-            let element = self.client.find(Locator::Css(css)).await?;
+            let element = self.find(css).await?;
             element.clear().await?;
             element.send_keys(text).await
         };
