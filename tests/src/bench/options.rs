@@ -143,9 +143,8 @@ impl Options {
             Case::Flood => self.flood_for(),
             Case::SynFlood => self.syn_flood_for(),
             Case::Busy => self.busy_for(),
-            Case::PowerOff
-            | Case::Hang
-            | Case::Planned
+            Case::PowerOff | Case::Hang => Duration::from_secs(each * self.runs_by_chance() as u64),
+            Case::Planned
             | Case::BackLink
             | Case::AgentKill
             | Case::AgentFreeze
@@ -174,9 +173,14 @@ impl Options {
             .collect()
     }
 
-    /// Runs of each case.
+    /// Runs of most cases.
     pub const fn runs(&self) -> usize {
         if self.quick { 2 } else { self.runs }
+    }
+
+    /// Runs of a case whose gap depends on when within an interval the fault comes: of two, chance would decide.
+    pub const fn runs_by_chance(&self) -> usize {
+        if self.quick { 6 } else { self.runs }
     }
 
     /// How long `flood` lasts.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use super::{Bench, Subject, Subjects, ours};
+use super::{Bench, Subject, Subjects, ours, say};
 use crate::bench::figure::{Promise, Row};
 use crate::clock::now_ns;
 use crate::rig::switch::Cut;
@@ -81,10 +81,11 @@ fn in_turn(
     rows: &[Row],
     run: impl Fn(&Bench<'_>, &mut dyn Subject) -> Result<(f64, f64)>,
 ) -> Result<()> {
-    for number in 0..bench.options.runs() {
+    let runs = bench.options.runs_by_chance();
+    for number in 1..=runs {
         for (subject, row) in subjects.iter_mut().zip(rows) {
             let (value, stall_ms) = run(bench, subject.as_mut())?;
-            bench.progress(number, row.who, &format!("{value:.2} ms"));
+            say(&format!("  {number}/{runs} {}: {value:.2} ms", row.who));
             bench.report.add(row, value, stall_ms);
         }
     }
