@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::process::Command;
-use std::thread;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -24,7 +23,7 @@ pub struct Origin {
     pub commit: Option<String>,
     /// Model name of the first processor.
     pub processor: String,
-    /// Processors in use.
+    /// Processors of the machine, whichever of them the measuring thread may use.
     pub cores: usize,
     /// Memory in MiB.
     pub memory_mib: u64,
@@ -38,7 +37,13 @@ impl Origin {
     /// Of this machine now.
     pub(crate) fn here(command: String) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("no {path}"));
-        let processor = field(&read("/proc/cpuinfo")?, "model name").unwrap_or_default();
+        let processors = read("/proc/cpuinfo")?;
+        let processor = field(&processors, "model name").unwrap_or_default();
+        let is_one = |line: &&str| {
+            line.split(':')
+                .next()
+                .is_some_and(|key| key.trim() == "processor")
+        };
         let memory = field(&read("/proc/meminfo")?, "MemTotal").unwrap_or_default();
         let kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or_default();
         Ok(Self {
@@ -46,7 +51,7 @@ impl Origin {
             date: Timestamp::now().round(jiff::Unit::Second)?,
             commit: said("git", &["describe", "--always", "--dirty"]),
             processor,
-            cores: thread::available_parallelism()?.get(),
+            cores: processors.lines().filter(is_one).count(),
             memory_mib: kib / 1024,
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             packages: PACKAGES
