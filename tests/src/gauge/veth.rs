@@ -22,7 +22,7 @@ use super::scene::{self, NAMES, RESOLVER, Scene};
 use crate::bench::{AGENT, Promise, Report, Row, say};
 use crate::rig::generator::Generator;
 use crate::rig::netns::Netns;
-use crate::rig::{Run, arp, link, locate};
+use crate::rig::{Run, arp, link, object};
 
 /// Name of the case.
 pub(super) const CASE: &str = "veth share";
@@ -139,7 +139,7 @@ impl Network {
         ] {
             link::offloads_off(netns, device)?;
         }
-        let mut sinks = Ebpf::load_file(&locate::bpf_object("ha_rig")?)?;
+        let mut sinks = object::load()?;
         let program: &mut Xdp = sinks
             .program_mut("ha_sink")
             .context("ha_rig has no program ha_sink")?

@@ -10,8 +10,8 @@ use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use ha_common::rig::{FLOOD, FLOOD_CTL, FLOOD_HEAD, Flood};
 use nix::net::if_::if_nametoindex;
 
-use super::locate;
 use super::netns::Netns;
+use super::object;
 use crate::clock::now_ns;
 use crate::traffic::prefer_this_thread;
 
@@ -27,7 +27,7 @@ pub struct Generator {
 impl Generator {
     /// One that sends this many frames a second.
     pub fn new(rate: u64) -> Result<Self> {
-        let mut ebpf = Ebpf::load_file(&locate::bpf_object("ha_rig")?)?;
+        let mut ebpf = object::load()?;
         program(&mut ebpf)?.load()?;
         let mut generator = Self { ebpf, rate };
         generator.pace(0, 0)?;

@@ -17,6 +17,7 @@ pub mod http;
 pub mod link;
 pub mod locate;
 pub mod netns;
+pub(crate) mod object;
 pub mod outage;
 pub mod pair;
 pub mod process;

@@ -16,7 +16,7 @@ use super::config::{
 use super::netns::Netns;
 use super::process::Process;
 use super::switch::Switch;
-use super::{Run, locate};
+use super::{Run, locate, object};
 
 /// The end of the tunnels: takes the outer header off every IPIP and IP6IP6 packet. It is an XDP program,
 /// since the kernel may have no tunnel devices. Dropping the value detaches it everywhere.
@@ -33,7 +33,7 @@ impl fmt::Debug for TunnelEnd {
 impl TunnelEnd {
     /// Loads it.
     pub(crate) fn load() -> Result<Self> {
-        let mut ebpf = Ebpf::load_file(&locate::bpf_object("ha_rig")?)?;
+        let mut ebpf = object::load()?;
         program(&mut ebpf)?.load()?;
         Ok(Self { ebpf })
     }

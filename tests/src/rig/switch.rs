@@ -27,7 +27,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::netns::Netns;
-use super::{link, locate};
+use super::{link, object};
 
 /// From this kernel on, programs for outgoing packets are attached by links, which can be pinned.
 const LINKS_FOR_TC: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -162,9 +162,7 @@ impl Switch {
 
 impl Programs {
     fn load() -> Result<Self> {
-        let object = locate::bpf_object("ha_rig")?;
-        let mut ebpf = Ebpf::load_file(&object)
-            .with_context(|| format!("cannot load {}", object.display()))?;
+        let mut ebpf = object::load()?;
         xdp(&mut ebpf)?.load()?;
         egress(&mut ebpf)?.load()?;
         let map = ebpf
