@@ -1,10 +1,10 @@
 //! Changes of the standby's live map that wait to be made with few system calls.
 //!
 //! One of each connection, so their order does not matter: several changes of one become one, as far as they
-//! wait together. An element of the map that is written again costs as much as a new one, and mostly it is in no
-//! cache; so a change of the state alone leaves the reverse entry, which does not hold it, as it is.
+//! wait together. To write an element again the kernel makes a new one (`htab_map_update_elem`), which costs as
+//! much as the first time; so a change of the state alone leaves the reverse entry, which does not hold it, as it is.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::datapath::family::FlowKey;
 use crate::proto::sync::{Change, Record};
@@ -29,40 +29,61 @@ enum Waiting {
     Gone(Option<Record>),
 }
 
+/// Connections remembered that the map did not take.
+const REFUSED: usize = 1 << 16;
+
 /// The changes that wait.
 #[derive(Debug, Default)]
-pub(super) struct Pending(HashMap<FlowKey, Waiting>);
+pub(super) struct Pending {
+    changes: HashMap<FlowKey, Waiting>,
+    /// The table has these, and the map may lack them or half of them.
+    refused: HashSet<FlowKey>,
+    /// There were more of them than are remembered: any connection may be one.
+    too_many: bool,
+}
 
 impl Pending {
     /// Whether a change can wait with the others.
     pub(super) fn takes(&self, change: &Change) -> bool {
-        match (self.0.get(&change.key()), change) {
+        match (self.changes.get(&change.key()), change) {
             // The entries that are to go first may be those of another real server.
             (Some(Waiting::Gone(_)), Change::Put(_)) => false,
             (Some(_), _) => true,
-            (None, _) => self.0.len() < BATCH,
+            (None, _) => self.changes.len() < BATCH,
         }
     }
 
-    /// Lets a change wait; `before` is what the map has of its connection, or will have, if that is known.
+    /// Lets a change wait; `before` is what the table had of its connection, if that is known.
     pub(super) fn push(&mut self, change: Change, before: Option<&Record>) {
         let key = change.key();
         let waiting = match change {
             Change::Put(record) => {
-                let stored = before.is_some_and(|before| record.shares_reverse(before));
-                let waits = matches!(self.0.get(&key), Some(Waiting::Put(put)) if put.whole);
+                let stored = before.is_some_and(|before| record.shares_reverse(before))
+                    && !self.too_many
+                    && !self.refused.contains(&key);
+                let waits = matches!(self.changes.get(&key), Some(Waiting::Put(put)) if put.whole);
                 let whole = !stored || waits;
                 Waiting::Put(Put { record, whole })
             }
             Change::Delete(_) => Waiting::Gone(before.copied()),
         };
-        self.0.insert(key, waiting);
+        self.changes.insert(key, waiting);
+    }
+
+    /// The map did not take a connection: whatever is stored of it next is stored whole.
+    pub(super) fn refused(&mut self, key: FlowKey) {
+        if self.refused.len() < REFUSED {
+            self.refused.insert(key);
+        } else {
+            self.too_many = true;
+        }
     }
 
     /// What is to be removed, and what is to be stored after that; nothing waits any more.
     pub(super) fn take(&mut self) -> (Vec<Gone>, Vec<Put>) {
         let (mut gone, mut stored) = (Vec::new(), Vec::new());
-        for (key, waiting) in self.0.drain() {
+        for (key, waiting) in self.changes.drain() {
+            self.refused.remove(&key);
             match waiting {
                 Waiting::Put(put) => stored.push(put),
                 Waiting::Gone(before) => gone.push((key, before)),
@@ -136,6 +157,39 @@ mod tests {
         );
         assert_eq!(pending.take(), (vec![(new.key, Some(new))], vec![]));
         assert_eq!(pending.take(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_the_map_did_not_take_is_stored_whole_the_next_time() {
+        let old = record(1, 1, ConnState::Established);
+        let new = record(1, 1, ConnState::ClientClosing);
+        let mut pending = Pending::default();
+        let whole = |pending: &mut Pending, record: Record| {
+            pending.push(Change::Put(record), Some(&old));
+            pending.take().1.first().is_some_and(|put| put.whole)
+        };
+        assert!(!whole(&mut pending, new));
+        pending.refused(new.key);
+        assert!(whole(&mut pending, new));
+        assert!(!whole(&mut pending, new), "it was taken that time");
+        for port in 0..=u16::MAX {
+            let mut other = new.key;
+            other.sport = port;
+            pending.refused(other);
+        }
+        assert!(pending.refused.len() <= REFUSED);
+        pending.refused(FlowKey {
+            dport: 81,
+            ..new.key
+        });
+        let mut another = new;
+        another.key.proto = 17;
+        let before = Record {
+            state: 1,
+            ..another
+        };
+        pending.push(Change::Put(another), Some(&before));
+        assert!(pending.take().1[0].whole, "too many to tell them apart");
     }
 
     #[test]

@@ -267,25 +267,22 @@ impl Worker {
         .into_iter()
         .flatten()
         .min();
-        let fds = [
-            self.wake.as_fd(),
-            self.parts.socket.as_fd(),
-            self.parts.ring.as_fd(),
+        let mut fds = [
+            wake::until_readable(self.wake.as_fd()),
+            wake::until_readable(self.parts.socket.as_fd()),
+            wake::until_readable(self.parts.ring.as_fd()),
         ];
-        let fds = if gathers.is_some() {
-            &fds[..2]
-        } else {
-            &fds[..]
-        };
-        let Ok(readable) = wake::sleep(fds, now, deadline) else {
+        let listened = if gathers.is_some() { 2 } else { 3 };
+        let listened = fds.get_mut(..listened).unwrap_or_default();
+        if wake::sleep(listened, now, deadline).is_err() {
             thread::sleep(Duration::from_millis(1));
             return true;
-        };
-        let is = |place: usize| readable.get(place).is_none_or(|readable| *readable);
-        if is(0) {
+        }
+        let [signal, packets, _] = fds.map(|fd| fd.any().unwrap_or(true));
+        if signal {
             self.wake.clear();
         }
-        is(1)
+        packets
     }
 
     fn receive_commands(&mut self, actions: &mut Vec<Action>) {
@@ -484,6 +481,7 @@ impl Worker {
                     entries.push(forward);
                 } else {
                     self.apply_errors += 1;
+                    self.pending.refused(record.key);
                 }
             }
             // A real server this node does not know yet was given a number.
@@ -495,6 +493,9 @@ impl Worker {
         if let Err(error) = self.parts.datapath.put_conns(&entries) {
             self.apply_errors += 1;
             tracing::debug!(%error, "replicated connections not stored");
+            for Put { record, .. } in put {
+                self.pending.refused(record.key);
+            }
         }
     }
 

@@ -44,23 +44,18 @@ impl AsFd for Wake {
     }
 }
 
-/// Sleeps until one of the descriptors is readable or the deadline has come; which of them are, in their order.
-pub fn sleep(
-    fds: &[BorrowedFd<'_>],
-    now: Instant,
-    deadline: Option<Instant>,
-) -> io::Result<Vec<bool>> {
+/// A descriptor to sleep on until it is readable.
+pub fn until_readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLIN)
+}
+
+/// Sleeps until one of the descriptors is what it is waited for, or the deadline has come.
+pub fn sleep(fds: &mut [PollFd<'_>], now: Instant, deadline: Option<Instant>) -> io::Result<()> {
     let wait = deadline
         .map_or(LONGEST, |deadline| deadline.since(now))
         .min(LONGEST);
-    let mut polled: Vec<PollFd<'_>> = fds
-        .iter()
-        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
-        .collect();
-    match ppoll(&mut polled, Some(TimeSpec::from_duration(wait)), None) {
-        Ok(_) | Err(nix::Error::EINTR) => {}
-        Err(error) => return Err(error.into()),
+    match ppoll(fds, Some(TimeSpec::from_duration(wait)), None) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    let readable = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-    Ok(polled.iter().map(readable).collect())
 }

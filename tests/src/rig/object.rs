@@ -7,7 +7,7 @@ use ha_common::maps;
 use super::locate;
 
 /// Maps of the data plane, which the object has as well: to make the large ones keeps a core from everybody,
-/// nodes that are measured included, for more than half a second where the kernel is not preempted.
+/// nodes that are measured included, where the kernel is not preempted, and longer than a partner waits.
 const UNUSED: [&str; 6] = [
     maps::CONNS4,
     maps::CONNS6,

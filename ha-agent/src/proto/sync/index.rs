@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 use crate::datapath::family::FlowKey;
 use crate::proto::rng::Rng;
 
-/// How many: at a million connections each has 16,000, which are moved in less than a millisecond.
+/// How many: at a million connections each has 16,000, and only one is moved at a time.
 const PARTS: usize = 64;
 
 /// Slots by key. The keys themselves are in the slots.

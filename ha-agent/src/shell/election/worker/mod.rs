@@ -154,14 +154,17 @@ impl Worker {
         .into_iter()
         .flatten()
         .min();
-        let mut fds = vec![self.wake.as_fd(), self.ring.as_fd(), self.carriers.as_fd()];
+        let mut fds: Vec<_> = [self.wake.as_fd(), self.ring.as_fd(), self.carriers.as_fd()]
+            .map(wake::until_readable)
+            .into();
         for port in &self.ports {
             if port.link.checked {
-                fds.push(port.socket.as_fd());
+                fds.push(wake::until_readable(port.socket.as_fd()));
             }
-            fds.extend(port.replies.iter().map(std::os::fd::AsFd::as_fd));
+            let replies = port.replies.iter().map(std::os::fd::AsFd::as_fd);
+            fds.extend(replies.map(wake::until_readable));
         }
-        if wake::sleep(&fds, now, deadline).is_err() {
+        if wake::sleep(&mut fds, now, deadline).is_err() {
             // A descriptor went bad; keep time all the same.
             thread::sleep(Duration::from_millis(1));
         }
