@@ -12,10 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, setsid};
 
 use super::netns::Netns;
 use crate::clock::now_ns;
+
+/// Even where both cores are busy.
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running process. Dropping it kills it, unless it was [released](Process::release).
 #[derive(Debug)]
@@ -61,9 +65,31 @@ impl Process {
         Ok(Pid::from_raw(i32::try_from(child.id())?))
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal. When it is told to stop, all of its threads have stopped, or it has ended, afterwards: the
+    /// kernel tells one thread, which tells the others when it comes to run, and until then they go on.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(self.pid()?, signal).with_context(|| format!("cannot signal {}", self.name))
+        kill(self.pid()?, signal).with_context(|| format!("cannot signal {}", self.name))?;
+        if signal == Signal::SIGSTOP {
+            self.wait_stopped()?;
+        }
+        Ok(())
+    }
+
+    fn wait_stopped(&self) -> Result<()> {
+        let pid = self.pid()?;
+        // What happened stays there for whoever waits for the end, and for a second signal to a stopped process.
+        let flags = WaitPidFlag::WSTOPPED
+            | WaitPidFlag::WEXITED
+            | WaitPidFlag::WNOWAIT
+            | WaitPidFlag::WNOHANG;
+        let end = now_ns() + u64::try_from(STOPPED_WITHIN.as_nanos())?;
+        while waitid(Id::Pid(pid), flags)? == WaitStatus::StillAlive {
+            if now_ns() > end {
+                bail!("{} does not stop", self.name);
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
     }
 
     /// Whether it has ended.
