@@ -10,7 +10,8 @@
 //! compare loads and for limits: entries that replication stores or removes are counted by nobody else.
 //!
 //! Whoever wants to compare the tables with something else is shown each piece that was read ([`Piece`]), so
-//! that one walk serves both; where passes follow each other closely, not those of each pass.
+//! that one walk serves both; where passes follow each other closely, not those of each pass. A node that is not active
+//! makes no other passes than these, and one as soon as it is.
 //!
 //! The walk takes a small share of one CPU ([`pace`]), as much more as it needs to be through in time; it
 //! hurries when the table is nearly full, and begins anew and hurries when the data plane has lost an event.
@@ -28,7 +29,7 @@ use ha_common::maps;
 use ha_common::reason::Tally;
 use ha_common::service::{Load, Timeouts};
 
-use self::pace::{Losses, PASS_MIN, Pace, Shows};
+use self::pace::{Losses, PASS_MIN, Pace, Purpose, Shows};
 use super::ServiceTable;
 use crate::datapath::family::{FlowEntry, FlowKey};
 use crate::datapath::load::Connections;
@@ -251,6 +252,16 @@ struct Shared {
     census: ArcSwap<Census>,
 }
 
+impl Shared {
+    /// Since when this node has been active; `None` on a standby.
+    fn active_since(&self) -> Option<Instant> {
+        match self.active_since.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Instant::from_nanos(nanos)),
+        }
+    }
+}
+
 impl Keeper {
     /// Starts walking over tables of this size.
     pub fn spawn(
@@ -285,10 +296,11 @@ impl Keeper {
         Ok(Self { shared, thread })
     }
 
-    /// Tells since when this node has been active; `None` on a standby. Never blocks.
+    /// Tells since when this node has been active; `None` on a standby. The next step follows at once. Never blocks.
     pub fn set_active(&self, since: Option<Instant>) {
         let nanos = since.map_or(0, |since| since.as_nanos().max(1));
         self.shared.active_since.store(nanos, Ordering::Relaxed);
+        self.thread.thread().unpark();
     }
 
     /// What the last complete pass found.
@@ -326,10 +338,11 @@ impl Worker {
         let mut failing = false;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let started = clock::now();
-            let pause = match self.work(started) {
+            let active_since = self.shared.active_since();
+            let pause = match self.work(started, active_since) {
                 Ok(complete) => {
                     failing = false;
-                    self.pause(started, complete)
+                    self.pause(started, complete, active_since.is_some())
                 }
                 Err(error) => {
                     if !failing {
@@ -339,16 +352,12 @@ impl Worker {
                     PASS_MIN
                 }
             };
-            self.sleep(pause);
+            self.sleep(pause, active_since);
         }
     }
 
     /// One piece; returns whether it was the last of a pass.
-    fn work(&mut self, now: Instant) -> Result<bool, DatapathError> {
-        let active_since = match self.shared.active_since.load(Ordering::Relaxed) {
-            0 => None,
-            nanos => Some(Instant::from_nanos(nanos)),
-        };
+    fn work(&mut self, now: Instant, active_since: Option<Instant>) -> Result<bool, DatapathError> {
         let counters = self.settings.datapath().counters()?;
         let made = Fullness::made(&counters);
         if self.losses.note(&counters) {
@@ -357,7 +366,8 @@ impl Worker {
         }
         let began = self.walk.is_at_start().then_some(now);
         if began.is_some() {
-            self.shows.begin(now, self.losses.hurry);
+            let purpose = Purpose::of(active_since.is_some(), self.losses.hurry);
+            self.shows.begin(now, purpose);
         }
         let census = self
             .walk
@@ -420,21 +430,24 @@ impl Worker {
         }
     }
 
-    fn pause(&mut self, started: Instant, complete: bool) -> Duration {
+    fn pause(&mut self, started: Instant, complete: bool, active: bool) -> Duration {
         let now = clock::now();
         let hurry = self.losses.hurry || self.fullness.iter().any(|fullness| fullness.full);
-        let pause = self.pace.pause(started, now, complete, hurry);
+        let purpose = Purpose::of(active, hurry);
+        let pause = self.pace.pause(started, now, complete, purpose);
         if complete {
             self.losses.pass_ended();
         }
         pause
     }
 
-    fn sleep(&self, pause: Duration) {
+    /// Sleeps until there is something to do, or the role is another one than before.
+    fn sleep(&self, pause: Duration, active_since: Option<Instant>) {
         let until = clock::now() + pause;
         loop {
             let left = until.since(clock::now());
-            if left.is_zero() || self.shared.stop.load(Ordering::Relaxed) {
+            let stop = self.shared.stop.load(Ordering::Relaxed);
+            if left.is_zero() || stop || self.shared.active_since() != active_since {
                 return;
             }
             thread::park_timeout(left.min(SLEEP_MAX));

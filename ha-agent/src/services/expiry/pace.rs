@@ -10,7 +10,7 @@ use crate::proto::time::Instant;
 const SHARE: u32 = 40;
 /// The same while the table is nearly full.
 const SHARE_FULL: u32 = 4;
-/// Shortest time from the start of one pass to the start of the next.
+/// From the start of one pass to the start of the next, at least.
 pub(super) const PASS_MIN: Duration = Duration::from_secs(1);
 /// A pass takes about this long at most, however large the table is: what replication repairs on its own is
 /// repaired within 31 s.
@@ -19,6 +19,38 @@ pub(super) const PASS_MAX: Duration = Duration::from_secs(25);
 /// From the start of a pass that is shown to the start of the next one, at least: expiry needs a pass each second, what
 /// is only repaired does not.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
+
+/// What the passes are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be shown to whoever watches, and nothing else: this node expires nothing.
+    Show,
+    /// To let connections expire.
+    Expire,
+    /// To be through soon.
+    Hurry,
+}
+
+impl Purpose {
+    /// Those of a node that is `active` or not, and in a `hurry` or not.
+    pub(super) const fn of(active: bool, hurry: bool) -> Self {
+        if hurry {
+            Self::Hurry
+        } else if active {
+            Self::Expire
+        } else {
+            Self::Show
+        }
+    }
+
+    /// Shortest time from the start of one pass to the start of the next.
+    const fn least(self) -> Duration {
+        match self {
+            Self::Show => SHOW_EVERY,
+            Self::Expire | Self::Hurry => PASS_MIN,
+        }
+    }
+}
 
 /// How fast a walk goes.
 #[derive(Debug, Default)]
@@ -36,12 +68,12 @@ impl Pace {
         started: Instant,
         now: Instant,
         complete: bool,
-        hurry: bool,
+        purpose: Purpose,
     ) -> Duration {
         let work = now.since(started);
         self.worked += work;
         let needed = PASS_MAX.as_nanos() / self.worked.max(self.last_pass).as_nanos().max(1);
-        let share = if hurry {
+        let share = if purpose == Purpose::Hurry {
             SHARE_FULL
         } else {
             u32::try_from(needed)
@@ -51,7 +83,7 @@ impl Pace {
         let mut pause = work * (share - 1);
         if complete {
             self.last_pass = std::mem::take(&mut self.worked);
-            pause = pause.max((self.pass_started + PASS_MIN).since(now));
+            pause = pause.max((self.pass_started + purpose.least()).since(now));
             self.pass_started = now + pause;
         }
         pause
@@ -91,7 +123,7 @@ impl Losses {
     }
 }
 
-/// Which passes are shown to whoever watches: whole ones, not all of them.
+/// Which passes are shown to whoever watches: whole ones, and of those for expiry not all.
 #[derive(Debug, Default)]
 pub(super) struct Shows {
     /// When the last one began that is shown.
@@ -100,10 +132,10 @@ pub(super) struct Shows {
 }
 
 impl Shows {
-    /// A pass begins; in a `hurry` it is shown in any case.
-    pub(super) fn begin(&mut self, now: Instant, hurry: bool) {
+    /// A pass begins.
+    pub(super) fn begin(&mut self, now: Instant, purpose: Purpose) {
         let due = self.last.is_none_or(|last| now.since(last) >= SHOW_EVERY);
-        self.on = due || hurry;
+        self.on = due || purpose != Purpose::Expire;
         if self.on {
             self.last = Some(now);
         }

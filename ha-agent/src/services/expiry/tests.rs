@@ -221,6 +221,30 @@ fn the_thread_takes_its_census_and_ends() {
 }
 
 #[test]
+fn the_first_pass_of_an_active_node_does_not_wait() {
+    let fake = Arc::new(plane(100));
+    let settings = Settings::new(Arc::<Fake>::clone(&fake), Config::default()).unwrap();
+    let services = Arc::new(Mutex::new(ServiceTable::new(7)));
+    let connections = Connections { v4: 50, v6: 1000 };
+    let (sender, passes) = std::sync::mpsc::channel();
+    let watcher: Watcher = Box::new(move |piece| {
+        let _over = sender.send(piece.last);
+        Ok(())
+    });
+    let keeper = Keeper::spawn(Arc::new(settings), services, connections, Some(watcher)).unwrap();
+    passes.recv_timeout(Duration::from_mins(1)).unwrap();
+    let made = connection(1, ConnState::Established, clock::now().as_nanos());
+    fake.put_conns(&made).unwrap();
+    keeper.set_active(Some(clock::now()));
+    // The standby's next pass would be shown.
+    while keeper.census().connections == 0 {
+        assert!(passes.try_recv().is_err(), "it waited");
+        thread::sleep(Duration::from_millis(1));
+    }
+    keeper.stop();
+}
+
+#[test]
 fn a_loss_begins_a_pass_and_one_more_if_it_goes_on() {
     let counters = |lost: u64| {
         let mut counters = vec![0; Tally::EventLost.index() as usize + 1];
@@ -248,42 +272,47 @@ fn a_loss_begins_a_pass_and_one_more_if_it_goes_on() {
 #[test]
 fn close_passes_are_not_all_shown() {
     let mut shows = Shows::default();
-    let shown = |shows: &mut Shows, second: u64, hurry| {
-        shows.begin(Instant::from_nanos(second * SECOND), hurry);
+    let shown = |shows: &mut Shows, second: u64, purpose| {
+        shows.begin(Instant::from_nanos(second * SECOND), purpose);
         shows.on()
     };
     let seconds: Vec<_> = (100..112)
-        .filter(|second| shown(&mut shows, *second, false))
+        .filter(|second| shown(&mut shows, *second, Purpose::Expire))
         .collect();
     assert_eq!(seconds, [100, 105, 110]);
     // What was lost is looked for at once, and the next look is reckoned from this one.
-    assert!(shown(&mut shows, 112, true));
-    assert!(!shown(&mut shows, 116, false));
-    assert!(shown(&mut shows, 117, false));
+    assert!(shown(&mut shows, 112, Purpose::Hurry));
+    assert!(!shown(&mut shows, 116, Purpose::Expire));
+    assert!(shown(&mut shows, 117, Purpose::Expire));
+    // On a standby they follow each other less closely, and there is no other reason for them.
+    assert!(shown(&mut shows, 118, Purpose::Show));
 }
 
 #[test]
 fn a_pass_over_a_large_table_takes_what_it_needs() {
     let mut pace = Pace::default();
     let mut now = Instant::from_nanos(1);
-    let mut run = |pieces: u32, work: Duration, hurry| {
+    let mut run = |pieces: u32, work: Duration, purpose| {
         let from = now;
         for piece in 1..=pieces {
             let started = now;
             now = now + work;
-            now = now + pace.pause(started, now, piece == pieces, hurry);
+            now = now + pace.pause(started, now, piece == pieces, purpose);
         }
         now.since(from)
     };
     let millis = Duration::from_millis;
     // A small one: once a second, and little of that.
-    run(10, millis(1), false);
-    assert_eq!(run(10, millis(1), false), PASS_MIN);
+    run(10, millis(1), Purpose::Expire);
+    assert_eq!(run(10, millis(1), Purpose::Expire), PASS_MIN);
+    // A standby's less often.
+    run(10, millis(1), Purpose::Show);
+    assert_eq!(run(10, millis(1), Purpose::Show), Duration::from_secs(5));
     // A large one: a share of a core, or as much as it takes.
-    run(1000, millis(1), false);
-    let took = run(1000, millis(1), false);
+    run(1000, millis(1), Purpose::Expire);
+    let took = run(1000, millis(1), Purpose::Expire);
     assert!(took > PASS_MAX * 9 / 10 && took <= PASS_MAX, "{took:?}");
-    let hurried = run(1000, millis(1), true);
+    let hurried = run(1000, millis(1), Purpose::Hurry);
     assert!(hurried < millis(4100), "{hurried:?}");
 }
 
