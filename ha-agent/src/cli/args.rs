@@ -1,20 +1,19 @@
-//! Words of the command line. Names are stable: scripts rely on them.
+//! Words of the command line. Names are stable: scripts rely on them. Verbs that take more than a few are with what
+//! carries them out.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
-use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 
+use super::connections::Connections;
+use super::events::Events;
+use super::pair::Pair;
+use super::records::Records;
+use super::trace::TracePacket;
 use crate::config::backup::Part;
 use crate::config::read_duration;
-use crate::events::Kind;
-use crate::shell::clock;
 use crate::telemetry::LogFormat;
 use crate::web::page::users::Access;
 
@@ -225,46 +224,6 @@ pub enum Foreign {
     },
 }
 
-/// Which end of a pairing.
-#[derive(Debug, Subcommand)]
-pub enum Pair {
-    /// Make a one-time code for a new node, and wait until it has come
-    Offer {
-        /// How long the code is good
-        #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
-        minutes: u32,
-    },
-    /// Make this machine the other node: with key and configuration of the one that made the code
-    Join(Join),
-}
-
-/// How to join.
-#[derive(Debug, clap::Args)]
-pub struct Join {
-    /// Where the other node is, as it says; and :PORT unless that is 6973
-    pub address: String,
-    /// The code [default: it is asked for, so that no list of processes shows it]
-    pub code: Option<String>,
-    /// Name of this node [default: the host's]
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Device of an interface of the pair; may be repeated [default: the one with the address that the other node expects]
-    #[arg(long = "device", value_name = "INTERFACE=DEVICE", value_parser = chosen)]
-    pub devices: Vec<(String, String)>,
-    /// Do not start the agent
-    #[arg(long)]
-    pub no_start: bool,
-}
-
-fn chosen(text: &str) -> Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some((interface, device)) if !interface.is_empty() && !device.is_empty() => {
-            Ok((interface.to_owned(), device.to_owned()))
-        }
-        _ => Err("an interface of the pair, = and a device of this machine, for example back=eth1"),
-    }
-}
-
 /// What to restore.
 #[derive(Debug, clap::Args)]
 pub struct Restore {
@@ -325,51 +284,6 @@ pub struct Ping {
     pub length: u16,
 }
 
-/// What to do with records.
-#[derive(Debug, Subcommand)]
-pub enum Records {
-    /// Print the value of a record
-    Get {
-        /// Namespace
-        namespace: String,
-        /// Key
-        key: String,
-    },
-    /// Write a record: only on the active node
-    Put {
-        /// Namespace
-        namespace: String,
-        /// Key
-        key: String,
-        /// Value
-        value: String,
-        /// How long it lives, for example 30s [default: until it is deleted]
-        #[arg(long, value_name = "DURATION", value_parser = ttl)]
-        ttl: Option<Duration>,
-    },
-    /// Delete a record: only on the active node
-    Delete {
-        /// Namespace
-        namespace: String,
-        /// Key
-        key: String,
-    },
-    /// Show the records of a namespace, in the order of their keys
-    List {
-        /// Namespace
-        namespace: String,
-    },
-    /// Show changes of a namespace as they happen, until interrupted
-    Watch {
-        /// Namespace
-        namespace: String,
-    },
-}
-
-fn ttl(text: &str) -> Result<Duration, &'static str> {
-    read_duration(text).ok_or("a whole number and a unit: ms, s, m or h, for example 30s")
-}
-
 /// What to do with the web page.
 #[derive(Debug, Subcommand)]
 pub enum Web {
@@ -405,72 +319,6 @@ pub enum Web {
     },
 }
 
-/// Which events to show.
-#[derive(Debug, clap::Args)]
-pub struct Events {
-    /// Not older than this: a duration like 2h, or a time like 2026-11-29, 2026-11-29T17:30 (of this machine's
-    /// zone) or 2026-11-29T17:30:00Z
-    #[arg(long, value_name = "WHEN", value_parser = when)]
-    pub since: Option<Timestamp>,
-    /// Only of this kind
-    #[arg(long, value_name = "NAME", value_parser = event_kinds())]
-    pub kind: Option<String>,
-    /// Most to show, the newest
-    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub limit: u16,
-    /// Go on with what happens next, until interrupted; with --json an object a line
-    #[arg(long)]
-    pub follow: bool,
-}
-
-fn event_kinds() -> PossibleValuesParser {
-    PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.as_str()))
-}
-
-/// A point in time: so long ago, or by the clock.
-fn when(text: &str) -> Result<Timestamp, String> {
-    if let Some(ago) = read_duration(text) {
-        let then = clock::wall().saturating_sub(ago).as_millis();
-        let then = i64::try_from(then).map_err(|error| error.to_string())?;
-        return Timestamp::from_millisecond(then).map_err(|error| error.to_string());
-    }
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
-    }
-    let local = text.parse::<DateTime>().ok();
-    let zoned = local.and_then(|local| local.to_zoned(TimeZone::system()).ok());
-    zoned.map(|zoned| zoned.timestamp()).ok_or_else(|| {
-        "write a duration like 2h, or a time like 2026-11-29, 2026-11-29T17:30 or 2026-11-29T17:30:00Z"
-            .to_owned()
-    })
-}
-
-/// Which connections to show.
-#[derive(Debug, clap::Args)]
-pub struct Connections {
-    /// Only of this virtual service
-    #[arg(long, value_name = "NAME")]
-    pub service: Option<String>,
-    /// Only of this client
-    #[arg(long, value_name = "ADDRESS")]
-    pub client: Option<IpAddr>,
-    /// Only on this real server
-    #[arg(long, value_name = "ADDRESS")]
-    pub real: Option<IpAddr>,
-    /// Only in this state
-    #[arg(long, value_parser = states())]
-    pub state: Option<String>,
-    /// Most to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub limit: usize,
-    /// Matching ones to skip
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    pub offset: usize,
-    /// The whole table, in the order in which it is stored
-    #[arg(long, conflicts_with_all = ["limit", "offset"])]
-    pub all: bool,
-}
-
 /// What to capture, and where to.
 #[derive(Debug, clap::Args)]
 pub struct Capture {
@@ -488,110 +336,6 @@ pub struct Capture {
     pub count: u64,
 }
 
-/// Which packet to ask about, and where it comes in.
-#[derive(Debug, clap::Args)]
-pub struct TracePacket {
-    /// Its sender
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        requires = "to",
-        required_unless_present = "pcap",
-        conflicts_with = "pcap"
-    )]
-    pub from: Option<SocketAddr>,
-    /// Its receiver; an IPv6 address stands in brackets
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        requires = "from",
-        conflicts_with = "pcap"
-    )]
-    pub to: Option<SocketAddr>,
-    /// Its protocol
-    #[arg(long, value_enum, default_value_t, conflicts_with = "pcap")]
-    pub protocol: Transport,
-    /// Its TCP flags, separated by commas [default: syn]
-    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "pcap")]
-    pub flags: Vec<TcpFlag>,
-    /// Its time to live
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        default_value_t = 64,
-        conflicts_with = "pcap"
-    )]
-    pub ttl: u8,
-    /// Its length from the IP header on; 0 = without payload
-    #[arg(
-        long,
-        value_name = "BYTES",
-        default_value_t = 0,
-        conflicts_with = "pcap"
-    )]
-    pub length: u16,
-    /// Interface it comes in on [default: the one that its destination address or its route tells]
-    #[arg(long = "in", value_name = "INTERFACE")]
-    pub interface: Option<String>,
-    /// Take it from a capture, pcap or pcapng
-    #[arg(long, value_name = "FILE")]
-    pub pcap: Option<PathBuf>,
-    /// Which packet of the capture: its number from 1 on, or all; each is asked about alone
-    #[arg(
-        long,
-        value_name = "NUMBER|all",
-        default_value = "1",
-        conflicts_with = "from"
-    )]
-    pub packet: Which,
-}
-
-/// TCP or UDP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Transport {
-    /// TCP.
-    #[default]
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// A TCP flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TcpFlag {
-    /// The sender is done.
-    Fin,
-    /// Begins a connection.
-    Syn,
-    /// Ends it at once.
-    Rst,
-    /// Not to be kept waiting.
-    Psh,
-    /// Acknowledges.
-    Ack,
-}
-
-/// One packet of a capture, or all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// All.
-    All,
-    /// The one with this number, from 1 on.
-    One(usize),
-}
-
-impl FromStr for Which {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.parse() {
-            _ if text == "all" => Ok(Self::All),
-            Ok(0) | Err(_) => Err("a number from 1 on, or all"),
-            Ok(number) => Ok(Self::One(number)),
-        }
-    }
-}
-
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
@@ -601,12 +345,6 @@ pub enum Switch {
     Off,
 }
 
-/// Names of connection states. Their numbers are dense from 1.
-fn states() -> PossibleValuesParser {
-    let states = (1..).map_while(ha_common::conn::ConnState::from_u8);
-    PossibleValuesParser::new(states.map(ha_common::conn::ConnState::as_str))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -614,19 +352,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Args::command().debug_assert();
-    }
-
-    #[test]
-    fn points_in_time() {
-        let utc = super::when("2026-11-29T17:30:00Z").unwrap();
-        assert_eq!(utc.to_string(), "2026-11-29T17:30:00Z");
-        assert_eq!(super::when("2026-11-29T18:30:00+01:00").unwrap(), utc);
-        let day = super::when("2026-11-29").unwrap();
-        assert_eq!(super::when("2026-11-29T00:00").unwrap(), day);
-        let ago = super::when("1h").unwrap();
-        assert!(ago < super::when("59m").unwrap());
-        for bad in ["", "yesterday", "2h30", "2026-13-01", "1h ago"] {
-            assert!(super::when(bad).is_err(), "{bad}");
-        }
     }
 }

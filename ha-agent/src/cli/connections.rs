@@ -3,13 +3,47 @@
 //! Connections that come and go meanwhile may be missed; none is listed twice.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 
+use clap::builder::PossibleValuesParser;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Exit;
 use crate::control::{Client, ClientError, Request};
 use crate::status::model::{ConnectionPage, ConnectionQuery, PAGE_MAX};
+
+/// Which connections to show.
+#[derive(Debug, clap::Args)]
+pub struct Connections {
+    /// Only of this virtual service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only of this client
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<IpAddr>,
+    /// Only on this real server
+    #[arg(long, value_name = "ADDRESS")]
+    pub real: Option<IpAddr>,
+    /// Only in this state
+    #[arg(long, value_parser = states())]
+    pub state: Option<String>,
+    /// Most to show
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub limit: usize,
+    /// Matching ones to skip
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub offset: usize,
+    /// The whole table, in the order in which it is stored
+    #[arg(long, conflicts_with_all = ["limit", "offset"])]
+    pub all: bool,
+}
+
+/// Names of connection states. Their numbers are dense from 1.
+fn states() -> PossibleValuesParser {
+    let states = (1..).map_while(ha_common::conn::ConnState::from_u8);
+    PossibleValuesParser::new(states.map(ha_common::conn::ConnState::as_str))
+}
 
 /// A page of which only the frame is understood.
 #[derive(Debug, Deserialize)]

@@ -5,12 +5,58 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use super::args::{Args, Events};
+use clap::builder::PossibleValuesParser;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use super::args::Args;
 use super::{Exit, complain, print, print_json, remote};
-use crate::config;
+use crate::config::{self, read_duration};
 use crate::control::{Client, ClientError, Request};
-use crate::events::{EventPage, EventQuery, PAGE_MAX, store};
+use crate::events::{EventPage, EventQuery, Kind, PAGE_MAX, store};
+use crate::shell::clock;
 use crate::status::render::{self, Style};
+
+/// Which events to show.
+#[derive(Debug, clap::Args)]
+pub struct Events {
+    /// Not older than this: a duration like 2h, or a time like 2026-11-29, 2026-11-29T17:30 (of this machine's
+    /// zone) or 2026-11-29T17:30:00Z
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub since: Option<Timestamp>,
+    /// Only of this kind
+    #[arg(long, value_name = "NAME", value_parser = event_kinds())]
+    pub kind: Option<String>,
+    /// Most to show, the newest
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub limit: u16,
+    /// Go on with what happens next, until interrupted; with --json an object a line
+    #[arg(long)]
+    pub follow: bool,
+}
+
+fn event_kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.as_str()))
+}
+
+/// A point in time: so long ago, or by the clock.
+fn when(text: &str) -> Result<Timestamp, String> {
+    if let Some(ago) = read_duration(text) {
+        let then = clock::wall().saturating_sub(ago).as_millis();
+        let then = i64::try_from(then).map_err(|error| error.to_string())?;
+        return Timestamp::from_millisecond(then).map_err(|error| error.to_string());
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    let local = text.parse::<DateTime>().ok();
+    let zoned = local.and_then(|local| local.to_zoned(TimeZone::system()).ok());
+    zoned.map(|zoned| zoned.timestamp()).ok_or_else(|| {
+        "write a duration like 2h, or a time like 2026-11-29, 2026-11-29T17:30 or 2026-11-29T17:30:00Z"
+            .to_owned()
+    })
+}
 
 /// How often `--follow` looks for more: an agent serves few clients at a time, so none of them stays.
 const POLL: Duration = Duration::from_millis(500);
@@ -131,5 +177,24 @@ impl Source<'_> {
                 Exit::Failed
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::when;
+
+    #[test]
+    fn points_in_time() {
+        let utc = when("2026-11-29T17:30:00Z").unwrap();
+        assert_eq!(utc.to_string(), "2026-11-29T17:30:00Z");
+        assert_eq!(when("2026-11-29T18:30:00+01:00").unwrap(), utc);
+        let day = when("2026-11-29").unwrap();
+        assert_eq!(when("2026-11-29T00:00").unwrap(), day);
+        let ago = when("1h").unwrap();
+        assert!(ago < when("59m").unwrap());
+        for bad in ["", "yesterday", "2h30", "2026-13-01", "1h ago"] {
+            assert!(when(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -4,20 +4,20 @@ pub mod args;
 mod backup;
 mod capture;
 mod config;
-mod connections;
+pub mod connections;
 mod doctor;
-mod events;
+pub mod events;
 mod local;
 mod node;
-mod pair;
+pub mod pair;
 mod paper;
 mod pcapng;
-mod records;
+pub mod records;
 mod remote;
 mod replace;
 mod run;
 mod top;
-mod trace;
+pub mod trace;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -119,7 +119,7 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         Verb::Manual { .. } => Some("manual"),
         Verb::Ping(_) => Some("ping"),
         Verb::Pair {
-            action: args::Pair::Join(_),
+            action: pair::Pair::Join(_),
         } => Some("pair join"),
         Verb::UpgradeCheck { .. } => Some("upgrade-check"),
         Verb::Config {

@@ -9,9 +9,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use clap::Subcommand;
 use nix::ifaddrs::getifaddrs;
 
-use super::args::{Args, Join, Pair};
+use super::args::Args;
 use super::remote::{explain, socket};
 use super::{Exit, complain, complain_about, print, print_json, tell};
 use crate::config::Loaded;
@@ -24,6 +25,46 @@ use crate::pairing::newcomer::{self, Machine, Unfit};
 use crate::pairing::{Gift, PairReply, PairRequest, Taken};
 use crate::shell::atomic::{replace_configuration, replace_secret};
 use crate::shell::confsync::join::{self, JoinError};
+
+/// Which end of a pairing.
+#[derive(Debug, Subcommand)]
+pub enum Pair {
+    /// Make a one-time code for a new node, and wait until it has come
+    Offer {
+        /// How long the code is good
+        #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
+        minutes: u32,
+    },
+    /// Make this machine the other node: with key and configuration of the one that made the code
+    Join(Join),
+}
+
+/// How to join.
+#[derive(Debug, clap::Args)]
+pub struct Join {
+    /// Where the other node is, as it says; and :PORT unless that is 6973
+    pub address: String,
+    /// The code [default: it is asked for, so that no list of processes shows it]
+    pub code: Option<String>,
+    /// Name of this node [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Device of an interface of the pair; may be repeated [default: the one with the address that the other node expects]
+    #[arg(long = "device", value_name = "INTERFACE=DEVICE", value_parser = chosen)]
+    pub devices: Vec<(String, String)>,
+    /// Do not start the agent
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+fn chosen(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((interface, device)) if !interface.is_empty() && !device.is_empty() => {
+            Ok((interface.to_owned(), device.to_owned()))
+        }
+        _ => Err("an interface of the pair, = and a device of this machine, for example back=eth1"),
+    }
+}
 
 /// Where the other node listens unless its configuration says otherwise.
 const PORT: u16 = 6973;

@@ -3,12 +3,59 @@
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use super::args::Records;
+use clap::Subcommand;
+
 use super::{Exit, complain, print, print_json};
+use crate::config::read_duration;
 use crate::control::{
     Blob, Client, ClientError, PAGE_MAX, RecordChange, RecordStatus, RecordsReply, RecordsRequest,
     Request,
 };
+
+/// What to do with records.
+#[derive(Debug, Subcommand)]
+pub enum Records {
+    /// Print the value of a record
+    Get {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+    },
+    /// Write a record: only on the active node
+    Put {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+        /// Value
+        value: String,
+        /// How long it lives, for example 30s [default: until it is deleted]
+        #[arg(long, value_name = "DURATION", value_parser = ttl)]
+        ttl: Option<Duration>,
+    },
+    /// Delete a record: only on the active node
+    Delete {
+        /// Namespace
+        namespace: String,
+        /// Key
+        key: String,
+    },
+    /// Show the records of a namespace, in the order of their keys
+    List {
+        /// Namespace
+        namespace: String,
+    },
+    /// Show changes of a namespace as they happen, until interrupted
+    Watch {
+        /// Namespace
+        namespace: String,
+    },
+}
+
+fn ttl(text: &str) -> Result<Duration, &'static str> {
+    read_duration(text).ok_or("a whole number and a unit: ms, s, m or h, for example 30s")
+}
 
 /// Carries out the command.
 pub(super) fn records(

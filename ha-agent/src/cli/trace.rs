@@ -1,12 +1,15 @@
 //! `ha-agent trace-packet`: asks what the data plane would do with a packet.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::ValueEnum;
 use clap::error::ErrorKind;
 use ha_ebpf::parse::transport::flag;
 use serde::Serialize;
 
-use super::args::{TcpFlag, TracePacket, Transport, Which};
 use super::{Exit, complain, print, print_json, wrong_usage};
 use crate::control::{Client, ClientError, Request};
 use crate::status::model::SCHEMA_VERSION;
@@ -14,6 +17,110 @@ use crate::status::render::{self, Style};
 use crate::trace::frame::Packet;
 use crate::trace::model::{FRAME_MAX, Trace, TraceRequest};
 use crate::trace::pcap;
+
+/// Which packet to ask about, and where it comes in.
+#[derive(Debug, clap::Args)]
+pub struct TracePacket {
+    /// Its sender
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        requires = "to",
+        required_unless_present = "pcap",
+        conflicts_with = "pcap"
+    )]
+    pub from: Option<SocketAddr>,
+    /// Its receiver; an IPv6 address stands in brackets
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        requires = "from",
+        conflicts_with = "pcap"
+    )]
+    pub to: Option<SocketAddr>,
+    /// Its protocol
+    #[arg(long, value_enum, default_value_t, conflicts_with = "pcap")]
+    pub protocol: Transport,
+    /// Its TCP flags, separated by commas [default: syn]
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "pcap")]
+    pub flags: Vec<TcpFlag>,
+    /// Its time to live
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 64,
+        conflicts_with = "pcap"
+    )]
+    pub ttl: u8,
+    /// Its length from the IP header on; 0 = without payload
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 0,
+        conflicts_with = "pcap"
+    )]
+    pub length: u16,
+    /// Interface it comes in on [default: the one that its destination address or its route tells]
+    #[arg(long = "in", value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Take it from a capture, pcap or pcapng
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Which packet of the capture: its number from 1 on, or all; each is asked about alone
+    #[arg(
+        long,
+        value_name = "NUMBER|all",
+        default_value = "1",
+        conflicts_with = "from"
+    )]
+    pub packet: Which,
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A TCP flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TcpFlag {
+    /// The sender is done.
+    Fin,
+    /// Begins a connection.
+    Syn,
+    /// Ends it at once.
+    Rst,
+    /// Not to be kept waiting.
+    Psh,
+    /// Acknowledges.
+    Ack,
+}
+
+/// One packet of a capture, or all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// The one with this number, from 1 on.
+    One(usize),
+}
+
+impl FromStr for Which {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            _ if text == "all" => Ok(Self::All),
+            Ok(0) | Err(_) => Err("a number from 1 on, or all"),
+            Ok(number) => Ok(Self::One(number)),
+        }
+    }
+}
 
 /// What `trace-packet --json` prints.
 #[derive(Serialize)]
