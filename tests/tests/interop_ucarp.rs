@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ha_agent::status::model::Role;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until};
 use ha_tests::rig::config::{self, PairConfig, SHARED_FRONT, VHID, file_with_foreign_partner};
 use ha_tests::rig::pair::{Node, Pair};
 use ha_tests::rig::process::Process;
@@ -103,7 +103,7 @@ fn ucarp_as_backup() -> Result<()> {
     let [ours, theirs] = &mut pair.nodes;
     ours.start()?;
     ours.wait_role(Role::Active, Duration::from_secs(20))?;
-    wait_address(ours, Duration::from_secs(2))?;
+    wait_address(ours, Duration::from_secs(20))?;
 
     let ucarp = ucarp(theirs)?;
     sleep(LONG);
@@ -116,10 +116,7 @@ fn ucarp_as_backup() -> Result<()> {
 
     ours.signal(Signal::SIGTERM)?;
     wait_address(theirs, LONG)?;
-    ensure!(
-        !ours.has_address(SHARED_FRONT)?,
-        "we left the address behind"
-    );
+    until("our address gone", || Ok(!ours.has_address(SHARED_FRONT)?))?;
     Ok(())
 }
 

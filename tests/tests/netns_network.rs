@@ -156,6 +156,7 @@ fn connect_without_xdp(guarded: bool) -> Result<std::io::Result<TcpStream>> {
     if !guarded {
         nft(node, &["delete", "table", "inet", "ha_agent"])?;
     }
+    until("the address", || node.has_address(SHARED_FRONT))?;
     node.signal(Signal::SIGSTOP)?;
     node.detach("front")?;
     // The kernel takes the program off in a work item of its own.

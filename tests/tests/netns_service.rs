@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until};
 use ha_tests::rig::config::{PairConfig, SHARED_FRONT};
 use ha_tests::rig::locate;
 use ha_tests::rig::pair::{Node, Pair};
@@ -195,7 +195,7 @@ fn confined() -> Result<()> {
     let manager = Manager::launch(node, command)?;
     manager.wait_for("READY=1")?;
     manager.wait_for("STATUS=active")?;
-    ensure!(node.has_address(SHARED_FRONT)?);
+    until("the address", || node.has_address(SHARED_FRONT))?;
     ensure!(!node.log().contains("works without"), "{}", node.log());
     node.reload()?;
     node.signal(Signal::SIGTERM)?;
