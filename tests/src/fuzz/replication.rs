@@ -307,6 +307,10 @@ pub fn seeds() -> Vec<Seed> {
         ),
         (
             "far-ahead",
+            after(&[control(kind::HEARTBEAT, &position(1 << 48)), run(500)]),
+        ),
+        (
+            "too-far",
             after(&[control(kind::HEARTBEAT, &position(u64::MAX)), run(500)]),
         ),
         ("sums", after(&[data(&[&sums, &bucket]), run(500)])),

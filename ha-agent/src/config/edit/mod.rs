@@ -41,7 +41,7 @@ impl Edit {
 /// Why a file cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    /// It is not sound YAML.
+    /// It is not sound YAML, or gives a key twice.
     #[error("the file in place has errors")]
     Unreadable,
     /// There is no such place.
@@ -59,7 +59,7 @@ pub enum EditError {
 pub fn read(text: &str) -> Result<Written, EditError> {
     let (tree, problems) = Tree::parse(text);
     match tree.root {
-        Some(root) if problems.is_empty() => Ok(Written::of(&tree, root)),
+        Some(root) if problems.is_empty() => Written::of(&tree, root).ok_or(EditError::Unreadable),
         _ => Err(EditError::Unreadable),
     }
 }

@@ -212,6 +212,8 @@ fn refusals() {
     let refused = |text: &str, path: &[&str]| apply(text, &[Edit::new(path, 1)]).unwrap_err();
     assert_eq!(refused("a: [", &["a"]), EditError::Unreadable);
     assert_eq!(refused("", &["a"]), EditError::Unreadable);
+    let twice = "a:\n  - { b: 1, c: 1, b: 2 }\n";
+    assert_eq!(refused(twice, &["a", "0", "c"]), EditError::Unreadable);
     assert!(matches!(
         refused(FILE, &["node", "name", "x"]),
         EditError::NoPlace(_)

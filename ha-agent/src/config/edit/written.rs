@@ -1,5 +1,6 @@
 //! Values as they are written: read from a file's tree or from JSON, and written as YAML.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -48,37 +49,45 @@ impl PartialEq for Written {
 }
 
 impl Written {
-    /// What stands at a node of a tree.
-    pub(super) fn of(tree: &Tree<'_>, id: NodeId) -> Self {
-        match tree.node(id).map(|node| &node.kind) {
+    /// What stands at a node of a tree; nothing if a key below is given twice, since it means neither.
+    pub(super) fn of(tree: &Tree<'_>, id: NodeId) -> Option<Self> {
+        let written = match tree.node(id).map(|node| &node.kind) {
             Some(Kind::Scalar { text, plain }) => {
                 let scalar = Scalar {
                     text,
                     plain: *plain,
                 };
                 if is_null(scalar) {
-                    return Self::Nothing;
-                }
-                Self::Text {
-                    text: text.to_string(),
-                    plain: *plain,
+                    Self::Nothing
+                } else {
+                    Self::Text {
+                        text: text.to_string(),
+                        plain: *plain,
+                    }
                 }
             }
             Some(Kind::List(items)) => {
-                Self::List(items.iter().map(|item| Self::of(tree, *item)).collect())
+                let items = items.iter().map(|item| Self::of(tree, *item));
+                Self::List(items.collect::<Option<_>>()?)
             }
             Some(Kind::Map(entries)) => {
-                let entries = entries.iter().filter_map(|(key, value)| {
+                let mut map = Vec::with_capacity(entries.len());
+                let mut keys = HashSet::with_capacity(entries.len());
+                for (key, value) in entries {
                     let Some(Kind::Scalar { text, .. }) = tree.node(*key).map(|key| &key.kind)
                     else {
-                        return None;
+                        continue;
                     };
-                    Some((text.to_string(), Self::of(tree, *value)))
-                });
-                Self::Map(entries.collect())
+                    if !keys.insert(text) {
+                        return None;
+                    }
+                    map.push((text.to_string(), Self::of(tree, *value)?));
+                }
+                Self::Map(map)
             }
             Some(Kind::Lost) | None => Self::Nothing,
-        }
+        };
+        Some(written)
     }
 
     /// Whether there is anything.

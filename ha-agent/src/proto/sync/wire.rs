@@ -82,6 +82,10 @@ impl Kind {
     }
 }
 
+/// The last sequence number that a session may use: a thousand packets each millisecond lead there in nine years. So
+/// whatever a partner claims, numbers can be counted on from and their distances added up.
+const SEQ_MAX: u64 = 1 << 48;
+
 /// The clear header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -171,6 +175,9 @@ impl Header {
             generation: reader.u64()?,
             salt: None,
         };
+        if header.seq > SEQ_MAX {
+            return None;
+        }
         if kind != Kind::Data {
             let salt = reader.take()?;
             if session_of(&salt) != header.session {
@@ -376,6 +383,9 @@ impl Position {
         let [head, tail, begin, count, digest, total, hello, hello_age] = reader.words()?;
         let mut said = || reader.words().map(|[count, digest]| Said { count, digest });
         let (extended, records) = (said(), said());
+        if [head, tail, begin].iter().any(|seq| *seq > SEQ_MAX) {
+            return None;
+        }
         Some(Self {
             current: flags & POSITION_CURRENT != 0,
             transferring: flags & POSITION_TRANSFERRING != 0,
