@@ -368,6 +368,7 @@ impl Worker {
         if began.is_some() {
             let purpose = Purpose::of(active_since.is_some(), self.losses.hurry);
             self.shows.begin(now, purpose);
+            self.pace.begin(now);
         }
         let census = self
             .walk

@@ -62,6 +62,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// A pass begins.
+    pub(super) const fn begin(&mut self, now: Instant) {
+        self.pass_started = now;
+    }
+
     /// How long to rest after a step.
     pub(super) fn pause(
         &mut self,
@@ -84,7 +89,6 @@ impl Pace {
         if complete {
             self.last_pass = std::mem::take(&mut self.worked);
             pause = pause.max((self.pass_started + purpose.least()).since(now));
-            self.pass_started = now + pause;
         }
         pause
     }

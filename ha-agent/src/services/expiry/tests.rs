@@ -294,6 +294,7 @@ fn a_pass_over_a_large_table_takes_what_it_needs() {
     let mut now = Instant::from_nanos(1);
     let mut run = |pieces: u32, work: Duration, purpose| {
         let from = now;
+        pace.begin(now);
         for piece in 1..=pieces {
             let started = now;
             now = now + work;
@@ -314,6 +315,18 @@ fn a_pass_over_a_large_table_takes_what_it_needs() {
     assert!(took > PASS_MAX * 9 / 10 && took <= PASS_MAX, "{took:?}");
     let hurried = run(1000, millis(1), Purpose::Hurry);
     assert!(hurried < millis(4100), "{hurried:?}");
+}
+
+#[test]
+fn a_rest_that_a_takeover_ends_delays_no_later_pass() {
+    let mut pace = Pace::default();
+    let mut pass = |second: u64, purpose| {
+        let began = Instant::from_nanos(second * SECOND);
+        pace.begin(began);
+        pace.pause(began, began, true, purpose)
+    };
+    assert_eq!(pass(100, Purpose::Show), Duration::from_secs(5));
+    assert_eq!(pass(101, Purpose::Expire), PASS_MIN);
 }
 
 #[test]
