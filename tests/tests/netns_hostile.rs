@@ -444,6 +444,13 @@ fn strangers() -> Result<()> {
             .iter()
             .all(|status| status.alarms.is_empty()))
     })?;
+    // In the crowd the silent one may have found no place.
+    until("a silent stranger is sent away by each", || {
+        silent()?;
+        let nodes = statuses(&pair)?;
+        let mut channels = nodes.iter().map(configuration);
+        channels.try_fold(true, |all, of| Ok(all && of?.channel.timed_out > 0))
+    })?;
     let after = statuses(&pair)?;
     unmoved(&before, &after)?;
     for (before, after) in before.iter().zip(&after) {
