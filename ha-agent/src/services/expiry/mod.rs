@@ -11,7 +11,7 @@
 //!
 //! Whoever wants to compare the tables with something else is shown each piece that was read ([`Piece`]), so
 //! that one walk serves both; where passes follow each other closely, not those of each pass. A node that is not active
-//! makes no other passes than these, and one as soon as it is.
+//! makes no other passes than these, and begins one soon after it has become active.
 //!
 //! The walk takes a small share of one CPU ([`pace`]), as much more as it needs to be through in time; it
 //! hurries when the table is nearly full, and begins anew and hurries when the data plane has lost an event.
@@ -44,7 +44,7 @@ const PIECE: usize = 1024;
 const WATCHER_MAX: Duration = Duration::from_secs(1);
 /// Pause before it is asked again.
 const WATCHER_PAUSE: Duration = Duration::from_millis(2);
-/// Longest sleep between two pieces, so that the end of the thread is not delayed.
+/// Longest sleep between two looks at what the thread is told: its end, and the role.
 const SLEEP_MAX: Duration = Duration::from_millis(200);
 /// From this share of its entries on the table counts as nearly full, in percent.
 const FULL_PERCENT: u64 = 90;
@@ -296,11 +296,11 @@ impl Keeper {
         Ok(Self { shared, thread })
     }
 
-    /// Tells since when this node has been active; `None` on a standby. The next step follows at once. Never blocks.
+    /// Tells since when this node has been active; `None` on a standby. Called by the election, so it wakes nobody: the
+    /// thread looks by itself, at least each [`SLEEP_MAX`].
     pub fn set_active(&self, since: Option<Instant>) {
         let nanos = since.map_or(0, |since| since.as_nanos().max(1));
         self.shared.active_since.store(nanos, Ordering::Relaxed);
-        self.thread.thread().unpark();
     }
 
     /// What the last complete pass found.
