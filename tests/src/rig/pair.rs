@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use ha_agent::control::{Client, Done, Reloaded, Request};
 use ha_agent::keys::PairKeys;
-use ha_agent::status::model::{Counters, RealServerState, Role, Services, Status};
+use ha_agent::status::model::{Counters, RealServerState, Role, Services, Square, Status};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
@@ -33,7 +33,7 @@ use super::process::Process;
 use super::real::{self, TunnelEnd};
 use super::switch::{Cut, Port, Switch};
 use super::{Run, locate};
-use crate::clock::{now_ns, patient};
+use crate::clock::{PATIENCE, now_ns, patient};
 
 /// Real servers that exist, whether or not the services use them.
 pub const SERVERS: u8 = 3;
@@ -173,8 +173,8 @@ impl Pair {
         }
     }
 
-    /// Whether one node says that it is active, the other one that it is standby, and both that the standby can
-    /// take over without loss.
+    /// Whether one node says that it is active, the other one that it is standby, and both, of themselves and of each
+    /// other, that the standby can take over without loss.
     pub fn is_whole(&self) -> bool {
         let roles = self.roles();
         let one_of_each = matches!(
@@ -209,11 +209,16 @@ impl Pair {
         })
     }
 
-    /// Whether a node's standby table is complete and every real server that should serve is up.
+    /// Whether a node's standby table is complete, its partner does its part as far as it has heard, and every real
+    /// server that should serve is up.
     fn is_ready(&self, node: &Node) -> bool {
-        let table_complete =
-            !self.config.replication || node.status().is_ok_and(|status| status.replication.ready);
-        table_complete && node.services().is_ok_and(|services| all_up(&services))
+        let Ok(status) = node.status() else {
+            return false;
+        };
+        let partner = status.partner.as_ref().map(|partner| partner.square);
+        (!self.config.replication || status.replication.ready)
+            && partner == Some(Square::Green)
+            && node.services().is_ok_and(|services| all_up(&services))
     }
 
     /// Replaces the real servers of both services, as a person would: where the active role is. The other
@@ -482,9 +487,16 @@ impl Node {
         self.request(&Request::Counters)
     }
 
-    /// Tells it to hand over.
+    /// Has it hand over as soon as it may: it goes by what the partner said last, an interval ago.
     pub fn failover(&self) -> Result<Done> {
-        self.request(&Request::Failover)
+        let end = now_ns() + u64::try_from(patient(PATIENCE).as_nanos())?;
+        loop {
+            let answer = self.request(&Request::Failover);
+            if answer.is_ok() || now_ns() > end {
+                return answer;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Tells it to read its configuration again.
