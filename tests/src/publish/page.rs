@@ -53,12 +53,10 @@ real-time thread: how many runs had one, and the longest. How each figure is mea
                 let _infallible = write!(text, "\n![{}](benchmarks/{name})\n", chart.title);
             }
         }
-        text.push_str(
-            "\n| case | who | what | unit | n | median | p95 | min | max | promise | | stalls |\n\
-             |---|---|---|---|--:|--:|--:|--:|--:|---|---|---|\n",
-        );
-        for figure in &document.figures {
-            row(&mut text, figure);
+        if run.bench == "fuzz" {
+            single(&mut text, &document.figures);
+        } else {
+            distributions(&mut text, &document.figures);
         }
         for (case, why) in &document.failures {
             let _infallible = write!(text, "\nNot measured to the end: {case}: {why}\n");
@@ -87,6 +85,46 @@ fn origin(text: &mut String, document: &Document) {
         from.kernel,
         packages.join(", ")
     );
+}
+
+/// A line for each figure.
+fn distributions(text: &mut String, figures: &[Figure]) {
+    text.push_str(
+        "\n| case | who | what | unit | n | median | p95 | min | max | promise | | stalls |\n\
+         |---|---|---|---|--:|--:|--:|--:|--:|---|---|---|\n",
+    );
+    for figure in figures {
+        row(text, figure);
+    }
+}
+
+/// A line for each case, of which all were measured once and for the same things.
+fn single(text: &mut String, figures: &[Figure]) {
+    let cases = || figures.chunk_by(|one, next| one.case == next.case);
+    let Some(first) = cases().next() else {
+        return;
+    };
+    text.push_str("\n| case |");
+    for figure in first {
+        let _infallible = match figure.unit.as_str() {
+            "count" => write!(text, " {} |", figure.what),
+            unit => write!(text, " {}, {unit} |", figure.what),
+        };
+    }
+    let _infallible = writeln!(text, "\n|---|{}", "--:|".repeat(first.len()));
+    for case in cases() {
+        let name = case.first().map_or("", |figure| &figure.case);
+        let _infallible = write!(text, "| {name} |");
+        for summary in case.iter().filter_map(Figure::summary) {
+            let mark = if summary.kept == Some(false) {
+                "**"
+            } else {
+                ""
+            };
+            let _infallible = write!(text, " {mark}{}{mark} |", number(summary.median));
+        }
+        text.push('\n');
+    }
 }
 
 fn row(text: &mut String, figure: &Figure) {
