@@ -53,11 +53,13 @@ impl From<Exit> for ExitCode {
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    if args.socket.is_some()
-        && let Some(verb) = verb_without_socket(&args.verb)
-    {
-        let what = format!("`--socket` has no meaning for `{verb}`");
-        wrong_usage(ErrorKind::ArgumentConflict, &what);
+    if let Some((verb, flags)) = without_meaning(&args.verb) {
+        for (flag, given) in [(SOCKET, args.socket.is_some()), (JSON, args.json)] {
+            if given && flags.contains(&flag) {
+                let what = format!("`{flag}` has no meaning for `{verb}`");
+                wrong_usage(ErrorKind::ArgumentConflict, &what);
+            }
+        }
     }
     let exit = match &args.verb {
         Verb::Run { log_format } => {
@@ -108,23 +110,32 @@ fn wrong_usage(kind: ErrorKind, what: &str) -> ! {
     Args::command().error(kind, what).exit()
 }
 
-const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
+const SOCKET: &str = "--socket";
+const JSON: &str = "--json";
+
+/// A verb, and the flags before any verb that it has no use for: it commands no agent, or has no result but what it
+/// makes.
+const fn without_meaning(verb: &Verb) -> Option<(&'static str, &'static [&'static str])> {
     match verb {
-        Verb::Run { .. } => Some("run"),
-        Verb::CheckConfig => Some("check-config"),
-        Verb::Keygen { .. } => Some("keygen"),
-        Verb::Replay { .. } => Some("replay"),
-        Verb::Convert { .. } => Some("convert"),
-        Verb::Completion { .. } => Some("completion"),
-        Verb::Manual { .. } => Some("manual"),
-        Verb::Ping(_) => Some("ping"),
+        Verb::Run { .. } => Some(("run", &[SOCKET, JSON])),
+        Verb::CheckConfig => Some(("check-config", &[SOCKET])),
+        Verb::Keygen { .. } => Some(("keygen", &[SOCKET, JSON])),
+        Verb::Replay { .. } => Some(("replay", &[SOCKET, JSON])),
+        Verb::Convert { .. } => Some(("convert", &[SOCKET, JSON])),
+        Verb::Completion { .. } => Some(("completion", &[SOCKET, JSON])),
+        Verb::Manual { .. } => Some(("manual", &[SOCKET, JSON])),
+        Verb::Ping(_) => Some(("ping", &[SOCKET])),
         Verb::Pair {
             action: pair::Pair::Join(_),
-        } => Some("pair join"),
-        Verb::UpgradeCheck { .. } => Some("upgrade-check"),
+        } => Some(("pair join", &[SOCKET, JSON])),
+        Verb::UpgradeCheck { .. } => Some(("upgrade-check", &[SOCKET])),
         Verb::Config {
             action: args::Config::Schema,
-        } => Some("config schema"),
+        } => Some(("config schema", &[SOCKET])),
+        Verb::Backup { .. } => Some(("backup", &[JSON])),
+        Verb::Reset(_) => Some(("reset", &[JSON])),
+        Verb::Node { .. } => Some(("node", &[JSON])),
+        Verb::Top(_) => Some(("top", &[JSON])),
         Verb::Status
         | Verb::Connections(_)
         | Verb::Counters { .. }
@@ -140,14 +151,10 @@ const fn verb_without_socket(verb: &Verb) -> Option<&'static str> {
         | Verb::Records { .. }
         | Verb::Capture(_)
         | Verb::TracePacket(_)
-        | Verb::Backup { .. }
         | Verb::Restore(_)
-        | Verb::Reset(_)
-        | Verb::Node { .. }
         | Verb::Pair { .. }
         | Verb::Doctor
         | Verb::Events(_)
-        | Verb::Top(_)
         | Verb::Reexec => None,
     }
 }

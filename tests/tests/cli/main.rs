@@ -221,6 +221,11 @@ fn wrong_usage_is_2() {
         ],
         &["check-config", "--socket", "/x"],
         &["run", "--socket", "/x"],
+        &["run", "--json"],
+        &["keygen", "/nonexistent/key", "--json"],
+        &["backup", "--json"],
+        &["reset", "--yes", "--json"],
+        &["pair", "join", "127.0.0.1:1", "--json"],
         &["run", "--log-format", "pink"],
     ] {
         let (code, _, complaint) = run(args);
