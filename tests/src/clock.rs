@@ -26,7 +26,14 @@ pub fn patient(usual: Duration) -> Duration {
 /// What to add to a `CLOCK_REALTIME` stamp (as the kernel puts on captured frames) to get
 /// `CLOCK_MONOTONIC`; wrapping, since it is negative.
 pub fn realtime_to_monotonic() -> u64 {
-    now_ns().wrapping_sub(nanoseconds(ClockId::CLOCK_REALTIME))
+    loop {
+        let before = now_ns();
+        let realtime = nanoseconds(ClockId::CLOCK_REALTIME);
+        // Not if this thread lost its core in between.
+        if now_ns() - before < 100_000 {
+            return before.wrapping_sub(realtime);
+        }
+    }
 }
 
 /// Sleeps until this moment of `CLOCK_MONOTONIC`.

@@ -145,12 +145,12 @@ fn abandoned() -> Result<()> {
     let file = node.dir().join("cut.pcapng");
     let mut command = Command::new(locate::program("ha-agent")?);
     command.arg("-f").arg(node.config_file());
-    command.args(["capture", "--every", "3", "--seconds", "600", "-w"]);
+    command.args(["capture", "--every", "30", "--seconds", "600", "-w"]);
     command.arg(&file);
     let log = node.dir().join("capture.log");
     let mut client = Process::start("capture", &node.netns, &mut command, &log)?;
     let end = now_ns() + 30_000_000_000;
-    while sample_every(node)? != 3 || check(&file).map_or(0, |(packets, _)| packets) == 0 {
+    while sample_every(node)? != 30 || check(&file).map_or(0, |(packets, _)| packets) == 0 {
         ensure!(now_ns() < end, "nothing captured: {}", client.log());
         sleep(Duration::from_millis(20));
     }

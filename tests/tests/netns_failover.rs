@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{PATIENCE, now_ns};
 use ha_tests::demo::{Fault, SERVICE};
 use ha_tests::rig::capture::Frame;
 use ha_tests::rig::config::{CLIENT, PairConfig, RealServer, SHARED_BACK, SHARED_FRONT, Scheduler};
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 const CONNECTIONS: usize = 200;
 const NEW_RATE: u64 = 300;
 /// A takeover may take this much longer than the timeout on a machine that stalls.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(4);
 
 fn config() -> PairConfig {
     PairConfig {
@@ -186,17 +186,19 @@ fn agent_kill() -> Result<()> {
         Fault::AgentKill,
         config(),
         Some(|pair, old, fault_ns| {
-            // Nobody is left to take the addresses away but the kernel.
-            let limit = pair.config.timeout + Duration::from_secs(2);
+            // Nobody is left to take the addresses away but the kernel, which looks after them every second or so.
+            let limit = pair.config.timeout + Duration::from_secs(5);
             let end = fault_ns + u64::try_from(limit.as_nanos())?;
-            sleep(Duration::from_nanos(end.saturating_sub(now_ns())));
             let node = pair.nodes.get(old).context("no such node")?;
             for address in [SHARED_FRONT, SHARED_BACK] {
-                ensure!(
-                    !node.has_address(address)?,
-                    "lb{} still has {address} {limit:?} after its agent was killed",
-                    node.number
-                );
+                while node.has_address(address)? {
+                    ensure!(
+                        now_ns() < end,
+                        "lb{} still has {address} {limit:?} after its agent was killed",
+                        node.number
+                    );
+                    sleep(Duration::from_millis(50));
+                }
             }
             Ok(())
         }),
@@ -225,7 +227,7 @@ fn freeze() -> Result<()> {
             sleep(pair.config.timeout + Duration::from_secs(2));
             let node = pair.nodes.get(old).context("no such node")?;
             node.signal(Signal::SIGCONT)?;
-            node.wait_role(Role::Standby, Duration::from_secs(5))?;
+            node.wait_role(Role::Standby, PATIENCE)?;
             Ok(())
         }),
     )?;
@@ -245,9 +247,9 @@ fn failover() -> Result<()> {
     let seen = inject(Fault::Failover, config(), None)?;
     seen.assert_survived()?;
     let [old, new] = [seen.old, 1 - seen.old].map(|node| forwarded(&seen.frames, node));
-    // The old node may go on with established connections for 50 ms.
+    // The old node may go on with established connections for 50 ms; a second for a machine that stalls.
     let overlap = after(old.iter().max(), *new.iter().min().context("no takeover")?);
-    assert!(overlap < 50.0 + SLACK.as_secs_f64() * 1e3, "{overlap} ms");
+    assert!(overlap < 1050.0, "{overlap} ms");
     Ok(())
 }
 
@@ -363,9 +365,9 @@ fn late_standby() -> Result<()> {
     Ok(())
 }
 
-/// Opens nothing for long enough that all connections have reached the standby.
+/// Opens nothing for long enough that all connections have reached the standby, also from a busy machine.
 fn quiet(load: &Load) {
-    load.open(0, Duration::from_millis(300));
+    load.open(0, Duration::from_secs(2));
 }
 
 /// With round robin the standby cannot guess the real server.

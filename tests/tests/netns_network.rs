@@ -94,6 +94,8 @@ fn boots() -> Result<()> {
             let node = pair.nodes.get(index).context("no such node")?;
             node.wait_role(Role::Standby, PATIENCE)
         });
+        // It leads nothing on afterwards, either.
+        sleep(Duration::from_secs(1));
         stop.store(true, Ordering::Relaxed);
         booted
     })?;

@@ -75,11 +75,10 @@ fn history() -> Result<()> {
     standby.wait_role(Role::Active, PATIENCE)?;
     let command = find(active, "command", |event| event.what == "failover")?;
     ensure!(command.who == "uid 0" && command.fields.get("uid").is_some_and(|uid| uid == "0"));
-    let gave = find(active, "role_changed", became("standby"))?;
-    ensure!(
-        gave.why == "failover" && gave.fields.contains_key("term"),
-        "{gave:?}"
-    );
+    let gave = find(active, "role_changed", |event| {
+        became("standby")(event) && event.why == "failover"
+    })?;
+    ensure!(gave.fields.contains_key("term"), "{gave:?}");
     let refused = active.failover();
     ensure!(refused.is_err(), "a standby handed over");
     let refused = find(active, "command_refused", |event| event.what == "failover")?;
@@ -99,8 +98,9 @@ fn history() -> Result<()> {
     find(other, "partner_lost", |event| {
         event.why.starts_with("silent for")
     })?;
-    let took = find(other, "role_changed", became("active"))?;
-    ensure!(took.why == "partner silent", "{took:?}");
+    let took = find(other, "role_changed", |event| {
+        became("active")(event) && event.why == "partner silent"
+    })?;
     // The real servers went with the cut ports for the other node, not for this one.
     let before = events(new_active, &[])?;
     ensure!(!before.is_empty(), "without an agent the files tell");
@@ -118,16 +118,16 @@ fn history() -> Result<()> {
     ensure!(started.number > last.number, "{started:?} {last:?}");
     find(other, "partner_heard", |event| event.number > took.number)?;
 
-    // Numbers are in the order of time, and none is missing.
+    // Numbers are in the order of time, and none is missing once both files are written.
+    pair.wait_whole()?;
     for node in &pair.nodes {
-        let all = events(node, &[])?;
-        let numbers: Vec<u64> = all.iter().map(|event| event.number).collect();
-        ensure!(
-            numbers
-                .windows(2)
-                .all(|pair| matches!(pair, [one, next] if next == &(one + 1))),
-            "{numbers:?}"
-        );
+        let (mut all, mut numbers) = (Vec::new(), Vec::new());
+        until("all events are there", || {
+            all = events(node, &[])?;
+            numbers = all.iter().map(|event| event.number).collect();
+            Ok(numbers.is_sorted_by(|one, next| *next == one + 1))
+        })
+        .with_context(|| format!("{numbers:?}"))?;
         ensure!(all.is_sorted_by_key(|event| event.time), "{all:?}");
         ensure!(events(node, &["--since", "1h"])?.len() >= all.len());
         ensure!(events(node, &["--since", "2999-01-01"])?.is_empty());
@@ -185,6 +185,7 @@ fn served() -> Result<()> {
         ..PairConfig::default()
     })?;
     pair.start()?;
+    pair.wait_in_sync()?;
     let (active, standby) = pair.active_and_standby()?;
     let (first, second) = (own(active), own(standby));
     let codes = |pair: &Pair, address: IpAddr| -> Result<[u16; 3]> {
@@ -281,13 +282,12 @@ fn served() -> Result<()> {
         Ok(codes(&pair, second)?[2] == 200)
     })?;
     ensure!(get(&pair, first, "/active")?.0 == 503);
-    let text = get(&pair, first, "/metrics")?.1;
-    ensure!(
-        text.contains(
-            "ha_agent_role_changes_total{from=\"active\",to=\"standby\",reason=\"failover\"} 1"
-        ),
-        "{text}"
-    );
+    until("the change is counted", || {
+        let text = get(&pair, first, "/metrics")?.1;
+        Ok(text.contains(
+            "ha_agent_role_changes_total{from=\"active\",to=\"standby\",reason=\"failover\"} 1",
+        ))
+    })?;
     // A frozen agent answers nothing; that is no 200.
     Ok(())
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use ha_agent::status::model::Role;
 use ha_common::proto;
 use ha_common::reason::Reason;
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until};
 use ha_tests::rig::capture::{Capture, Frame};
 use ha_tests::rig::config::{
     CLIENT, CLIENT6, Forwarding, PairConfig, SERVICE_PORT, SHARED_BACK, SHARED_BACK6, SHARED_FRONT,
@@ -115,7 +115,10 @@ fn echoes() -> Result<()> {
     for _ in 0..2 {
         let capture = capture(&pair)?;
         for shared in SHARED {
-            ensure!(ping(&pair.client, shared)?, "{shared} does not answer");
+            // The addresses come a little later than the role.
+            until(&format!("an echo from {shared}"), || {
+                ping(&pair.client, shared)
+            })?;
         }
         let frames = capture.finish()?;
         right_checksums(&frames);

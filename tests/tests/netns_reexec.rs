@@ -18,6 +18,7 @@ use ha_tests::rig::arp;
 use ha_tests::rig::config::{CLIENT, PairConfig, SHARED_FRONT};
 use ha_tests::rig::pair::Pair;
 use ha_tests::traffic::load::Load;
+use ha_tests::traffic::udp::EVERY;
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
@@ -38,10 +39,11 @@ fn main() -> ExitCode {
 
 const CONNECTIONS: usize = 1000;
 const NEW_RATE: u64 = 300;
-/// What the clients may notice on a machine that stalls by itself; the benchmark says what they do notice.
-const GAP_MAX_MS: f64 = 300.0;
+/// Probes that may get no answer: those of 300 ms. A machine that stalls sends fewer, and answers late; how long a
+/// silence the clients notice is for the benchmark to say.
+const LOST_MAX: u128 = 300_000 / EVERY.as_micros();
 /// How much later than it should something may happen on such a machine.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(5);
 
 fn whole() -> Result<Pair> {
     let mut pair = Pair::build(PairConfig {
@@ -87,8 +89,7 @@ fn replaced_under_load(which: impl Fn(usize) -> usize) -> Result<()> {
         (0, 0, 0),
         "{udp:#?}"
     );
-    let gap = udp.gap_ms.context("no probe was answered")?;
-    assert!(gap.max < GAP_MAX_MS, "{udp:#?}");
+    assert!((udp.probes_lost as u128) < LOST_MAX, "{udp:#?}");
     assert_eq!(pair.active()?, active);
     for (before, after) in before.iter().zip(&statuses(&pair)?) {
         assert_eq!((before.role, before.term), (after.role, after.term));
@@ -196,7 +197,7 @@ fn dying() -> Result<()> {
     sleep(lease);
     ensure!(!node.has_address(SHARED_FRONT)?);
     let wanted = partner.netns.run(|| arp::mac_of("front"))?;
-    let found = arp::holders(&pair.client, "front", CLIENT, SHARED_FRONT)?;
+    let found = arp::all_holders(&pair.client, "front", CLIENT, SHARED_FRONT)?;
     ensure!(found == [wanted].into(), "{found:02x?}, not {wanted:02x?}");
 
     // What it left is the next start's, which begins anew.

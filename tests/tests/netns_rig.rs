@@ -5,14 +5,14 @@
 
 mod common;
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ha_tests::clock::now_ns;
+use ha_tests::clock::{now_ns, until};
 use ha_tests::rig::capture::Capture;
 use ha_tests::rig::netns::Netns;
 use ha_tests::rig::process::Process;
@@ -21,7 +21,7 @@ use ha_tests::rig::{Run, locate};
 use ha_tests::traffic::client::Client;
 use ha_tests::traffic::load::Load;
 use ha_tests::traffic::report::{self, Age};
-use ha_tests::traffic::udp::Prober;
+use ha_tests::traffic::udp::{FLOWS, Prober};
 
 fn main() -> ExitCode {
     common::run(
@@ -65,7 +65,9 @@ impl Hosts {
         command.args(["serve", "--server", "1", "--listen", SERVER]);
         let log = run.host_dir("server")?.join("log");
         let server = Process::start("server", &netns, &mut command, &log)?;
-        sleep(Duration::from_millis(200));
+        until("the server listens", || {
+            client.run(|| Ok(TcpStream::connect(address()?).is_ok()))
+        })?;
         Ok(Self {
             client,
             server,
@@ -90,7 +92,10 @@ impl Hosts {
 
     fn prober(&self) -> Result<Prober> {
         let prober = Prober::start(&self.client, address()?)?;
-        sleep(Duration::from_millis(300));
+        until(
+            "each flow is answered",
+            || Ok(prober.answers() >= 2 * FLOWS),
+        )?;
         Ok(prober)
     }
 }
@@ -107,8 +112,10 @@ fn short_cut() -> Result<()> {
 
     let fault = now_ns();
     hosts.port.cut(Cut::Both);
+    let cut = now_ns();
     client.control().fault_at(fault);
     sleep(Duration::from_millis(200));
+    let healed = now_ns();
     hosts.port.cut(Cut::Nothing);
     sleep(Duration::from_millis(2500));
 
@@ -116,8 +123,11 @@ fn short_cut() -> Result<()> {
     assert_eq!((tcp.connections, tcp.survived), (200, 200), "{tcp:?}");
     let udp = report::udp(&prober.finish()?, fault, 1_000_000_000);
     let gap = udp.gap_ms.context("no flow was answered")?;
-    assert!(gap.p50 >= 195.0 && gap.p50 < 1_000.0, "{udp:?}");
-    assert!(udp.probes_lost >= 100, "{udp:?}");
+    // However long the machine let the cut last.
+    let cut_ms = (healed - cut) as f64 / 1e6;
+    let range = cut_ms - 5.0..cut_ms + 2_000.0;
+    assert!(range.contains(&gap.p50), "{range:?}: {udp:?}");
+    assert!(udp.probes_lost > 0, "{udp:?}");
     assert_eq!(
         (udp.lost_flows, udp.moved_flows, udp.wrong_answers),
         (0, 0, 0)
@@ -126,7 +136,7 @@ fn short_cut() -> Result<()> {
     let frames = capture.finish()?;
     assert!(frames.iter().any(|f| f.from_node) && frames.iter().any(|f| !f.from_node));
     // 20 ms for frames that were queued, and for a machine that stalls.
-    let cut = fault + 20_000_000..fault + 190_000_000;
+    let cut = cut + 20_000_000..healed;
     let passed = frames.iter().filter(|f| cut.contains(&f.at_ns)).count();
     assert_eq!(passed, 0, "a cut port carries nothing");
     for frame in &frames {
@@ -155,7 +165,7 @@ fn dead_server() -> Result<()> {
     let fault = now_ns();
     client.control().fault_at(fault);
     hosts.server.kill()?;
-    sleep(Duration::from_millis(500));
+    until("all are told", || Ok(client.control().failed() == 20))?;
     let tcp = report::tcp(&client.finish()?, fault);
     assert_eq!((tcp.connections, tcp.reset), (20, 20), "{tcp:?}");
     Ok(())

@@ -107,7 +107,7 @@ fn recording() -> Result<()> {
     let record = |node: &Node| -> Result<PathBuf> {
         let file = node.dir().join("election.log");
         let name = file.to_str().context("no such path")?.to_owned();
-        node.command(&["record", &name, "--seconds", "4"])?;
+        node.command(&["record", &name, "--seconds", "10"])?;
         ensure!(
             node.command(&["record", &format!("{name}2")]).is_err(),
             "a second recording beside the first"

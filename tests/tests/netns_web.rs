@@ -89,9 +89,12 @@ fn scripts() -> Result<()> {
     let own = [1, 2].map(|node| config::front(node).to_string());
 
     // Nobody knows strangers; the log has a link for the first user.
-    until("the page is served", || {
-        Ok(ask(&pair, &shared, "/login", "", None).is_ok())
-    })?;
+    let [one, other] = &own;
+    for address in [&shared, one, other] {
+        until("the page is served", || {
+            Ok(ask(&pair, address, "/login", "", None).is_ok())
+        })?;
+    }
     ensure!(ask(&pair, &shared, "/api/v1/status", "00", None)?.0 == 401);
     ensure!(pair.nodes[first].log().contains("/setup?token="));
 

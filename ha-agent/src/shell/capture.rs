@@ -235,8 +235,8 @@ mod tests {
     #[tokio::test]
     async fn a_capture_ends_when_its_client_is_gone() {
         let (fake, capture) = capture();
-        ask(&capture, 1, 100).unwrap();
         let begin = clock::now();
+        ask(&capture, 1, 100).unwrap();
         while fake.state().config.sample_every != 0 {
             assert!(clock::now().since(begin) < Duration::from_mins(1));
             sleep(Duration::from_millis(10)).await;

@@ -25,7 +25,7 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Result<()> {
     for run in 1..=runs {
         let from = now_ns();
         let mut outcome = Outcome::default();
-        let mut scene = Scene::start(CONNECTIONS, Scheduler::Rr, false)?;
+        let mut scene = Scene::start(CONNECTIONS, Scheduler::Rr, false, kills::OLD)?;
         scene.kill(&mut outcome)?;
         drop(scene);
         note(bench, AGENT, outcome.verdict, from);

@@ -13,7 +13,7 @@ use ha_agent::status::model::Role;
 
 use super::{Bench, percentile};
 use crate::bench::{AGENT, Promise, Row, say};
-use crate::clock::now_ns;
+use crate::clock::{PATIENCE, now_ns};
 use crate::demo::SERVICE;
 use crate::rig::config::{PairConfig, RealServer, Scheduler};
 use crate::rig::pair::Pair;
@@ -36,7 +36,7 @@ pub(super) const ALONE: Kills = Kills {
     survive: 100.0,
 };
 
-/// Of younger connections nothing is promised.
+/// Of younger connections nothing is promised where the machine does nothing else.
 pub const OLD: Duration = Duration::from_millis(5);
 /// Idle connections must outlive all kills.
 const TIMEOUTS: &str = "timeouts: { established: 2h, closing: 1h, closed: 2s, udp: 2m }";
@@ -46,7 +46,7 @@ pub(super) const RATE: u64 = 300;
 pub(super) const BEFORE: Duration = Duration::from_millis(500);
 pub(super) const SPREAD_MS: u64 = 1000;
 /// How long the other node may take.
-const TAKEOVER: Duration = Duration::from_secs(5);
+const TAKEOVER: Duration = PATIENCE;
 
 /// A case.
 pub(super) struct Kills {
@@ -74,13 +74,19 @@ pub struct Scene {
     rng: Rng,
     connections: usize,
     changing: bool,
+    old: Duration,
     kills: usize,
 }
 
 impl Scene {
-    /// Starts a pair, and as many connections, a quarter of each manner.
-    pub fn start(connections: usize, scheduler: Scheduler, changing: bool) -> Result<Self> {
-        Self::with(connections, scheduler, changing, true)
+    /// Starts a pair, and as many connections, a quarter of each manner. Those count as old that are so old at a kill.
+    pub fn start(
+        connections: usize,
+        scheduler: Scheduler,
+        changing: bool,
+        old: Duration,
+    ) -> Result<Self> {
+        Self::with(connections, scheduler, changing, true, old)
     }
 
     fn with(
@@ -88,6 +94,7 @@ impl Scene {
         scheduler: Scheduler,
         changing: bool,
         replication: bool,
+        old: Duration,
     ) -> Result<Self> {
         let mut pair = Pair::build(PairConfig {
             keys: vec![TIMEOUTS],
@@ -106,6 +113,7 @@ impl Scene {
             rng: Rng::new(now_ns()),
             connections,
             changing,
+            old,
             kills: 0,
         })
     }
@@ -129,7 +137,7 @@ impl Scene {
         active.kill()?;
         let settled = standby.wait_role(Role::Active, TAKEOVER)?;
         outcome.takeovers.push(settled - killed);
-        let verdict = self.crowd.judge(killed, settled, OLD)?;
+        let verdict = self.crowd.judge(killed, settled, self.old)?;
         outcome.verdict.older.add(verdict.older);
         outcome.verdict.younger.add(verdict.younger);
         outcome.verdict.meanwhile += verdict.meanwhile;
@@ -185,6 +193,7 @@ pub(super) fn measure(bench: &mut Bench<'_>, kills: &Kills) -> Result<()> {
         kills.scheduler,
         kills.changing,
         kills.replication,
+        OLD,
     )?;
     let mut outcome = Outcome::default();
     for kill in 1..=times {

@@ -33,7 +33,9 @@ pub fn holders(
         let end = now_ns() + u64::try_from(PATIENCE.as_nanos())?;
         let mut found = BTreeSet::new();
         let mut buffer = [0u8; 128];
-        while now_ns() < end {
+        loop {
+            // What came while this thread slept too long counts.
+            let last = now_ns() >= end;
             while let Some(reply) = socket.receive(&mut buffer)? {
                 found.extend(
                     frame::arp_reply(reply)
@@ -41,21 +43,36 @@ pub fn holders(
                         .map(|(_, mac)| mac),
                 );
             }
+            if last {
+                return Ok(found);
+            }
             sleep_until(now_ns() + 1_000_000);
         }
-        Ok(found)
     })
 }
 
-/// The Ethernet address of who has an IPv4 address, asked for until somebody answers: a machine that stalls loses a
+/// The same of an address that somebody has: asked for until there is an answer, since a machine that stalls loses a
 /// request now and then.
-pub fn holder(netns: &Netns, device: &str, own: Ipv4Addr, target: Ipv4Addr) -> Result<Mac> {
-    let mut holder = None;
+pub fn all_holders(
+    netns: &Netns,
+    device: &str,
+    own: Ipv4Addr,
+    target: Ipv4Addr,
+) -> Result<BTreeSet<Mac>> {
+    let mut found = BTreeSet::new();
     until("somebody has the address", || {
-        holder = holders(netns, device, own, target)?.first().copied();
-        Ok(holder.is_some())
+        found = holders(netns, device, own, target)?;
+        Ok(!found.is_empty())
     })?;
-    holder.with_context(|| format!("nobody has {target}"))
+    Ok(found)
+}
+
+/// The Ethernet address of one who has an IPv4 address, asked for until somebody answers.
+pub fn holder(netns: &Netns, device: &str, own: Ipv4Addr, target: Ipv4Addr) -> Result<Mac> {
+    let all = all_holders(netns, device, own, target)?;
+    all.first()
+        .copied()
+        .with_context(|| format!("nobody has {target}"))
 }
 
 /// The Ethernet address of an interface in the namespace of the calling thread.

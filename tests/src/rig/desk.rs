@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::browser::Browser;
 use super::config::{self, PairConfig};
 use super::pair::{Node, Pair};
-use crate::clock::{PATIENCE, now_ns};
+use crate::clock::{PATIENCE, now_ns, until};
 
 /// Port of the page.
 const PORT: u16 = 8443;
@@ -69,7 +69,10 @@ impl Desk {
     /// Logs in at an address that leads to the node with this index.
     pub fn log_in(&self, address: Ipv4Addr, node: usize) -> Result<()> {
         let password = self.passwords.get(node).context("no such node")?;
-        self.browser.goto(&url(address, "/login"))?;
+        // An agent that was just started serves it a moment later.
+        until("the page is served", || {
+            Ok(self.browser.goto(&url(address, "/login")).is_ok())
+        })?;
         self.browser.until("#entry-form", |_text| true)?;
         self.browser.fill("#name", "carol")?;
         self.browser.fill("#password", password)?;
@@ -81,6 +84,7 @@ impl Desk {
 
     /// Has this node be the active one, and the pair whole.
     pub fn activate(&mut self, node: usize) -> Result<()> {
+        self.pair.wait_whole()?;
         let active = self.pair.active()?;
         if active != node {
             let other = self.pair.nodes.get(active).context("no such node")?;

@@ -33,7 +33,7 @@ use super::process::Process;
 use super::real::{self, TunnelEnd};
 use super::switch::{Cut, Port, Switch};
 use super::{Run, locate};
-use crate::clock::{PATIENCE, now_ns, patient};
+use crate::clock::{now_ns, patient};
 
 /// Real servers that exist, whether or not the services use them.
 pub const SERVERS: u8 = 3;
@@ -121,6 +121,9 @@ impl Pair {
         PairKeys::generate(&key)?;
         let mut node = |number| Node::build(&run, &mut switch, number, &config, &pins, &key);
         let nodes = [node(1)?, node(2)?];
+        for (number, real) in (1..).zip(&reals) {
+            real::wait(real, number, &config)?;
+        }
         Ok(Self {
             config,
             nodes,
@@ -487,16 +490,9 @@ impl Node {
         self.request(&Request::Counters)
     }
 
-    /// Has it hand over as soon as it may: it goes by what the partner said last, an interval ago.
+    /// Tells it to hand over. It may if the pair is whole.
     pub fn failover(&self) -> Result<Done> {
-        let end = now_ns() + u64::try_from(patient(PATIENCE).as_nanos())?;
-        loop {
-            let answer = self.request(&Request::Failover);
-            if answer.is_ok() || now_ns() > end {
-                return answer;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
+        self.request(&Request::Failover)
     }
 
     /// Tells it to read its configuration again.

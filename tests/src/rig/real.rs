@@ -1,7 +1,7 @@
 //! Real servers: their addresses, routes and tunnel ends, as each way of forwarding wants them.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -17,6 +17,7 @@ use super::netns::Netns;
 use super::process::Process;
 use super::switch::Switch;
 use super::{Run, locate, object};
+use crate::clock::until;
 
 /// The end of the tunnels: takes the outer header off every IPIP and IP6IP6 packet. It is an XDP program,
 /// since the kernel may have no tunnel devices. Dropping the value detaches it everywhere.
@@ -104,6 +105,16 @@ pub(crate) fn start(
     let log = run.host_dir(&host)?.join("log");
     let process = Process::start(&host, &netns, &mut command, &log)?;
     Ok((netns, process))
+}
+
+/// Waits until a real server listens at all of its addresses: until it is judged, a node takes it to be up.
+pub(crate) fn wait(netns: &Netns, number: u8, config: &PairConfig) -> Result<()> {
+    let server = RealServer { number, weight: 1 };
+    let all = listened(config, server);
+    let last = all.last().context("it listens nowhere")?;
+    until(&format!("rs{number} listens at {last}"), || {
+        netns.run(|| Ok(TcpStream::connect(last).is_ok()))
+    })
 }
 
 /// The active node is its router.

@@ -115,6 +115,8 @@ impl Conversation {
 pub struct Datagrams {
     socket: UdpSocket,
     sequence: u64,
+    /// Datagrams without an answer so far; an answer may be late.
+    owed: usize,
 }
 
 impl Datagrams {
@@ -134,6 +136,7 @@ impl Datagrams {
         Ok(Self {
             socket,
             sequence: 0,
+            owed: 0,
         })
     }
 
@@ -145,6 +148,7 @@ impl Datagrams {
     /// Asks until an answer comes; the number of the real server that gave it.
     pub fn ask(&mut self) -> Result<u64> {
         let mut buffer = [0; 64];
+        self.settle()?;
         for _ in 0..ATTEMPTS {
             self.sequence += 1;
             let probe = Probe {
@@ -153,6 +157,7 @@ impl Datagrams {
                 server: 0,
             };
             self.socket.send(&probe.encode())?;
+            self.owed += 1;
             if let Some(length) = self.receive(&mut buffer)? {
                 let answer = buffer.get(..length).and_then(Probe::decode);
                 let answer = answer.context("a wrong answer")?;
@@ -168,8 +173,10 @@ impl Datagrams {
         let mut sent = vec![0; length];
         pattern::to_server(self.sequence).fill(0, &mut sent);
         let mut buffer = vec![0; length + 1];
+        self.settle()?;
         for _ in 0..ATTEMPTS {
             self.socket.send(&sent)?;
+            self.owed += 1;
             if let Some(received) = self.receive(&mut buffer)? {
                 ensure!(
                     buffer.get(..received) == Some(&sent),
@@ -187,8 +194,10 @@ impl Datagrams {
         let mut sent = vec![0; length];
         pattern::to_server(self.sequence).fill(0, &mut sent);
         let mut buffer = vec![0; length + 1];
+        self.settle()?;
         for id in (0x7000..).take(ATTEMPTS) {
             path::send_backwards(netns, source, target, &sent, id)?;
+            self.owed += 1;
             if let Some(received) = self.receive(&mut buffer)? {
                 ensure!(
                     buffer.get(..received) == Some(&sent),
@@ -200,9 +209,19 @@ impl Datagrams {
         bail!("{length} bytes did not come back")
     }
 
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    /// Waits for answers to what was asked for twice, so that none is taken for one of the next question.
+    fn settle(&mut self) -> io::Result<()> {
+        while self.owed > 0 && self.receive(&mut [0; 64])?.is_some() {}
+        self.owed = 0;
+        Ok(())
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self.socket.recv(buffer) {
-            Ok(length) => Ok(Some(length)),
+            Ok(length) => {
+                self.owed = self.owed.saturating_sub(1);
+                Ok(Some(length))
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 Ok(None)
             }

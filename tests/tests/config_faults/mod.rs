@@ -342,7 +342,11 @@ pub(crate) fn disk() -> Result<()> {
         let old = weight(nth(&pair, standby)?, 2)?;
         let before = fs::read_to_string(nth(&pair, standby)?.config_file())?;
         if read_only {
-            disks.get(standby).context(NO_NODE)?.set_read_only(true)?;
+            // Not while the history has its file open.
+            let disk = disks.get(standby).context(NO_NODE)?;
+            until("nothing is being written", || {
+                Ok(disk.set_read_only(true).is_ok())
+            })?;
         } else {
             disks.get(standby).context(NO_NODE)?.fill()?;
         }

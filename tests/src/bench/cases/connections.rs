@@ -58,8 +58,8 @@ impl Connections {
     /// How many were lost: what a connection gets after the last fault shows that it survived all of
     /// them.
     pub(super) fn lost(self) -> Result<usize> {
-        self.client.control().fault_at(now_ns());
         let judged = now_ns();
+        self.client.control().fault_at(judged);
         std::thread::sleep(Duration::from_nanos(LOST_AFTER_NS) + Duration::from_millis(500));
         let tcp = report::tcp(&self.client.finish()?, judged);
         ensure!(tcp.connections + tcp.broken_before >= self.count, "{tcp:?}");

@@ -81,6 +81,8 @@ impl Subject for Ours {
     }
 
     fn hand_over(&mut self, node: usize) -> Result<()> {
+        // A stall of the machine may have moved the role since the caller looked.
+        let node = self.pair.active().unwrap_or(node);
         self.node_mut(node)?.failover()?;
         Ok(())
     }
