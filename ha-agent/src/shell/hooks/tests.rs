@@ -31,7 +31,14 @@ impl Scene {
     }
 
     fn write(&self, script: &str) {
-        fs::write(self.path("hook"), script).unwrap();
+        // By another process: a file that this one has open for writing could be inherited by what other tests start
+        // at the moment, and then be busy.
+        let text = self.path("text");
+        fs::write(&text, script).unwrap();
+        let copied = std::process::Command::new("cp")
+            .args([&text, &self.path("hook")])
+            .status();
+        assert!(copied.unwrap().success());
         fs::set_permissions(self.path("hook"), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
