@@ -37,6 +37,7 @@ fn short() -> Result<()> {
         faults: Some(10),
         only: KINDS.to_vec(),
         connections: 200,
+        young: 100,
         output: output.path().to_owned(),
         ..Options::default()
     };

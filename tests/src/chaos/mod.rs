@@ -43,8 +43,6 @@ use scene::{Scene, Settled};
 const RATE: u64 = 200;
 /// How long the last of them may take once the pair is whole: a retransmission or two.
 const OPEN_WITHIN: Duration = Duration::from_secs(15);
-/// Of younger connections nothing is promised.
-const YOUNG: Duration = Duration::from_millis(5);
 /// A connection that was not heard for so long after the pair was whole is lost; longer by as much as the faults
 /// lasted, since its retransmissions come ever more rarely.
 const HEARD_WITHIN_NS: u64 = 5_000_000_000;
@@ -96,6 +94,7 @@ pub fn torment(options: &Options, seed: u64) -> Result<Report> {
         scene: Scene::start(options, &dir)?,
         connections: options.connections,
         window_ns: options.timeout * 1_000_000 / 2,
+        young: Duration::from_millis(options.young),
         dir,
         began,
         report: Report {
@@ -135,6 +134,8 @@ struct Run {
     connections: usize,
     /// Two nodes that claim within this time of each other are two at once: a role that moves back takes longer.
     window_ns: u64,
+    /// Of younger connections nothing is promised.
+    young: Duration,
     dir: PathBuf,
     began: u64,
     report: Report,
@@ -239,7 +240,7 @@ impl Run {
         let stall_ns = scene
             .stalls
             .longest_ns(&(fault_ns - HEARD_WITHIN_NS..served_ns));
-        let age = YOUNG + Duration::from_nanos(stall_ns);
+        let age = self.young + Duration::from_nanos(stall_ns);
         let patience = HEARD_WITHIN_NS + (settled.ready_ns - fault_ns);
         let verdict = scene
             .crowd

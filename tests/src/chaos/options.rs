@@ -34,6 +34,10 @@ pub struct Options {
     /// How long the partner must be silent, in milliseconds: longer than stalls of the machine.
     #[arg(long, default_value_t = 500, value_name = "MS")]
     pub timeout: u64,
+    /// Of connections that are younger than this at a fault, in milliseconds, nothing is promised: longer where the machine
+    /// is busy with other things.
+    #[arg(long, default_value_t = 5, value_name = "MS")]
+    pub young: u64,
     /// Show the schedule and do nothing.
     #[arg(long)]
     pub dry_run: bool,
