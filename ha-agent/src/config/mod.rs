@@ -164,7 +164,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Vec<Diagnostic>> {
         let remedy = if error.kind() == io::ErrorKind::PermissionDenied {
             "run as a user who may read it, or change its mode"
         } else {
-            "check the path; to begin a configuration, copy deploy/ha-agent.yaml"
+            "check the path; to begin a configuration, copy the example: /usr/share/doc/ha-agent/examples/ha-agent.yaml of \
+             the package, or deploy/ha-agent.yaml of the sources"
         };
         vec![Diagnostic::of_file(path, error.to_string(), remedy)]
     };
