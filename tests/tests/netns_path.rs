@@ -316,51 +316,65 @@ fn refused(forwarding: Forwarding) -> Result<()> {
         }
     }
     let pair = whole(PairConfig { services, ..config })?;
-    let capture = capture(&pair)?;
     for shared in SHARED {
-        let target = SocketAddr::new(shared, CLOSED);
-        let datagrams = Datagrams::open(&pair.client, target)?;
-        let socket = datagrams.socket();
-        let refused = (0..10).any(|_| {
-            // The error of one datagram is that of the next call.
-            let sent = socket.send(b"anybody?").map(|_| ());
-            let heard = socket.recv(&mut [0; 16]).map(|_| ());
-            [sent, heard].iter().any(|result| {
-                let error = result.as_ref().err();
-                error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-            })
-        });
-        ensure!(refused, "{target} is not refused");
-    }
-    let frames = capture.finish()?;
-    right_checksums(&frames);
-    // What the client was told came from the shared address, about a packet to it.
-    for (shared, client) in [
-        (SHARED[0], IpAddr::V4(CLIENT)),
-        (SHARED[1], IpAddr::V6(CLIENT6)),
-    ] {
-        let (at, kind, inner) = if shared.is_ipv4() {
-            (34, 3, 20)
-        } else {
-            (54, 1, 40)
-        };
-        let told = frames
-            .iter()
-            .filter(|frame| !frame.from_node && &*frame.port == "front-client")
-            .filter(|frame| frame.flow().is_some_and(|flow| flow.destination == client))
-            .find(|frame| {
-                frame.flow().is_some_and(|flow| flow.source == shared)
-                    && frame.bytes.get(at) == Some(&kind)
-                    && matches!(
-                        frame.flow().map(|flow| flow.protocol),
-                        Some(proto::ICMP | proto::ICMPV6)
-                    )
-            })
-            .with_context(|| format!("no error from {shared}"))?;
-        let ports = frame_ports(&told.bytes, at + 8 + inner);
-        assert_eq!(ports.map(|(_, to)| to), Some(CLOSED), "{told:?}");
+        until(&format!("an error from {shared} on the wire"), || {
+            let seen = errors(&pair, shared)?;
+            let told = seen.iter().find(|frame| {
+                let to_client = !frame.from_node && &*frame.port == "front-client";
+                to_client && frame.flow().is_some_and(|flow| flow.source == shared)
+            });
+            let Some(told) = told else {
+                note(&format!("the client was refused without it: {seen:?}"));
+                return Ok(false);
+            };
+            // What the client was told is about a packet to it.
+            let inner = if shared.is_ipv4() {
+                34 + 8 + 20
+            } else {
+                54 + 8 + 40
+            };
+            let ports = frame_ports(&told.bytes, inner);
+            assert_eq!(ports.map(|(_, to)| to), Some(CLOSED), "{told:?}");
+            Ok(true)
+        })?;
     }
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "for whoever runs the test")]
+fn note(what: &str) {
+    println!("{what}");
+}
+
+/// Sends to the closed port until that is refused; the frames that say so, to the client or on the way to it.
+fn errors(pair: &Pair, shared: IpAddr) -> Result<Vec<Frame>> {
+    let target = SocketAddr::new(shared, CLOSED);
+    let capture = capture(pair)?;
+    let datagrams = Datagrams::open(&pair.client, target)?;
+    let socket = datagrams.socket();
+    let refused = (0..10).any(|_| {
+        // The error of one datagram is that of the next call.
+        let sent = socket.send(b"anybody?").map(|_| ());
+        let heard = socket.recv(&mut [0; 16]).map(|_| ());
+        [sent, heard].iter().any(|result| {
+            let error = result.as_ref().err();
+            error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        })
+    });
+    ensure!(refused, "{target} is not refused");
+    let mut frames = capture.finish()?;
+    right_checksums(&frames);
+    let (at, protocol, unreachable, client): (_, _, _, IpAddr) = if shared.is_ipv4() {
+        (34, proto::ICMP, 3, CLIENT.into())
+    } else {
+        (54, proto::ICMPV6, 1, CLIENT6.into())
+    };
+    frames.retain(|frame| {
+        let flow = frame.flow();
+        flow.is_some_and(|flow| flow.protocol == protocol && flow.destination == client)
+            && frame.bytes.get(at) == Some(&unreachable)
+    });
+    Ok(frames)
 }
 
 fn frame_ports(bytes: &[u8], at: usize) -> Option<(u16, u16)> {

@@ -271,7 +271,8 @@ fn milliseconds(seconds: &str) -> Option<String> {
 /// A word of the old file as a scalar of YAML, plain if it may be.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !word.is_empty() && word.chars().all(plain) {
+    // A dash may begin a list, and three dots or dashes a document.
+    if word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(plain) {
         word.to_owned()
     } else {
         text_of(word)
