@@ -317,33 +317,22 @@ fn refused(forwarding: Forwarding) -> Result<()> {
     }
     let pair = whole(PairConfig { services, ..config })?;
     for shared in SHARED {
-        until(&format!("an error from {shared} on the wire"), || {
-            let seen = errors(&pair, shared)?;
-            let told = seen.iter().find(|frame| {
-                let to_client = !frame.from_node && &*frame.port == "front-client";
-                to_client && frame.flow().is_some_and(|flow| flow.source == shared)
-            });
-            let Some(told) = told else {
-                note(&format!("the client was refused without it: {seen:?}"));
-                return Ok(false);
-            };
-            // What the client was told is about a packet to it.
-            let inner = if shared.is_ipv4() {
-                34 + 8 + 20
-            } else {
-                54 + 8 + 40
-            };
-            let ports = frame_ports(&told.bytes, inner);
-            assert_eq!(ports.map(|(_, to)| to), Some(CLOSED), "{told:?}");
-            Ok(true)
-        })?;
+        let seen = errors(&pair, shared)?;
+        let told = seen.iter().find(|frame| {
+            let to_client = !frame.from_node && &*frame.port == "front-client";
+            to_client && frame.flow().is_some_and(|flow| flow.source == shared)
+        });
+        let told = told.with_context(|| format!("no error from {shared}, but {seen:?}"))?;
+        // What the client was told is about a packet to it.
+        let inner = if shared.is_ipv4() {
+            34 + 8 + 20
+        } else {
+            54 + 8 + 40
+        };
+        let ports = frame_ports(&told.bytes, inner);
+        assert_eq!(ports.map(|(_, to)| to), Some(CLOSED), "{told:?}");
     }
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "for whoever runs the test")]
-fn note(what: &str) {
-    println!("{what}");
 }
 
 /// Sends to the closed port until that is refused; the frames that say so, to the client or on the way to it.
